@@ -1,0 +1,41 @@
+# Everything a fresh machine needs is made here: a virtual environment with the pinned versions, then the work.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench format clean
+
+help: ## Show this help
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@# torchattacks pins a requests that datasets cannot live with
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --no-deps torchattacks
+	@touch $@
+
+demo: $(READY) ## Harden a classifier of handwritten digits, offline, and write a report
+	$(BIN)/loradar demo --out runs/demo
+
+test: $(READY) ## Run the tests, with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+check: $(READY) ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## Time attacks and training beside their peers; JSON under benchmarks/results
+	$(BIN)/python -m benchmarks.attacks
+	$(BIN)/python -m benchmarks.training
+
+format: $(READY) ## Format and mend what lint can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the environment and what was built
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

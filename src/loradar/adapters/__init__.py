@@ -1,0 +1,33 @@
+"""Adapters: low-rank changes of a frozen base, and the files they live in."""
+
+from loradar.adapters.adapter import Adapter, fresh
+from loradar.adapters.card import Card
+from loradar.adapters.files import load, save, verify
+from loradar.adapters.fingerprint import fingerprint
+from loradar.adapters.initial import Start, start
+from loradar.adapters.layers import find_head, find_norms
+from loradar.adapters.low_rank import Delta
+from loradar.adapters.plug import fold, plug
+from loradar.adapters.pool import AdapterPool, merge
+from loradar.adapters.targets import PRESETS, find_targets
+
+__all__ = [
+    "PRESETS",
+    "Adapter",
+    "AdapterPool",
+    "Card",
+    "Delta",
+    "Start",
+    "find_head",
+    "find_norms",
+    "find_targets",
+    "fingerprint",
+    "fold",
+    "fresh",
+    "load",
+    "merge",
+    "plug",
+    "save",
+    "start",
+    "verify",
+]

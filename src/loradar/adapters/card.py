@@ -1,0 +1,64 @@
+"""What an adapter says of itself."""
+
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal, TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
+
+from loradar.core.errors import BadFileError
+
+Norm: TypeAlias = Literal["frozen", "owned"]
+"""Running statistics stay the base's, or move in training and belong to the adapter."""
+
+
+def installed_version() -> str:
+    """loradar's version as installed, "unknown" from a bare source tree."""
+    try:
+        return version("loradar")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Plain values only: it goes to JSON and back unchanged.
+
+    `base_fingerprint` is "" where it is not known (a folder that PEFT wrote). `rank` and `alpha` are what was asked
+    for; a merged adapter has rank 0 here and its deltas say more. `head` is the layer trained whole, "" for none.
+    `trained_against` is the attack's repr, `attack_target` the model it was computed on. `measured` holds rows, each
+    with its counts, attack, threat and seed. `created` is an ISO 8601 time.
+    """
+
+    name: str = "adapter"
+    base_fingerprint: str = ""
+    targets: tuple[str, ...] = ()
+    rank: int = 0
+    alpha: float = 0.0
+    start: str = "random"
+    head: str = ""
+    norm: Norm = "frozen"
+    trained_against: str = ""
+    attack_target: Literal["base", "defended", ""] = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    measured: list[dict[str, Any]] = field(default_factory=list)
+    selected_epoch: int | None = None
+    seed: int = 0
+    loradar_version: str = field(default_factory=installed_version)
+    created: str = ""
+
+    def to_json(self) -> str:
+        return _ADAPTER.dump_json(self, indent=2).decode()
+
+    @staticmethod
+    def from_json(text: str | bytes) -> "Card":
+        """Raises BadFileError where a field has the wrong type. Fields of a later version are left out."""
+        try:
+            return _ADAPTER.validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the text"
+            raise BadFileError(f"not an adapter's card: {where}: {first['msg']}") from error
+
+
+_ADAPTER = TypeAdapter(Card)

@@ -1,0 +1,204 @@
+"""Adapters on disk: a folder that PEFT reads too. Written whole or not at all, checked when read, never a pickle."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from loradar.adapters.adapter import Adapter, keep
+from loradar.adapters.card import Card
+from loradar.adapters.layout import PREFIX, config_of, from_peft, names_of, tensors_of
+from loradar.adapters.low_rank import Delta
+from loradar.adapters.model_card import model_card
+from loradar.adapters.plug import check_fits
+from loradar.core.errors import BadFileError, LoradarError
+from loradar.core.files import folder_atomically, sha256, write_atomically
+from loradar.core.modules import innermost
+
+WEIGHTS, CONFIG, RECORD = "adapter_model.safetensors", "adapter_config.json", "loradar.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DeltaRecord:
+    shape: tuple[int, ...]
+    scale: float
+    minus: int
+    plain: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What loradar.json holds. `tensors` gives dtype and shape of each tensor of the weights' file."""
+
+    schema: int
+    sha256: str
+    card: Card
+    deltas: dict[str, _DeltaRecord]
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+
+
+_RECORD = TypeAdapter(_Record)
+
+
+def save(adapter: Adapter, folder: str | Path, base: nn.Module | None = None) -> Path:
+    """Writes `adapter` as `folder`, in the place of an adapter that may be there. Returns the folder.
+
+    With `base` it is checked first that the adapter fits it. Raises BadFileError where the disk is full, where
+    `folder` holds something else than an adapter, or where a value is not finite (training diverged).
+    """
+    folder = Path(folder)
+    if base is not None:
+        check_fits(base, adapter)
+    if folder.exists() and not (folder / CONFIG).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadFileError(f"{folder} exists and is not an adapter; choose another folder, or remove it")
+    tensors = tensors_of(adapter)
+    _check_finite(tensors, "the adapter")
+    readable = all(delta.plain for delta in adapter.deltas.values()) and not _swallows(adapter, base)
+    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    files = {
+        WEIGHTS: weights,
+        CONFIG: json.dumps(config_of(adapter, readable=readable), indent=2).encode(),
+        RECORD: _RECORD.dump_json(_record(adapter, tensors, weights), indent=2),
+        "README.md": model_card(adapter.card, readable=readable, size=len(weights)).encode(),
+    }
+    with folder_atomically(folder) as fresh:
+        for name, data in files.items():
+            write_atomically(fresh / name, data)
+    return folder
+
+
+def load(folder: str | Path) -> Adapter:
+    """The adapter of `folder`, on the CPU, ready to be trained on; ours, or one that PEFT wrote.
+
+    A folder of PEFT's does not say which base it is for: its card has the base_fingerprint "". Raises BadFileError for
+    what is missing, truncated, tampered with or not finite, and for pickles (.bin, .pt), which are never read.
+    """
+    folder = Path(folder)
+    config, weights = _json(folder / CONFIG), _read(folder / WEIGHTS)
+    record = _read_record(folder / RECORD) if (folder / RECORD).exists() else None
+    if record is not None and sha256(weights) != record.sha256:
+        raise BadFileError(f"{folder / WEIGHTS} is truncated or changed: {RECORD} has another sha256; get it anew")
+    try:
+        tensors = safetensors.torch.load(weights)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise BadFileError(f"{folder / WEIGHTS} is not a safetensors file ({error}); get it anew") from error
+    _check_finite(tensors, str(folder / WEIGHTS))
+    return from_peft(config, tensors) if record is None else _rebuild(record, tensors)
+
+
+def verify(folder: str | Path, base: nn.Module | None = None) -> list[str]:
+    """What is wrong with `folder`, or with using it on `base`, a line each; empty when all is well."""
+    folder = Path(folder)
+    try:
+        adapter = load(folder)
+    except LoradarError as error:
+        return [str(error)]
+    problems = []
+    if (folder / RECORD).exists():
+        config = _json(folder / CONFIG)
+        # whether PEFT may read it hung on the base as well, which need not be given here
+        expected = config_of(adapter, readable=config.get("peft_type") == "LORA")
+        odd = [key for key, value in expected.items() if key != "base_model_name_or_path" and config.get(key) != value]
+        problems += [f"{CONFIG} has {key} {config.get(key)!r}; the weights are for {expected[key]!r}" for key in odd]
+    if base is not None:
+        try:
+            check_fits(base, adapter.to(next(base.parameters()).device))
+        except LoradarError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _swallows(adapter: Adapter, base: nn.Module | None) -> bool:
+    # PEFT takes a module to save as the end of a name, and then misses the tensors of all that it was not meant for
+    if base is None:
+        return False
+    whole = {name.rpartition(".")[0] for name in adapter.replaced}
+    return any(name not in whole and name.endswith(tuple(whole)) for name, _ in innermost(base).named_modules())
+
+
+def _record(adapter: Adapter, tensors: dict[str, Tensor], weights: bytes) -> _Record:
+    deltas = {
+        name: _DeltaRecord(
+            shape=delta.shape, scale=delta.scale, minus=len(delta.minus[0]) if delta.minus else 0, plain=delta.plain
+        )
+        for name, delta in adapter.deltas.items()
+    }
+    manifest = {name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items()}
+    return _Record(schema=1, sha256=sha256(weights), card=adapter.card, deltas=deltas, tensors=manifest)
+
+
+def _rebuild(record: _Record, tensors: dict[str, Tensor]) -> Adapter:
+    found = {name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items()}
+    if found != record.tensors:
+        odd = min(name for name, _ in found.items() ^ record.tensors.items())
+        raise BadFileError(f"{WEIGHTS} has {odd} as {found.get(odd)}; {RECORD} expects {record.tensors.get(odd)}")
+    deltas = {name: _rebuild_delta(name, delta, tensors) for name, delta in record.deltas.items()}
+    factors = {key for name in deltas for key in names_of(name)}
+    # in the record's order, which is that of the adapter saved: an optimiser's state goes by it
+    replaced = {key.removeprefix(PREFIX): tensors[key] for key in record.tensors if key not in factors}
+    head = record.card.head
+    replaced = {n: keep(n, t, trainable=n.rpartition(".")[0] == head) for n, t in replaced.items()}
+    return Adapter(deltas=deltas, replaced=replaced, card=record.card)
+
+
+def _rebuild_delta(name: str, record: _DeltaRecord, tensors: dict[str, Tensor]) -> Delta:
+    key_a, key_b = names_of(name)
+    if key_a not in tensors or key_b not in tensors or not math.isfinite(record.scale):
+        raise BadFileError(f"{RECORD} describes {name}, whose factors or scale are missing; get the folder anew")
+    a, b = tensors[key_a].flatten(1), tensors[key_b].flatten(1)
+    rank = len(a) - record.minus
+    # the frozen part comes apart again, so that an SVD start goes on, and computes, to the bit as before
+    minus = (a[rank:].clone(), -b[:, rank:].contiguous()) if record.minus else None
+    a, b = a[:rank].clone().requires_grad_(), b[:, :rank].clone().contiguous().requires_grad_()
+    return Delta(a=a, b=b, shape=record.shape, scale=record.scale, minus=minus, plain=record.plain)
+
+
+def _check_finite(tensors: dict[str, Tensor], where: str) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise BadFileError(f"{where} has NaN or infinite values in {name}; expected finite ones")
+
+
+def _read_record(path: Path) -> _Record:
+    try:
+        record = _RECORD.validate_json(_read(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the text"
+        raise BadFileError(f"{path} is damaged: {where}: {first['msg']}; get the folder anew") from error
+    if record.schema != 1:
+        raise BadFileError(f"{path} has schema {record.schema}; this loradar reads 1: install a later one")
+    return record
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read(path))
+    except ValueError as error:
+        raise BadFileError(f"{path} is not JSON ({error}); get the folder anew") from error
+    if not isinstance(content, dict):
+        raise BadFileError(f"{path} holds a {type(content).__name__}; expected a JSON object")
+    return content
+
+
+def _read(path: Path) -> bytes:
+    folder = path.parent
+    pickles = [p for p in (folder, folder / "adapter_model.bin", folder / "adapter_model.pt") if p.is_file()]
+    if pickles and not path.exists():
+        raise BadFileError(
+            f"{pickles[0]} is not an adapter's folder with a {WEIGHTS}; pickles (.bin, .pt) can run code and are never "
+            "read: save it anew with safetensors (PEFT: save_pretrained(..., safe_serialization=True))"
+        )
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadFileError(
+            f"cannot read {path}: {error.strerror or error}; expected an adapter's folder ({CONFIG}, {WEIGHTS})"
+        ) from error

@@ -1,0 +1,79 @@
+"""What is asked of a layer before a delta is put on it, and of a model: its head, its running statistics."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from loradar.core.errors import BadTargetError, did_you_mean
+from loradar.core.modules import innermost
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""The buffers that a normalisation layer moves in train mode."""
+
+
+def is_plain(backbone: nn.Module, name: str) -> bool:
+    """Whether a second branch B(A x) beside layer `name` equals the layer with its weight changed.
+
+    Not so for a subclass (it may transform its weight first), for groups, and for padding that is not zeros. Nor where
+    the parent holds parameters of its own: attention modules that do (BEiT's, Swin's) hand the layer's weight to a
+    function, and the layer's own forward is never called. A dilated convolution is not plain either: a branch would
+    be right, but PEFT makes its branch without the dilation.
+    """
+    module = backbone.get_submodule(name)
+    parent = backbone.get_submodule(name.rpartition(".")[0])
+    if parent._parameters:
+        return False
+    if type(module) is nn.Conv2d:
+        return module.groups == 1 and module.padding_mode == "zeros" and set(module.dilation) == {1}
+    return type(module) is nn.Linear
+
+
+def weight_of(backbone: nn.Module, name: str) -> Tensor:
+    """The weight of the Conv2d or Linear `name`. Raises BadTargetError where a delta cannot be put on it."""
+    modules = dict(backbone.named_modules())
+    if name not in modules:
+        raise BadTargetError(f"the model has no layer {name!r}; {did_you_mean(name, [n for n in modules if n])}")
+    module = modules[name]
+    if not isinstance(module, nn.Conv2d | nn.Linear):
+        raise BadTargetError(f"{name} is a {type(module).__name__}; a delta goes on a Conv2d or a Linear")
+    if isinstance(backbone.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
+        raise BadTargetError(
+            f"{name} belongs to an nn.MultiheadAttention, whose forward never calls it; target the 'mlp' instead, or "
+            "use a timm ViT, whose attention is made of layers"
+        )
+    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+        raise BadTargetError(f"the weight of {name} is parametrized or not a parameter; expected a plain one")
+    return module.weight
+
+
+def find_head(model: nn.Module) -> str:
+    """The name of the layer that makes the logits, relative to the innermost backbone.
+
+    timm models are asked (`get_classifier`); in any other it is the last Linear. Raises BadTargetError where there
+    is none.
+    """
+    backbone = innermost(model)
+    ask = getattr(backbone, "get_classifier", None)
+    answer = ask() if callable(ask) else None
+    linears: list[tuple[str, nn.Module]] = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Linear)]
+    for name, module in linears:
+        if module is answer:
+            return name
+    if not linears or isinstance(answer, nn.Identity):
+        raise BadTargetError(f"{type(backbone).__name__} has no Linear head; expected a classifier, or head=False")
+    return linears[-1][0]
+
+
+def find_norms(model: nn.Module) -> tuple[str, ...]:
+    """The names of the modules with running statistics, relative to the innermost backbone."""
+    return tuple(n for n, m in innermost(model).named_modules() if has_statistics(m))
+
+
+def has_statistics(module: nn.Module) -> bool:
+    return isinstance(module._buffers.get("running_mean"), Tensor)
+
+
+def children(backbone: nn.Module) -> Iterator[tuple[str, nn.Module, dict[str, nn.Module]]]:
+    """Every module with its name and its direct children."""
+    for name, module in backbone.named_modules():
+        yield name, module, dict(module.named_children())

@@ -1,0 +1,74 @@
+"""The README.md of an adapter's folder."""
+
+from typing import Any
+
+from loradar.adapters.card import Card
+
+_PEFT = """With PEFT, on the bare backbone (it expects the pixels as the backbone does, that is, normalised):
+
+```python
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(backbone, "PATH/TO/THIS/FOLDER")
+```
+"""
+
+_NO_PEFT = """PEFT refuses this folder: its LoRA has no counterpart for some of these layers (dilated, grouped or
+specially padded convolutions, layers whose weight is used without them), and would compute something else.
+"""
+
+
+def model_card(card: Card, *, readable: bool, size: int) -> str:
+    """Markdown: what it is, how to load it, what was measured. `size` is that of the weights, in bytes."""
+    layers = ", ".join(f"`{name}`" for name in card.targets) or "none"
+    against = f"`{card.trained_against}`" if card.trained_against else "not recorded"
+    on = {"base": ", computed on the unmodified base", "defended": ", computed on the defended model"}
+    lines = [
+        "---",
+        "library_name: peft" if readable else "library_name: loradar",
+        "tags: [lora, loradar, adversarial-robustness, image-classification]",
+        "---",
+        "",
+        f"# {card.name}",
+        "",
+        "A low-rank adapter for a frozen image classifier, made by loradar.",
+        "",
+        f"- trained against: {against}{on.get(card.attack_target, '')}",
+        f"- base: fingerprint `{card.base_fingerprint or 'unknown'}`",
+        f"- low-rank layers: {layers}; rank {card.rank}, alpha {card.alpha:g}, start {card.start}",
+        f"- trained whole: {f'`{card.head}`' if card.head else 'nothing'}; normalisation statistics: {card.norm}",
+        f"- data: {', '.join(f'{k} {v}' for k, v in card.data.items()) or 'not recorded'}; seed {card.seed}",
+        f"- size of the weights: {size:,} bytes; loradar {card.loradar_version}, {card.created or 'undated'}",
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from loradar.adapters import load, plug",
+        "",
+        'model = plug(base, load("PATH/TO/THIS/FOLDER"))  # base: images in [0, 1] to logits; it stays as it is',
+        "```",
+        "",
+        _PEFT if readable else _NO_PEFT,
+        "## Measured",
+        "",
+        *_table(card.measured),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return ["Nothing yet."]
+    head = ["| attack | threat | right | accuracy | 95 % interval | seed |", "|---|---|---|---|---|---|"]
+    return head + [_row(row) for row in rows]
+
+
+def _row(row: dict[str, Any]) -> str:
+    correct, total = row.get("correct"), row.get("total")
+    share = f"{correct / total:.1%}" if isinstance(correct, int) and isinstance(total, int) and total else ""
+    low, high = row.get("low"), row.get("high")
+    interval = f"{low:.1%} to {high:.1%}" if isinstance(low, float) and isinstance(high, float) else ""
+    attack = str(row.get("attack", "")).replace("|", "\\|")
+    return (
+        f"| {attack} | {row.get('threat', '')} | {correct} of {total} | {share} | {interval} | {row.get('seed', '')} |"
+    )

@@ -1,0 +1,159 @@
+"""A model that wears an adapter, beside a base that does not notice."""
+
+import copy
+from dataclasses import dataclass
+from types import MethodType
+from typing import TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from loradar.adapters.adapter import Adapter
+from loradar.adapters.fingerprint import fingerprint
+from loradar.adapters.layers import has_statistics, is_plain, weight_of
+from loradar.adapters.low_rank import Delta
+from loradar.core.errors import BadTargetError, WrongBaseError
+from loradar.core.modules import innermost
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def plug(base: nn.Module, adapter: Adapter, *, check: bool = True) -> nn.Module:
+    """A twin of `base` that wears `adapter`: for training, and for using adapters as they come and go.
+
+    The twin shares the base's parameters (frozen, as views of their own: a gradient never reaches the base) and copies
+    its buffers. It holds the adapter's very tensors, so that training moves the adapter. Statistics that the adapter
+    does not own stay in eval mode whatever `train()` says. Unplugging is using the base. Moving the twin to another
+    device afterwards parts it from the adapter: move the base and the adapter first.
+
+    Raises WrongBaseError where the adapter was made for another base (`check=False` skips the hash of the weights, not
+    the shapes) or is on another device.
+    """
+    check_fits(base, adapter, hashed=check)
+    twin = _twin(base)
+    backbone = innermost(twin)
+    for name, delta in adapter.deltas.items():
+        _wear(backbone, name, delta)
+    for name, tensor in adapter.replaced.items():
+        layer, _, leaf = name.rpartition(".")
+        setattr(backbone.get_submodule(layer), leaf, tensor)
+    for module in twin.modules():
+        if has_statistics(module) and adapter.card.norm == "frozen":
+            module.eval()
+            # on the instance: `twin.train()` asks each module in turn, and this one declines
+            object.__setattr__(module, "train", MethodType(_stay, module))
+    return twin
+
+
+def fold(base: nn.Module, adapter: Adapter, *, check: bool = True) -> nn.Module:
+    """A plain model of merged weights, as they are now: for attacking and serving. No hooks, nothing requires grad.
+
+    It shares the base's unchanged parameters and copies its buffers; later training of the adapter does not move it.
+    Raises as `plug` does.
+    """
+    check_fits(base, adapter, hashed=check)
+    folded = _twin(base)
+    backbone = innermost(folded)
+    for name, delta in adapter.deltas.items():
+        weight = weight_of(backbone, name)
+        # clone first: it keeps the memory format
+        merged = weight.detach().clone()
+        merged += delta.weight().detach()
+        backbone.get_submodule(name).register_parameter("weight", nn.Parameter(merged, requires_grad=False))
+    for name, tensor in adapter.replaced.items():
+        layer, _, leaf = name.rpartition(".")
+        value = tensor.detach().clone()
+        module = backbone.get_submodule(layer)
+        setattr(module, leaf, nn.Parameter(value, requires_grad=False) if leaf in module._parameters else value)
+    return folded
+
+
+def _twin(base: M) -> M:
+    # deepcopy takes what the memo already holds: parameters become frozen views, all else is copied
+    memo: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in base.parameters()}
+    return copy.deepcopy(base, memo)
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
+    return module
+
+
+def check_fits(base: nn.Module, adapter: Adapter, *, hashed: bool = True) -> None:
+    """Raises WrongBaseError where `adapter` is not for `base`; without `hashed`, names and shapes alone count."""
+    card = adapter.card
+    if hashed and card.base_fingerprint and card.base_fingerprint != (found := fingerprint(base)):
+        raise WrongBaseError(
+            f"adapter {card.name!r} belongs to the base {card.base_fingerprint[:12]}, this one is {found[:12]}; load "
+            "the base that it was trained on"
+        )
+    backbone = innermost(base)
+    for name, delta in adapter.deltas.items():
+        try:
+            weight = weight_of(backbone, name)
+        except BadTargetError as error:
+            raise WrongBaseError(f"adapter {card.name!r} does not fit this base: {error}") from error
+        _check_one(card.name, f"{name}.weight", delta.a, delta.shape, weight)
+        if delta.plain != is_plain(backbone, name):
+            raise WrongBaseError(
+                f"adapter {card.name!r} was made for another kind of layer than this base's {name} (its dilation, "
+                "groups, padding mode or class differ); load the base that it was trained on"
+            )
+    own = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    for name, tensor in adapter.replaced.items():
+        if name not in own:
+            raise WrongBaseError(f"adapter {card.name!r} replaces {name}, which this base does not have")
+        _check_one(card.name, name, tensor, tuple(tensor.shape), own[name])
+
+
+def _check_one(adapter: str, name: str, tensor: Tensor, shape: tuple[int, ...], own: Tensor) -> None:
+    if shape != tuple(own.shape):
+        raise WrongBaseError(
+            f"adapter {adapter!r} has {name} of {shape}, this base {tuple(own.shape)}; load the base that it was "
+            "trained on"
+        )
+    if tensor.device != own.device:
+        raise WrongBaseError(
+            f"adapter {adapter!r} is on {tensor.device}, the base on {own.device}; adapter.to({str(own.device)!r})"
+        )
+
+
+def _wear(backbone: nn.Module, name: str, delta: Delta) -> None:
+    module = backbone.get_submodule(name)
+    if delta.plain:
+        module.register_forward_hook(_Branch(delta))
+    else:
+        parametrize.register_parametrization(module, "weight", _Composed(delta))
+
+
+@dataclass(frozen=True, eq=False)
+class _Branch:
+    """Adds B(A x) to a layer's output: cheaper to train than a changed weight, which pays for its full gradient."""
+
+    delta: Delta
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        (x,) = args
+        branch = self._through(module, x, self.delta.a, self.delta.b)
+        if self.delta.minus is not None:
+            branch = branch - self._through(module, x, *self.delta.minus)
+        return output + branch
+
+    def _through(self, module: nn.Module, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        a, b = a.to(x.dtype), (b * self.delta.scale).to(x.dtype)
+        if not isinstance(module, nn.Conv2d):
+            return F.linear(F.linear(x, a), b)
+        inner = a.view(len(a), *self.delta.shape[1:])
+        narrow = F.conv2d(x, inner, None, module.stride, module.padding, module.dilation)
+        return F.conv2d(narrow, b[:, :, None, None])
+
+
+class _Composed(nn.Module):
+    """The changed weight itself, where a branch would be wrong."""
+
+    def __init__(self, delta: Delta) -> None:
+        super().__init__()
+        self.delta = delta
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.delta.weight().to(weight.dtype)

@@ -1,0 +1,102 @@
+"""Several adapters of one base, by name; and a weighted sum of them, which is an adapter again."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from loradar.adapters.adapter import Adapter, keep
+from loradar.adapters.card import Card
+from loradar.adapters.low_rank import Delta
+from loradar.core.errors import BadConfigError, WrongBaseError, did_you_mean
+
+
+class AdapterPool(Mapping[str, Adapter]):
+    """Named adapters of one base. Raises WrongBaseError where their bases differ."""
+
+    def __init__(self, adapters: Mapping[str, Adapter]) -> None:
+        if not adapters:
+            raise BadConfigError("a pool needs an adapter at least; it was given none")
+        self._adapters = dict(adapters)
+        first, *others = self._adapters
+        self.base_fingerprint = self._adapters[first].card.base_fingerprint
+        for name in others:
+            found = self._adapters[name].card.base_fingerprint
+            if found != self.base_fingerprint:
+                raise WrongBaseError(
+                    f"{name!r} belongs to the base {found[:12] or 'unknown'}, {first!r} to "
+                    f"{self.base_fingerprint[:12] or 'unknown'}; a pool has one base"
+                )
+
+    def __getitem__(self, name: str) -> Adapter:
+        return self._adapters[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._adapters)
+
+    def __len__(self) -> int:
+        return len(self._adapters)
+
+    def __repr__(self) -> str:
+        return f"AdapterPool({', '.join(map(repr, self._adapters))})"
+
+
+def merge(pool: AdapterPool, weights: Mapping[str, float], *, name: str = "merged") -> Adapter:
+    """The adapter whose deltas are the weighted sums of the pool's: exact, the ranks add up.
+
+    Names that `weights` leaves out, or gives 0, take no part; one name with weight 1 is that adapter itself. What
+    adapters replace (heads, statistics) is averaged with the weights, which then must sum to 1, and which all of them
+    must replace: a base's own head is not known here. Raises BadConfigError otherwise.
+    """
+    for unknown in set(weights) - set(pool):
+        raise BadConfigError(f"the pool has no adapter {unknown!r}; {did_you_mean(unknown, pool)}")
+    used = {n: float(w) for n, w in weights.items() if w != 0}
+    if not used or not all(torch.isfinite(torch.tensor(w)) for w in used.values()):
+        raise BadConfigError(f"weights are {dict(weights)}; expected finite numbers, one of them not 0")
+    if list(used.values()) == [1.0]:
+        return pool[next(iter(used))]
+    deltas = {layer: _sum(layer, pool, used) for layer in dict.fromkeys(k for n in used for k in pool[n].deltas)}
+    replaced = _average(pool, used)
+    cards = [pool[n].card for n in used]
+    card = Card(
+        name=name,
+        base_fingerprint=pool.base_fingerprint,
+        targets=tuple(deltas),
+        start="merged",
+        head=cards[0].head,
+        norm=cards[0].norm,
+        data={"merged": used},
+    )
+    return Adapter(deltas=deltas, replaced=replaced, card=card)
+
+
+def _sum(layer: str, pool: AdapterPool, weights: Mapping[str, float]) -> Delta:
+    parts = [(pool[n].deltas[layer], w) for n, w in weights.items() if layer in pool[n].deltas]
+    shape = parts[0][0].shape
+    if any(part.shape != shape for part, _ in parts):
+        raise WrongBaseError(f"the adapters' shapes for {layer} differ: {[part.shape for part, _ in parts]}")
+    # [w1 s1 B1, w2 s2 B2] @ [A1; A2] is the sum itself; summing A's and B's apart would add the cross terms
+    factors = [(part.factors(), weight * part.scale) for part, weight in parts]
+    a = torch.cat([a for (a, _), _ in factors])
+    b = torch.cat([b * scale for (_, b), scale in factors], dim=1)
+    plain = all(part.plain for part, _ in parts)
+    return Delta(a=a.requires_grad_(), b=b.requires_grad_(), shape=shape, plain=plain)
+
+
+def _average(pool: AdapterPool, weights: Mapping[str, float]) -> dict[str, Tensor]:
+    names = dict.fromkeys(key for n in weights for key in pool[n].replaced)
+    for key in names:
+        if lacking := [n for n in weights if key not in pool[n].replaced]:
+            raise BadConfigError(f"{lacking[0]!r} does not replace {key}, the others do; merge adapters of one kind")
+    if names and abs(sum(weights.values()) - 1) > 1e-6:
+        raise BadConfigError(
+            f"weights sum to {sum(weights.values()):g}; expected 1, for {next(iter(names))} is averaged"
+        )
+    averaged = {}
+    for key in names:
+        tensors = [(pool[n].replaced[key].detach(), w) for n, w in weights.items()]
+        mean = sum((t.double() * w for t, w in tensors), torch.zeros_like(tensors[0][0], dtype=torch.float64))
+        first = pool[next(iter(weights))].replaced[key]
+        value = mean if first.is_floating_point() else mean.round()
+        averaged[key] = keep(key, value.to(first.dtype), trainable=first.requires_grad)
+    return averaged

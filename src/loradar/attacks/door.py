@@ -1,0 +1,90 @@
+"""What every attack does at its door: check what comes in, borrow the model, ask it for losses and gradients."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from loradar.core.balls import L2, Linf
+from loradar.core.checks import check_images, check_labels
+from loradar.core.errors import BadConfigError
+from loradar.core.modules import evaluating
+from loradar.core.types import Images, Labels, Logits
+
+NormBall: TypeAlias = Linf | L2
+LINF_8 = Linf(radius=8 / 255)
+# images in one forward pass, by their pixels (height * width): 64 images of 32 x 32 stay in a processor's cache
+_PIXELS_AT_ONCE = {"cpu": 1 << 16}
+_PIXELS_AT_ONCE_ELSEWHERE = 1 << 19
+
+Objective: TypeAlias = Callable[[Images], Tensor]
+"""Images to (batch,) values, each of its own image alone: what an attack ascends."""
+
+
+def check_counts(**settings: int) -> None:
+    """Raises BadConfigError for a setting below 1, by its name."""
+    for name, value in settings.items():
+        if value < 1:
+            raise BadConfigError(f"{name} is {value}; expected 1 or more")
+
+
+@contextmanager
+def borrowed(model: nn.Module, x: Images, y: Labels) -> Iterator[tuple[Images, Labels]]:
+    """The model in eval mode with gradients on, for the time of the block; and `x`, `y` checked, free of history.
+
+    Works inside `torch.no_grad` and `torch.inference_mode`. Raises BadImagesError.
+    """
+    check_images(x)
+    check_labels(y, count=len(x))
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+        # tensors made in inference mode can never join a graph, their copies can
+        x = x.clone() if x.is_inference() else x.detach()
+        yield x, y.to(device=x.device, dtype=torch.int64, copy=y.is_inference())
+
+
+def images_at_once(x: Images) -> int:
+    """How many images like those of `x` to put through the model together, where an attack has many."""
+    pixels = _PIXELS_AT_ONCE.get(x.device.type, _PIXELS_AT_ONCE_ELSEWHERE)
+    return max(1, pixels // x[0, 0].numel())
+
+
+def logits_of(model: nn.Module, x: Images) -> Logits:
+    """(batch, classes), in single precision at least: half precision rounds small losses to 0."""
+    logits: Logits = model(x)
+    if logits.ndim != 2:
+        raise BadConfigError(f"the model gives shape {tuple(logits.shape)}; expected logits of (batch, classes)")
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+
+def loss_of(model: nn.Module, y: Labels, loss: Callable[[Logits, Labels], Tensor]) -> Objective:
+    """`loss` of the model's logits and `y`. Raises BadImagesError for a label that the model has no class for."""
+    checked = False
+
+    def objective(x_adv: Images) -> Tensor:
+        nonlocal checked
+        logits = logits_of(model, x_adv)
+        if not checked:  # once: it waits for the device
+            check_labels(y, count=len(logits), classes=logits.shape[1])
+            checked = True
+        return loss(logits, y)
+
+    return objective
+
+
+def gradient(objective: Objective, x: Images) -> Tensor:
+    """The gradient of `objective` at `x`, of the shape of `x`. Parameters are not asked for theirs.
+
+    Raises BadConfigError where the objective has no gradient (a model that runs under `torch.no_grad`, say).
+    """
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        values = objective(leaf)
+        if not values.requires_grad:
+            raise BadConfigError(
+                "the model's output has no gradient with respect to its images; attack a differentiable model, or use "
+                "AutoAttack(attacks=('square',)), which needs none"
+            )
+        (grad,) = torch.autograd.grad(values.sum(), leaf, materialize_grads=True)
+    return grad.detach()

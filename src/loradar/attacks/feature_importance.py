@@ -1,0 +1,96 @@
+"""FIA, the feature importance-aware attack: breaks what an inner layer relies on, so that it transfers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loradar.attacks.ascend import ascend
+from loradar.attacks.door import NormBall, borrowed, check_counts, images_at_once, logits_of
+from loradar.core.balls import Linf
+from loradar.core.checks import check_labels
+from loradar.core.errors import BadConfigError, BadTargetError
+from loradar.core.modules import capture
+from loradar.core.randomness import mix, uniform
+from loradar.core.types import Images, Labels, Logits
+
+_BALL = Linf(radius=16 / 255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FIA:
+    """Wang et al., "Feature Importance-aware Transferable Adversarial Attacks", ICCV 2021, sections 3.2 and 3.3.
+
+    1. `masks` times, drop each channel value of each pixel with probability `drop`, before any normalisation, and sum
+       the gradient of the label's logit with respect to the output of `layer` (a name in the innermost backbone; 0.3
+       suits normally trained models, 0.1 defended ones). Importance is minus the sum over its L2 norm, per image.
+    2. From the image itself, ascend the sum of importance times features, with `momentum`, in `ball`.
+
+    `label` says whose logit: the `true` one (what is passed as `y`), a `given` one (also `y`, not the true one: told
+    apart only for the report), or what the model `predicted` on `x`. The true label can leak through the perturbation
+    into whatever is trained on it.
+    """
+
+    layer: str = "layer2"
+    masks: int = 30
+    drop: float = 0.3
+    ball: NormBall = _BALL
+    step: float = 1.6 / 255
+    steps: int = 10
+    momentum: float = 1.0
+    label: Literal["true", "predicted", "given"] = "true"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_counts(masks=self.masks, steps=self.steps)
+        if not 0 <= self.drop < 1:
+            raise BadConfigError(f"drop is {self.drop}; expected a probability of 0 or more, below 1")
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
+        """(batch, C, H, W) in [0, 1] and in the ball around `x`.
+
+        Raises BadImagesError, and BadTargetError where `layer` does not exist or does not give one tensor.
+        """
+        with borrowed(model, x, y) as (x, y):
+            if self.label == "predicted":
+                with torch.no_grad():
+                    y = logits_of(model, x).argmax(1)
+            importance = self._importance(model, x, y)
+
+            def objective(x_adv: Images) -> Tensor:
+                features, _ = _features(model, self.layer, x_adv)
+                return (importance * features).flatten(1).sum(1)
+
+            return ascend(objective, x, x, ball=self.ball, step=self.step, steps=self.steps, momentum=self.momentum)
+
+    def _importance(self, model: nn.Module, x: Images, y: Labels) -> Tensor:
+        """Of the features' shape, of L2 norm 1 per image, or 0 where the gradient is 0."""
+        at_once = max(1, images_at_once(x) // len(x))
+        total = torch.zeros((), device=x.device)
+        for first in range(0, self.masks, at_once):
+            drawn = range(first, min(first + at_once, self.masks))
+            # a stream for each mask and image: what is drawn does not depend on how many pass at once
+            keep = torch.stack([uniform(x, mix(self.seed, mask), tuple(x.shape[1:])) >= self.drop for mask in drawn])
+            grad = _label_gradient(model, self.layer, (x * keep).flatten(0, 1), y.repeat(len(drawn)))
+            total = total + grad.view(len(drawn), len(x), *grad.shape[1:]).sum(0)
+        return -F.normalize(total.flatten(1), eps=torch.finfo(total.dtype).tiny).view_as(total)
+
+
+def _label_gradient(model: nn.Module, layer: str, x: Images, y: Labels) -> Tensor:
+    """The gradient of the logit of `y` with respect to the output of `layer`, of that output's shape."""
+    features, logits = _features(model, layer, x.requires_grad_())
+    check_labels(y, count=len(x), classes=logits.shape[1])
+    label_logits = logits.gather(1, y[:, None]).sum()
+    (grad,) = torch.autograd.grad(label_logits, features, materialize_grads=True)
+    return grad.float() if grad.dtype != torch.float64 else grad
+
+
+def _features(model: nn.Module, layer: str, x: Images) -> tuple[Tensor, Logits]:
+    with capture(model, layer) as output:
+        logits = logits_of(model, x)
+    features = getattr(output, "value", None)
+    if not isinstance(features, Tensor) or len(features) != len(x) or not features.requires_grad:
+        raise BadTargetError(f"layer {layer!r} gave no one tensor per batch; choose one whose output is a feature map")
+    return features, logits

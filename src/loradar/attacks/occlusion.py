@@ -1,0 +1,91 @@
+"""ROA, the rectangular occlusion attack: a rectangle at the most harmful position, filled by PGD."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from loradar.attacks.ascend import ascend
+from loradar.attacks.door import borrowed, check_counts, images_at_once, loss_of
+from loradar.attacks.rectangles import GREY, Grid, gradient_candidates, grid, most_harmful
+from loradar.attacks.worst_of import strongest_rows
+from loradar.core.balls import Rectangle
+from loradar.core.losses import cross_entropy
+from loradar.core.randomness import mix
+from loradar.core.types import Images, Labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ROA:
+    """Wu et al., "Defending Against Physically Realizable Attacks on Image Classification", ICLR 2020, section 4.1.
+
+    1. Position, per image. `exhaustive`: paint the rectangle grey at every position, keep the one of highest
+       cross-entropy. `gradient`: paint only the `candidates` positions that hold the most squared gradient. Where 90 %
+       of the painted positions tie, or the loss is 0, a random one of them. Positions lie `stride` apart and reach the
+       last row and column.
+    2. PGD of `steps` sign steps of size `step` inside the rectangle, from grey or from uniform pixels; the rectangle
+       may take any value in [0, 1].
+
+    With `restarts`, the k-th works at the k-th most harmful position and, from the second on, starts from uniform
+    pixels; each image keeps its strongest outcome, and one that fools the model is not attacked again.
+    """
+
+    height: int = 5
+    width: int = 5
+    stride: int = 1
+    search: Literal["exhaustive", "gradient"] = "gradient"
+    candidates: int = 20
+    steps: int = 30
+    step: float = 0.05
+    start: Literal["grey", "uniform"] = "grey"
+    restarts: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_counts(height=self.height, width=self.width, stride=self.stride, candidates=self.candidates)
+        check_counts(steps=self.steps, restarts=self.restarts)
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
+        """(batch, C, H, W) in [0, 1], equal to `x` outside one rectangle per image.
+
+        Raises BadImagesError, and BadConfigError where the rectangle does not fit the image.
+        """
+        with borrowed(model, x, y) as (x, y):
+            places = grid(x, height=self.height, width=self.width, stride=self.stride)
+            positions = self._search(model, x, y, places)
+            crafts = [partial(self._fill, model, x, y, places, positions[:, k], k) for k in range(self.restarts)]
+            return strongest_rows(model, x, y, crafts)
+
+    def _search(self, model: nn.Module, x: Images, y: Labels, places: Grid) -> Tensor:
+        """(batch, restarts) positions, the most harmful first."""
+        if self.search == "gradient":
+            objective = loss_of(model, y, cross_entropy)
+            tried = gradient_candidates(objective, x, places, count=self.candidates, seed=mix(self.seed, -1))
+        else:
+            tried = torch.arange(places.count, device=x.device).expand(len(x), -1)
+        losses = painted_losses(model, x, y, places, tried)
+        return tried.gather(1, most_harmful(losses, x, count=self.restarts, seed=mix(self.seed, -2)))
+
+    def _fill(
+        self, model: nn.Module, x: Images, y: Labels, places: Grid, positions: Tensor, restart: int, rows: Tensor
+    ) -> Images:
+        x, y = x[rows], y[rows]
+        ball = Rectangle(mask=places.masks(positions[rows], x))
+        uniform_start = restart or self.start == "uniform"
+        start = ball.sample(x, mix(self.seed, restart)) if uniform_start else x.masked_fill(ball.mask, GREY)
+        return ascend(loss_of(model, y, cross_entropy), x, start, ball=ball, step=self.step, steps=self.steps)
+
+
+@torch.no_grad()
+def painted_losses(model: nn.Module, x: Images, y: Labels, places: Grid, tried: Tensor) -> Tensor:
+    """(batch, k) cross-entropy with the rectangle grey at each of the positions `tried` (batch, k)."""
+    losses = []
+    images = torch.arange(len(x), device=x.device).repeat_interleave(tried.shape[1])
+    at_once = images_at_once(x)
+    chunks = zip(torch.split(images, at_once), torch.split(tried.flatten(), at_once), strict=True)
+    for image, position in chunks:
+        painted = x[image].masked_fill(places.masks(position, x), GREY)
+        losses.append(loss_of(model, y[image], cross_entropy)(painted))
+    return torch.cat(losses).view(tried.shape)

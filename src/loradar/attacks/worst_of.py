@@ -1,0 +1,69 @@
+"""Several attacks, or several starts of one: for each image, keep the strongest."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from loradar.attacks.door import borrowed, logits_of
+from loradar.core.checks import check_labels
+from loradar.core.errors import BadConfigError
+from loradar.core.losses import cross_entropy
+from loradar.core.types import Attack, Images, Labels
+
+
+def strongest(model: nn.Module, x: Images, y: Labels, crafts: Sequence[Callable[[Images, Labels], Images]]) -> Images:
+    """For each image the craft that fools the model, else the one of highest cross-entropy; in the order given.
+
+    An image that a craft has fooled the model with is not attacked again.
+    """
+
+    def of_rows(craft: Callable[[Images, Labels], Images], rows: Tensor) -> Images:
+        return craft(x[rows], y[rows])
+
+    return strongest_rows(model, x, y, [partial(of_rows, craft) for craft in crafts])
+
+
+def strongest_rows(model: nn.Module, x: Images, y: Labels, crafts: Sequence[Callable[[Tensor], Images]]) -> Images:
+    """As `strongest`, for crafts that take the rows (indices into `x`) that are still to be attacked."""
+    rows = torch.arange(len(x), device=x.device)
+    best = crafts[0](rows)
+    if len(crafts) == 1:
+        return best
+    best = best.clone()
+    fooled, loss = _outcome(model, best, y)
+    for craft in crafts[1:]:
+        rows = torch.nonzero(~fooled).squeeze(1)
+        if not len(rows):
+            break
+        x_adv = craft(rows)
+        fooled_now, loss_now = _outcome(model, x_adv, y[rows])
+        better = fooled_now | (loss_now > loss[rows])
+        best[rows[better]] = x_adv[better]
+        loss[rows[better]] = loss_now[better]
+        fooled[rows] = fooled_now
+    return best
+
+
+@torch.no_grad()
+def _outcome(model: nn.Module, x_adv: Images, y: Labels) -> tuple[Tensor, Tensor]:
+    logits = logits_of(model, x_adv)
+    check_labels(y, count=len(logits), classes=logits.shape[1])
+    return logits.argmax(1) != y, cross_entropy(logits, y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstOf:
+    """For each image the strongest of several attacks; they run in the order given, on what still resists."""
+
+    attacks: tuple[Attack, ...]
+
+    def __post_init__(self) -> None:
+        if not self.attacks:
+            raise BadConfigError("WorstOf got no attacks; expected one or more")
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
+        with borrowed(model, x, y) as (x, y):
+            return strongest(model, x, y, [partial(attack, model) for attack in self.attacks])

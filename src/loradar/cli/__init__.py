@@ -1,0 +1,5 @@
+"""Floor 4: the command line."""
+
+from loradar.cli.app import main
+
+__all__ = ["main"]

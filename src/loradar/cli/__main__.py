@@ -1,0 +1,3 @@
+from loradar.cli import main
+
+main()

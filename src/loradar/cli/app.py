@@ -1,0 +1,144 @@
+"""The command line. Every command's flags are the fields of its schema; torch is imported when work begins."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from loradar import __version__
+from loradar.cli.flags import command
+from loradar.config import AuditConfig, HardenConfig, PretrainConfig
+from loradar.core.errors import LoradarError
+
+app = typer.Typer(
+    name="loradar",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Small adversarial low-rank adapters that make a frozen image classifier robust, measured honestly.
+
+    A first look, on built-in digits: `loradar demo`
+
+    Your own model: `loradar harden timm:resnet18:pretrained=true --data path/to/images --out runs/mine`
+    """,
+)
+adapters = typer.Typer(no_args_is_help=True, help="List, show and verify adapter folders.")
+app.add_typer(adapters, name="adapters")
+out, err = Console(), Console(stderr=True)
+
+
+@command(app, "pretrain", PretrainConfig)
+def _pretrain(config: PretrainConfig) -> None:
+    """Train a base on any data source (SGD with Nesterov momentum, one-cycle, crop and flip). Resumes if killed."""
+    from loradar.cli.progress import watching
+    from loradar.cli.show import percent
+    from loradar.recipes.pretrain import pretrain
+
+    with watching(err) as progress:
+        row = pretrain(config, progress=progress)
+    out.print(f"base: {percent(row)} right on {row.total} reported images\n{config.out}")
+
+
+@command(app, "harden", HardenConfig, positional="base")
+def _harden(config: HardenConfig) -> None:
+    """Train one adapter per attack on a frozen base, measure each, and write the report. Resumes if killed."""
+    from loradar.cli.progress import watching
+    from loradar.cli.show import summary
+    from loradar.recipes.harden import harden
+
+    with watching(err) as progress:
+        page = harden(config, progress=progress)
+    out.print(summary(page.parent))
+    out.print(f"adapters: {config.out / 'adapters'}\nreport:   {page}", soft_wrap=True)
+
+
+@command(app, "audit", AuditConfig, positional="base")
+def _audit(config: AuditConfig) -> None:
+    """Measure a base and adapters against attacks, by transfer and adaptively; nothing is trained."""
+    from loradar.cli.progress import watching
+    from loradar.cli.show import summary
+    from loradar.recipes.audit import audit
+
+    with watching(err) as progress:
+        page = audit(config, progress=progress)
+    out.print(summary(page.parent))
+    out.print(f"report: {page}", soft_wrap=True)
+
+
+@app.command("demo")
+def _demo(
+    folder: Annotated[Path, typer.Option("--out", help="Folder for base, adapters and report.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seeds everything.")] = 0,
+) -> None:
+    """Handwritten digits, offline, in minutes: a base, an adapter each for ROA, FIA and PGD, and the report."""
+    from loradar.cli.progress import watching
+    from loradar.cli.show import summary
+    from loradar.recipes.demo import demo
+
+    with watching(err) as progress:
+        page = demo(folder, seed=seed, progress=progress)
+    out.print(summary(page.parent))
+    out.print(f"open the report: {page}", soft_wrap=True)
+
+
+@app.command("inspect")
+def _inspect(
+    base: Annotated[str, typer.Argument(help="As for harden.")],
+    targets: Annotated[list[str], typer.Option(help="Preset or patterns to try.")] = ["block-conv1+stem"],  # noqa: B006
+    rank: Annotated[int, typer.Option(help="Rank to reckon sizes for.")] = 4,
+) -> None:
+    """Show what a base is made of: its layers, which of them the targets hit, and how large an adapter would be."""
+    from loradar.cli.show import inspection
+
+    out.print(inspection(base, targets, rank))
+
+
+@adapters.command("list")
+def _list(folder: Annotated[Path, typer.Argument(help="A folder that holds adapter folders.")] = Path()) -> None:
+    """List the adapters below a folder."""
+    from loradar.cli.show import listing
+
+    out.print(listing(folder))
+
+
+@adapters.command("show")
+def _show(folder: Annotated[Path, typer.Argument(help="An adapter folder.")]) -> None:
+    """Show an adapter's card: what it was trained against, on what data, and what was measured."""
+    from loradar.cli.show import card
+
+    out.print(card(folder))
+
+
+@adapters.command("verify")
+def _verify(
+    folder: Annotated[Path, typer.Argument(help="An adapter folder.")],
+    base: Annotated[str, typer.Option(help="The base that it should fit, as for harden.")],
+) -> None:
+    """Check an adapter's files and that it belongs to a base: exit 0, or say what is wrong and exit 2."""
+    from loradar.cli.show import verified
+
+    out.print(verified(folder, base), soft_wrap=True)
+
+
+@app.command("version")
+def _version() -> None:
+    """Print the version."""
+    out.print(__version__)
+
+
+def main() -> None:
+    """Runs the command; a user's mistake is one line on standard error and exit code 2."""
+    try:
+        app()
+    except LoradarError as error:
+        err.print(f"loradar: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped; the same command goes on from here")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Writing so that a reader never sees half a file, and hashing what was written."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from loradar.core.errors import BadFileError
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes `data` under `path`, or nothing at all. Raises BadFileError where the disk is full or refuses."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BadFileError(
+            f"could not write {path}: {error.strerror or error}; nothing was changed there (free some space, or choose "
+            "another folder)"
+        ) from error
+
+
+@contextmanager
+def folder_atomically(path: Path) -> Iterator[Path]:
+    """A fresh folder to fill; once the block ends well it stands at `path`, in the place of what was there.
+
+    Raises BadFileError where the disk is full or refuses; what stood at `path` then still stands.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        temporary.chmod(0o755)
+    except OSError as error:
+        raise BadFileError(f"could not write {path}: {error.strerror or error}") from error
+    try:
+        yield temporary
+        _swap(temporary, path)
+    except OSError as error:
+        raise BadFileError(
+            f"could not write {path}: {error.strerror or error}; nothing was changed there (free some space, or choose "
+            "another folder)"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        temporary.rename(path)
+        return
+    old = temporary.with_suffix(".old")
+    path.rename(old)
+    try:
+        temporary.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,72 @@
+"""Sources of data by a one-line name."""
+
+import re
+from pathlib import Path
+
+from loradar.core.errors import BadDataError, did_you_mean
+from loradar.data.batches import batches_source, has_batches
+from loradar.data.digits import digits_source
+from loradar.data.folders import folder_source
+from loradar.data.source import Source
+from loradar.data.tables import hub_source, parquet_source
+
+_COLUMNS = ("image", "label")
+_KINDS = (
+    "digits, hub:owner/name, a parquet file, or a folder of parquet files, of images by class or of CIFAR-10 batches"
+)
+
+
+def load_source(spec: str, *, size: tuple[int, int] | None = None) -> Source:
+    """The source that `spec` names; its splits are read when they are asked for.
+
+    | spec | what |
+    |---|---|
+    | `digits` | the built-in set; no test split |
+    | `hub:owner/name` | the Hugging Face hub; options: image=COLUMN, label=COLUMN, config=NAME |
+    | a `.parquet` file, or a folder of `train-*.parquet` and `test-*.parquet` | options: image=COLUMN, label=COLUMN |
+    | a folder with a folder for each class, or `train/` and `test/` (or `val/`) above those | |
+    | a folder `cifar-10-batches-py`, or the one above it | CIFAR-10 as its authors and torchvision keep it |
+
+    All images come as RGB; with `size` (height, width) those of another size are scaled until they cover it and cropped
+    about the centre, without it they must have one size. Raises BadDataError, one line, here or when a split is read.
+    """
+    what, options = _parse(spec)
+    path = Path(what).expanduser()
+    columns = {key: options.pop(key) for key in _COLUMNS if key in options}
+    if what.startswith("hub:"):
+        config = options.pop("config", None)
+        _refuse(options, (*_COLUMNS, "config"), what)
+        return hub_source(what.removeprefix("hub:"), config=config, columns=columns, size=size)
+    _refuse(options, _COLUMNS, what)
+    if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
+        if not path.exists():
+            raise BadDataError(f"there is no file {what}")
+        return parquet_source(path, columns=columns, size=size)
+    _refuse(columns, (), what)
+    if what == "digits":
+        return digits_source(size=size)
+    if not path.is_dir():
+        raise BadDataError(f"there is no data {what!r}; expected {_KINDS}")
+    if has_batches(path):
+        return batches_source(path, size=size)
+    return folder_source(path, size=size)
+
+
+def _parse(spec: str) -> tuple[str, dict[str, str]]:
+    """`WHAT[:key=value,...]`."""
+    found = re.fullmatch(r"(.+?)(?::(\w+=.*))?", spec.strip(), flags=re.DOTALL)
+    if found is None:
+        raise BadDataError(f"the name of the data is empty; expected {_KINDS}")
+    options: dict[str, str] = {}
+    for part in found[2].split(",") if found[2] else []:
+        key, sign, value = (piece.strip() for piece in part.partition("="))
+        if not sign or not value or key in options:
+            raise BadDataError(f"{spec!r}: cannot read {part!r}; expected key=value, each key once, between commas")
+        options[key] = value
+    return found[1], options
+
+
+def _refuse(options: dict[str, str], known: tuple[str, ...], what: str) -> None:
+    for key in options:
+        hint = did_you_mean(key, known) if known else "it takes none"
+        raise BadDataError(f"{what!r} has no option {key!r}; {hint}")

@@ -1,0 +1,174 @@
+"""Splits in tables: parquet files, and data sets of the Hugging Face hub. Both are Arrow tables of coded pictures."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from loradar.core.errors import BadDataError, did_you_mean
+from loradar.core.types import Labels
+from loradar.data.gathering import gather
+from loradar.data.images import ImageSet
+from loradar.data.source import TEST, TRAIN, Source
+
+Size = tuple[int, int] | None
+Columns = Mapping[str, str]
+"""`image` and `label` to the names of the columns, where the user says them."""
+_LABELS = ("label", "labels", "fine_label", "class", "target")
+_IMAGES = ("image", "img", "images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Column:
+    """Coded pictures of a table, as bytes or as the path of a file."""
+
+    source: str
+    values: pa.ChunkedArray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def read(self, index: int) -> bytes:
+        value = self.values[index].as_py()
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if data is None and isinstance(value, dict) and value.get("path"):
+            try:
+                data = Path(value["path"]).read_bytes()
+            except OSError as error:
+                raise BadDataError(f"{self.name(index)}: could not read {value['path']}: {error.strerror}") from error
+        if not isinstance(data, bytes):
+            raise BadDataError(f"{self.name(index)} is {type(value).__name__}; expected a picture's bytes or path")
+        return data
+
+    def name(self, index: int) -> str:
+        return f"{self.source}, row {index}"
+
+    def length(self, index: int) -> int:
+        return len(self.read(index))
+
+
+def parquet_source(path: Path, *, columns: Columns, size: Size) -> Source:
+    """A parquet file, or a folder of them named `train-*`, `test-*` and so on; any other names make one split.
+
+    Raises BadDataError.
+    """
+    tables = {name: partial(_read, files) for name, files in _files_by_split(path).items()}
+    return _source(path.stem, tables, columns=columns, size=size)
+
+
+def hub_source(name: str, *, config: str | None, columns: Columns, size: Size) -> Source:
+    """A data set of the Hugging Face hub, `owner/name`. Raises BadDataError, also where there is no network."""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) is None:
+        raise BadDataError(f"hub:{name}: expected hub:owner/name")
+    import datasets
+
+    try:
+        found = datasets.load_dataset(name, config)
+    except Exception as error:  # the client raises many kinds: no such name, no network, a script, an option
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadDataError(f"could not fetch {name} from the hub: {reason} (is there a network?)") from error
+    tables = {str(split): partial(_arrow, data) for split, data in found.items()}
+    return _source(name, tables, columns=columns, size=size)
+
+
+def _arrow(data: Any) -> pa.Table:
+    # the schema says which column is the picture, and the names of the classes
+    return data.data.table.replace_schema_metadata(data.features.arrow_schema.metadata)
+
+
+def _files_by_split(path: Path) -> dict[str, list[Path]]:
+    if path.is_file():
+        return {path.stem: [path]}
+    files = sorted(path.glob("*.parquet"))
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        word = re.split(r"[-_.]", file.stem)[0].lower()
+        splits.setdefault(word if word in TRAIN + TEST else "all", []).append(file)
+    if "all" in splits and len(splits) > 1:
+        raise BadDataError(f"{path} has {splits['all'][0].name}; expected train-*.parquet and test-*.parquet")
+    return splits
+
+
+def _read(files: list[Path]) -> pa.Table:
+    tables = []
+    for file in files:
+        try:
+            tables.append(pq.ParquetFile(file).read())
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise BadDataError(f"{file} is no whole parquet file ({reason}); fetch it again") from error
+    try:
+        return pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        raise BadDataError(f"{files[0].name} and the files beside it have different columns") from error
+
+
+def _source(name: str, tables: Mapping[str, Callable[[], pa.Table]], *, columns: Columns, size: Size) -> Source:
+    read = {split: table() for split, table in tables.items()}
+    if not read:
+        raise BadDataError(f"{name} holds no splits")
+    names = {split: _columns(table, columns, f"{name}/{split}") for split, table in read.items()}
+    classes = _classes([(table, names[split][1]) for split, table in read.items()], name)
+
+    def split_set(split: str) -> ImageSet:
+        image, label = names[split]
+        where = f"{name}/{split}"
+        labels = _labels(read[split][label], classes, where)
+        return gather(_Column(source=where, values=read[split][image]), labels, classes=classes, name=where, size=size)
+
+    return Source(name=name, classes=classes, splits={split: partial(split_set, split) for split in read})
+
+
+def _columns(table: pa.Table, said: Columns, where: str) -> tuple[str, str]:
+    """The names of the columns of pictures and labels: said, typed so in the schema, or called so."""
+    features = _features(table)
+    found = []
+    for role, kind, usual in (("image", "Image", _IMAGES), ("label", "ClassLabel", _LABELS)):
+        typed = [name for name in table.column_names if features.get(name, {}).get("_type") == kind]
+        named = [name for name in usual if name in table.column_names]
+        name = said.get(role) or next(iter(typed + named), "")
+        if name not in table.column_names:
+            raise BadDataError(
+                f"{where} has no column {name or role!r}; {did_you_mean(name or role, table.column_names)} (say which "
+                f"with {role}=NAME)"
+            )
+        found.append(name)
+    return found[0], found[1]
+
+
+def _features(table: pa.Table) -> dict[str, Any]:
+    """What Hugging Face `datasets` wrote into the schema about each column; empty where it did not."""
+    text = (table.schema.metadata or {}).get(b"huggingface")
+    features = json.loads(text).get("info", {}).get("features", {}) if text else {}
+    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+
+
+def _classes(tables: list[tuple[pa.Table, str]], where: str) -> tuple[str, ...]:
+    """The names in the schema; else the words found, sorted; else the numbers up to the largest."""
+    for table, label in tables:
+        names = _features(table).get(label, {}).get("names")
+        if names:
+            return tuple(names)
+    values = {value for table, label in tables for value in table[label].unique().to_pylist()}
+    if all(isinstance(value, str) for value in values):
+        return tuple(sorted(values))
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        return tuple(str(i) for i in range(max(values) + 1))
+    raise BadDataError(f"{where}: labels are neither all integers nor all words (is one missing?)")
+
+
+def _labels(column: pa.ChunkedArray, classes: tuple[str, ...], where: str) -> Labels:
+    values = column.to_pylist()
+    if values and isinstance(values[0], str):
+        index = {name: i for i, name in enumerate(classes)}
+        values = [index.get(value, -1) for value in values]
+    if any(value is None for value in values):
+        raise BadDataError(f"{where}: row {values.index(None)} has no label")
+    return torch.tensor(values, dtype=torch.int64)

@@ -1,0 +1,35 @@
+"""Floor 2: figures with their n, interval and threat; the checks that they deserve belief; the report."""
+
+from loradar.evaluation.leak import Leak, Sign, leak_test
+from loradar.evaluation.measure import NO_ATTACK, Row, accuracy_row, craft, device_of, predict
+from loradar.evaluation.pictures import Picture
+from loradar.evaluation.report import Curve, Point, Replugged, Report, Size, from_json, to_json
+from loradar.evaluation.sanity import Check, check_masking, check_transfer
+from loradar.evaluation.versions import versions
+from loradar.evaluation.writing import read_report, write_report
+
+__all__ = [
+    "NO_ATTACK",
+    "Check",
+    "Curve",
+    "Leak",
+    "Picture",
+    "Point",
+    "Replugged",
+    "Report",
+    "Row",
+    "Sign",
+    "Size",
+    "accuracy_row",
+    "check_masking",
+    "check_transfer",
+    "craft",
+    "device_of",
+    "from_json",
+    "leak_test",
+    "predict",
+    "read_report",
+    "to_json",
+    "versions",
+    "write_report",
+]

@@ -1,0 +1,109 @@
+"""Settings as people read them: a short name for every attack of a report, radii in 255ths."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from loradar.evaluation.measure import Row
+
+_LONG_FLOAT = re.compile(r"(?<![\w.])0\.\d{5,}(?:e-?\d+)?")
+
+
+def readable(setting: str) -> str:
+    """The setting with every long fraction that is a step of the 8-bit scale written as one.
+
+    >>> readable("FGSM(ball=Linf(radius=0.03137254901960784), seed=0)")
+    'FGSM(ball=Linf(radius=8/255), seed=0)'
+    """
+
+    def pixel_steps(found: re.Match[str]) -> str:
+        steps = float(found[0]) * 255
+        near = round(steps, 2)
+        return f"{near:g}/255" if near and abs(steps - near) < 1e-6 else found[0]
+
+    return _LONG_FLOAT.sub(pixel_steps, setting)
+
+
+def kind(setting: str) -> str:
+    """The class of a setting.
+
+    >>> kind("PGD(steps=10, seed=0)")
+    'PGD'
+    """
+    return setting.partition("(")[0]
+
+
+def short_names(settings: Iterable[str]) -> dict[str, str]:
+    """A short name for each setting: its class, and where the class is there twice, the fields that differ.
+
+    >>> list(short_names(["PGD(steps=10, seed=0)", "PGD(steps=50, seed=0)", "none"]).values())
+    ['PGD steps=10', 'PGD steps=50', 'none']
+    """
+    known = list(dict.fromkeys(settings))
+    kinds: dict[str, list[str]] = {}
+    for setting in known:
+        kinds.setdefault(kind(setting), []).append(setting)
+    names = {}
+    for common, members in kinds.items():
+        fields = {member: _fields(member) for member in members}
+        keys = list(dict.fromkeys(key for member in members for key in fields[member]))
+        differing = [key for key in keys if len({fields[member].get(key) for member in members}) > 1]
+        for member in members:
+            told = [f"{key}={fields[member][key]}" for key in differing if key in fields[member]]
+            names[member] = " ".join([common, *told])
+    return {setting: names[setting] for setting in known}
+
+
+def labels(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
+    """A name for every contender: the model's, and where several share it, what each was trained against."""
+    by_model: dict[str, list[str]] = {}
+    for model, against in dict.fromkeys(row.contender for row in rows):
+        by_model.setdefault(model, []).append(against)
+    found = {}
+    for model, several in by_model.items():
+        names = short_names(several)
+        for against in several:
+            found[model, against] = model if len(several) == 1 else f"{model} ({names[against] or 'untrained'})"
+    return found
+
+
+def _fields(setting: str) -> dict[str, str]:
+    """The top-level fields of a dataclass's repr; fields without a name are numbered."""
+    inside = readable(setting).partition("(")[2].removesuffix(")")
+    fields, depth, part = [], 0, ""
+    for letter in inside:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            fields.append(part.strip())
+            part = ""
+        else:
+            part += letter
+    fields.append(part.strip())
+    named = {}
+    for position, field in enumerate(fields):
+        key, equals, value = field.partition("=")
+        named[key if equals else str(position)] = value if equals else field
+    return named
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as (dotted name, text) lines.
+
+    >>> flat({"split": {"train": 49000, "seeds": [0, 1]}})
+    [('split.train', '49000'), ('split.seeds', '0, 1')]
+    """
+    lines: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            lines += flat(value, f"{prefix}{key}.")
+        else:
+            lines.append((f"{prefix}{key}", _text(value)))
+    return lines
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_text(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return readable(str(value))

@@ -1,0 +1,22 @@
+"""Bases: classifiers from images in [0, 1] to logits, by a one-line name, from a folder, or any `nn.Module`."""
+
+from loradar.models.backbones import build
+from loradar.models.base import Base, new_base, wrap
+from loradar.models.folders import save_base
+from loradar.models.loading import load_base
+from loradar.models.normalized import Normalized
+from loradar.models.precision import Autocast, Precision, quick, resolve_precision
+
+__all__ = [
+    "Autocast",
+    "Base",
+    "Normalized",
+    "Precision",
+    "build",
+    "load_base",
+    "new_base",
+    "quick",
+    "resolve_precision",
+    "save_base",
+    "wrap",
+]

@@ -1,0 +1,99 @@
+"""Bases by a one-line name."""
+
+from pathlib import Path
+from typing import Any
+
+from loradar.core.errors import BadConfigError, BadFileError
+from loradar.models.backbones import build, canonical
+from loradar.models.base import Base, describe, new_base
+from loradar.models.folders import load_folder
+from loradar.models.pretrained import load_hub, load_timm, load_torchvision
+from loradar.models.specs import Spec, Value, parse_spec, refuse_rest, take_flag, take_integer, take_numbers
+from loradar.models.weights import put_weights, read_weights
+
+_KINDS = "a folder with config.json, FILE.safetensors:architecture=NAME, torchvision:NAME, timm:NAME or hub:owner/name"
+_FILE_KEYS = ("architecture", "num_classes", "mean", "std", "size")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+
+
+def load_base(spec: str) -> Base:
+    """The base that `spec` names, in eval mode and float32, on the CPU.
+
+    | spec | what |
+    |---|---|
+    | `FOLDER` | `config.json` and `model.safetensors`, as `save_base` writes them |
+    | `torchvision:NAME` | options: pretrained=true, weights=IMAGENET1K_V1, num_classes=N, seed=0 |
+    | `timm:NAME` | options: pretrained=true, num_classes=N, seed=0, and any of the constructor (img_size=32) |
+    | `hub:owner/name` | a timm model of the Hugging Face hub; options: num_classes=N, and the constructor's |
+    | `FILE.safetensors`, `.pt`, `.pth` | options: architecture=NAME and num_classes=N (both needed), size=32 |
+    | `resnet18-cifar:pretrained=false` | fresh weights, of any architecture; options: num_classes=N, seed=0 |
+
+    All but a folder take mean=0.49/0.48/0.45 and std=0.25/0.24/0.26; without them the normalisation is the weights'
+    own, for a file that of the architecture (CIFAR-10's for a CIFAR stem, else ImageNet's or timm's). With another
+    `num_classes` than the weights have, the head is fresh. Raises BadConfigError and BadFileError, one line each.
+    """
+    parsed = parse_spec(spec)
+    base = _load(parsed)
+    base.description["spec"] = spec
+    return base
+
+
+def _load(spec: Spec) -> Base:
+    path, options = Path(spec.what).expanduser(), dict(spec.options)
+    if path.is_dir():
+        refuse_rest(options, (), spec.what)
+        return load_folder(path)
+    if path.suffix in _SUFFIXES and not spec.what.startswith(("timm:", "torchvision:", "hub:")):
+        return _load_file(path, options)
+    family, _, name = spec.what.partition(":")
+    normalisation = {"mean": take_numbers(options, "mean"), "std": take_numbers(options, "std")}
+    if family != "hub" and not take_flag(options, "pretrained", True):
+        return _fresh(spec.what, options, normalisation)
+    if family not in ("torchvision", "timm", "hub") or not name:
+        raise BadConfigError(f"there is no base {spec.what!r}; expected {_KINDS}")
+    if family == "hub":
+        return load_hub(name, num_classes=take_integer(options, "num_classes"), options=options, **normalisation)
+    classes, seed = take_integer(options, "num_classes"), _seed(options)
+    load = load_timm if family == "timm" else load_torchvision
+    return load(name, num_classes=classes, seed=seed, options=options, **normalisation)
+
+
+def _fresh(architecture: str, options: dict[str, Any], normalisation: dict[str, Any]) -> Base:
+    classes, seed = take_integer(options, "num_classes") or 1000, _seed(options)
+    return new_base(architecture, num_classes=classes, seed=seed, **normalisation, **options)
+
+
+def _load_file(path: Path, options: dict[str, Any]) -> Base:
+    text = str(path)
+    if not path.is_file():
+        raise BadFileError(f"there is no file {text}")
+    architecture = options.pop("architecture", None)
+    if architecture is None:
+        raise BadConfigError(f"{text}: weights alone do not say what they are; add :architecture=NAME,num_classes=N")
+    name = canonical(str(architecture))
+    classes = take_integer(options, "num_classes")
+    mean, std, size = take_numbers(options, "mean"), take_numbers(options, "std"), take_integer(options, "size")
+    if not name.startswith("timm:"):
+        refuse_rest(options, _FILE_KEYS, text)
+    weights, digest = read_weights(path)
+    if classes is None:
+        raise BadConfigError(f"{text}: the number of classes is not said; add num_classes=N")
+    module = build(name, num_classes=classes, **options)
+    put_weights(module, weights, text)
+    return describe(
+        module,
+        architecture=name,
+        num_classes=classes,
+        input_size=None if size is None else (3, size, size),
+        mean=mean,
+        std=std,
+        options=options,
+        notes={"sha256": digest},
+    )
+
+
+def _seed(options: dict[str, Value]) -> int:
+    seed = options.pop("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise BadConfigError(f"seed={seed}: expected an integer")
+    return seed

@@ -1,0 +1,81 @@
+"""The one-line names of bases: `WHAT[:key=value,...]`."""
+
+import re
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from loradar.core.errors import BadConfigError, did_you_mean
+
+Value: TypeAlias = str | int | float | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """`what` is the part before the options; `options` have their obvious types (true, 10, 0.5, text)."""
+
+    what: str
+    options: dict[str, Value] = field(default_factory=dict)
+
+
+def parse_spec(text: str) -> Spec:
+    """Raises BadConfigError for an option without a value, or one that is given twice.
+
+    >>> parse_spec("timm:resnet18:pretrained=false,num_classes=10")
+    Spec(what='timm:resnet18', options={'pretrained': False, 'num_classes': 10})
+    """
+    found = re.fullmatch(r"(.+?)(?::(\w+=.*))?", text.strip(), flags=re.DOTALL)
+    if found is None:
+        raise BadConfigError("the name is empty; expected WHAT[:key=value,...]")
+    options: dict[str, Value] = {}
+    for part in (found[2] or "").split(",") if found[2] else []:
+        key, sign, value = (piece.strip() for piece in part.partition("="))
+        if not sign or not key or not value or key in options:
+            raise BadConfigError(f"{text!r}: cannot read {part!r}; expected key=value, each key once, between commas")
+        options[key] = _value(value)
+    return Spec(what=found[1], options=options)
+
+
+def _value(text: str) -> Value:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def take_numbers(options: dict[str, Value], key: str) -> tuple[float, ...] | None:
+    """Takes `key` out of `options`: numbers between slashes, as in `mean=0.49/0.48/0.45`; None where it is not there."""
+    if key not in options:
+        return None
+    text = str(options.pop(key))
+    try:
+        return tuple(float(part) for part in text.split("/"))
+    except ValueError:
+        raise BadConfigError(f"{key}={text}: expected numbers between slashes, as in {key}=0.49/0.48/0.45") from None
+
+
+def take_integer(options: dict[str, Value], key: str) -> int | None:
+    """Takes `key` out of `options`: an integer of 1 or more; None where it is not there."""
+    if key not in options:
+        return None
+    value = options.pop(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise BadConfigError(f"{key}={value}: expected an integer of 1 or more")
+    return value
+
+
+def take_flag(options: dict[str, Value], key: str, default: bool) -> bool:
+    """Takes `key` out of `options`: true or false."""
+    value = options.pop(key, default)
+    if not isinstance(value, bool):
+        raise BadConfigError(f"{key}={value}: expected true or false")
+    return value
+
+
+def refuse_rest(options: dict[str, Value], known: tuple[str, ...], text: str) -> None:
+    """Raises BadConfigError where an option is left that nobody took."""
+    for key in options:
+        raise BadConfigError(f"{text!r} has no option {key!r}; {did_you_mean(key, known)}")

@@ -1,0 +1,103 @@
+"""Measures a base and any adapters of it against any attacks: nothing is trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loradar.adapters import Card, load
+from loradar.config import AuditConfig
+from loradar.core.errors import BadConfigError, BadDataError
+from loradar.core.types import Attack, Progress, Silent
+from loradar.data import Source, load_source, split
+from loradar.evaluation import Report, Row, Size, check_transfer, versions, write_report
+from loradar.recipes import figures
+from loradar.recipes.figures import Contender, Reported
+from loradar.recipes.members import named
+from loradar.recipes.workbench import Workbench, cache_at, everything, open_base
+
+
+def audit(config: AuditConfig, *, progress: Progress | None = None) -> Path:
+    """Measures, writes report.json, report.md and report.html into `config.out`; returns the page's path.
+
+    Adapters are checked against the base before anything is computed. Raises LoradarError.
+    """
+    attacks = list(named(config.attack).values())
+    base = open_base(config.base, config.device)
+    adapters = {folder: load(folder) for folder in config.adapter}
+    bench = Workbench(
+        base=base,
+        precision=config.precision,
+        cache=cache_at(config.cache),
+        batch_size=config.batch_size,
+        progress=progress or Silent(),
+    )
+    contenders = [Contender(name="base", model=base.model, merged=base.model)]
+    for folder, adapter in adapters.items():
+        name = adapter.card.name
+        if name in {one.name for one in contenders}:
+            raise BadConfigError(f"two adapters are called {name!r}, one of them in {folder}; audit them one by one")
+        contenders.append(Contender.plugged(base.model, adapter.to(bench.device), name=name))
+    source = load_source(config.data, size=base.input_size[1:])
+    splits = split(source, reported=config.limit, seed=config.seed)
+    for adapter in adapters.values():
+        _check_unseen(adapter.card, source, splits.record)
+    x, y = everything(splits.reported)
+    reported = Reported(x=x, y=y, seed=config.seed)
+    rows = measure(bench, contenders, attacks, config.threat, reported)
+    names = base.classes or source.classes
+    shown = [
+        picture
+        for one in contenders[1:]
+        for attack in attacks
+        if "transfer" in config.threat
+        for picture in figures.pictures(bench, one, attack, reported, names)
+    ]
+    report = Report(
+        title="Audit",
+        rows=tuple(rows),
+        base=bench.describe(),
+        data={name: value for name, value in splits.record.items() if name != "duplicates"},
+        versions=versions(),
+        settings=bench.settings(config),
+        checks=check_transfer(rows),
+        sizes=tuple(_size(folder) for folder in config.adapter),
+        pictures=tuple(shown),
+    )
+    return write_report(report, config.out)
+
+
+def _check_unseen(card: Card, source: Source, record: dict[str, Any]) -> None:
+    """Where a source has no test split, what is reported depends on seed and limit, and might have been trained on."""
+    if source.test is not None or card.data.get("source") != record["source"]:
+        return
+    before, now = (data["splits"]["reported"]["count"] for data in (card.data, record))
+    if card.data["seed"] != record["seed"] or now > before:
+        raise BadDataError(
+            f"adapter {card.name!r} was trained on some of these images: its reported ones are the first {before} of seed "
+            f"{card.data['seed']}; use --seed {card.data['seed']} and --limit {before} or less"
+        )
+
+
+def measure(
+    bench: Workbench,
+    contenders: Sequence[Contender],
+    attacks: Sequence[Attack],
+    threats: Sequence[str],
+    reported: Reported,
+) -> list[Row]:
+    """Every contender clean, and under every attack in every threat model."""
+    rows = []
+    for one in contenders:
+        rows.append(figures.clean_row(bench, one, reported))
+        if "transfer" in threats:
+            rows += [figures.transfer_row(bench, one, attack, reported) for attack in attacks]
+        if "adaptive" in threats:
+            rows += [figures.adaptive_row(bench, one, attack, reported) for attack in attacks]
+    return rows
+
+
+def _size(folder: Path) -> Size:
+    adapter = load(folder)
+    file = folder / "adapter_model.safetensors"
+    parameters = sum(tensor.numel() for tensor in adapter.state().values())
+    return Size(model=adapter.card.name, bytes=file.stat().st_size, parameters=parameters)

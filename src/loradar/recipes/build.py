@@ -1,0 +1,105 @@
+"""Literal tables: a name in a config becomes an attack. One grammar: NAME[:key=value,...]."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, UniformNoise, WorstOf
+from loradar.core.balls import L2, Linf
+from loradar.core.errors import BadConfigError, did_you_mean
+from loradar.core.types import Attack
+
+ATTACKS: dict[str, Callable[..., Attack]] = {
+    "fgsm": FGSM,
+    "pgd": PGD,
+    "mi-fgsm": MIFGSM,
+    "roa": ROA,
+    "fia": FIA,
+    "noise": UniformNoise,
+    "autoattack": AutoAttack,
+}
+
+BALLS: dict[str, Callable[..., Linf | L2]] = {"linf": Linf, "l2": L2}
+
+DEFAULT_RADIUS = {"linf": 8 / 255, "l2": 0.5}
+
+
+def named_attack(text: str) -> tuple[str, Attack]:
+    """`MYNAME=NAME[:key=value,...]`, or without the first part: a name made of the setting.
+
+    >>> named_attack("big=roa:height=7,width=7")[0]
+    'big'
+    >>> named_attack("roa:height=7,width=7")[0]
+    'roa-height7-width7'
+    """
+    own = re.match(r"^([A-Za-z0-9_.-]+)=(.+)$", text)
+    if own:
+        return own[1], parse_attack(own[2])
+    return re.sub(r"[^A-Za-z0-9.+-]", "", text.replace(":", "-").replace(",", "-").replace("/", "o")), parse_attack(
+        text
+    )
+
+
+def parse_attack(text: str) -> Attack:
+    """`NAME[:key=value,...]`; several joined by `+` are the strongest of them, image by image.
+
+    Values may be fractions. For attacks in a ball the keys are `norm` (linf, l2) and `radius`.
+
+    >>> parse_attack("pgd:radius=4/255,steps=5").steps
+    5
+
+    Raises BadConfigError for an unknown name or key, with the near misses, and for a value that does not fit.
+    """
+    parts = re.split(r"\+(?=[a-z])", text)
+    if len(parts) > 1:
+        return WorstOf(attacks=tuple(parse_attack(part) for part in parts))
+    name, _, options = text.partition(":")
+    if name not in ATTACKS:
+        raise BadConfigError(f"unknown attack {name!r}; {did_you_mean(name, ATTACKS)}")
+    make = ATTACKS[name]
+    settings = dict(_option(option, text) for option in options.split(",") if option)
+    hints = {k: v for k, v in get_type_hints(make).items() if k in {f.name for f in dataclasses.fields(make)}}  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    if "ball" in hints:
+        given |= _ball(name, settings)
+        hints = {k: v for k, v in hints.items() if k != "ball"}
+    for key, value in settings.items():
+        if key not in hints:
+            known = [*hints, *(["norm", "radius"] if "ball" in given else [])]
+            raise BadConfigError(f"attack {name!r} has no setting {key!r}; {did_you_mean(key, known)}")
+        given[key] = _value(f"{name}:{key}", value, hints[key])
+    return make(**given)
+
+
+def _ball(name: str, settings: dict[str, str]) -> dict[str, Any]:
+    """Takes `norm` and `radius` out of `settings`; nothing where neither is there (the attack's own default)."""
+    norm, radius = settings.pop("norm", None), settings.pop("radius", None)
+    if norm is None and radius is None:
+        return {}
+    norm = norm or "linf"
+    if norm not in BALLS:
+        raise BadConfigError(f"{name}:norm is {norm!r}; {did_you_mean(norm, BALLS)}")
+    size = DEFAULT_RADIUS[norm] if radius is None else _value(f"{name}:radius", radius, float)
+    return {"ball": BALLS[norm](radius=size)}
+
+
+def _option(option: str, text: str) -> tuple[str, str]:
+    key, equals, value = option.partition("=")
+    if not equals:
+        raise BadConfigError(f"{text!r} has {option!r} where key=value was expected (NAME:key=value,key=value)")
+    return key.strip(), value.strip()
+
+
+def _value(where: str, text: str, kind: Any) -> Any:
+    fraction = re.fullmatch(r"([0-9.eE+-]+)/([0-9.eE+-]+)", text)
+    try:
+        value: object = float(fraction[1]) / float(fraction[2]) if fraction else text
+        if isinstance(value, str) and value.lower() == "none":
+            value = None
+        return TypeAdapter(kind).validate_python(value)
+    except (ValidationError, ValueError, ZeroDivisionError) as error:
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise BadConfigError(f"{where} is {text!r}; {said[:1].lower() + said[1:]}") from error

@@ -1,0 +1,208 @@
+"""The main job: one adapter per attack on a frozen base, each measured, and a report of what it buys."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from loradar.adapters import Adapter, load, plug, save
+from loradar.config import HardenConfig
+from loradar.core.errors import BadConfigError
+from loradar.core.files import write_atomically
+from loradar.core.modules import evaluating
+from loradar.core.types import Attack, Progress, Silent
+from loradar.data import Splits, load_source, split
+from loradar.evaluation import (
+    Check,
+    Curve,
+    Leak,
+    Picture,
+    Point,
+    Replugged,
+    Report,
+    Row,
+    Size,
+    check_transfer,
+    versions,
+    write_report,
+)
+from loradar.recipes import figures
+from loradar.recipes.figures import Contender, Reported
+from loradar.recipes.members import named, plan
+from loradar.recipes.train_adapter import Trained, train_adapter
+from loradar.recipes.workbench import Workbench, cache_at, everything, open_base
+
+CRITERION = "most right answers on the validation split, clean and attacked counted alike"
+LEAK_IMAGES = 500
+MASKING_IMAGES = 100
+
+
+def harden(config: HardenConfig, *, progress: Progress | None = None) -> Path:
+    """Trains and measures everything that `config` asks for; returns the path of the report's page.
+
+    `config.out` receives `adapters/NAME/` (the selected epoch of each), `report.json`, `report.md`, `report.html`, and
+    `work/` with every epoch. A run that was killed goes on there. Raises LoradarError for anything that the caller can
+    mend, before the long work starts wherever it can be known by then.
+    """
+    members = plan(config)
+    transfer, adaptive = (
+        named(specs or config.attacks) for specs in (config.transfer_attacks, config.adaptive_attacks)
+    )
+    base = open_base(config.base, config.device)
+    source = load_source(config.data, size=base.input_size[1:])
+    splits = split(source, train=config.train, validation=config.validation, reported=config.limit, seed=config.seed)
+    _check_classes(base.num_classes, len(source.classes), config)
+    _claim(config)
+    bench = Workbench(
+        base=base,
+        precision=config.precision,
+        cache=cache_at(config.cache),
+        batch_size=config.batch_size,
+        progress=progress or Silent(),
+    )
+    trained = [train_adapter(m, bench, splits, config, config.out / "work" / m.name) for m in members]
+    x, y = everything(splits.reported)
+    measuring = _Measuring(
+        bench=bench, config=config, transfer=transfer, adaptive=adaptive, reported=Reported(x=x, y=y, seed=config.seed)
+    )
+    report = _report(measuring, trained, splits, base.classes or source.classes)
+    for one in trained:
+        rows = [dataclasses.asdict(r) for r in report.rows if r.model == one.member.name]
+        card = {"measured": rows, "selected_epoch": one.selected.epoch}
+        save(load(one.selected.folder).with_card(**card), config.out / "adapters" / one.member.name)
+    return write_report(report, config.out)
+
+
+def _check_classes(base: int, data: int, config: HardenConfig) -> None:
+    if data > base:
+        raise BadConfigError(
+            f"{config.data} has {data} classes, the base {config.base} only {base}; choose another base"
+        )
+
+
+def _claim(config: HardenConfig) -> None:
+    """Takes the out folder for this run. Raises BadConfigError where it holds one with other settings."""
+    path = config.out / "run.json"
+    now = json.loads(config.model_dump_json(exclude={"out", "cache", "device"}))
+    if path.exists():
+        before = json.loads(path.read_text())
+        odd = [key for key in now if before.get(key) != now[key]]
+        if odd:
+            raise BadConfigError(
+                f"{config.out} holds a run with {odd[0]} = {before.get(odd[0])!r}, now {now[odd[0]]!r}; choose another "
+                "--out, or delete that folder"
+            )
+    write_atomically(path, json.dumps(now, indent=2).encode())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Measuring:
+    """Everything that figures are made from."""
+
+    bench: Workbench
+    config: HardenConfig
+    transfer: dict[str, Attack]
+    adaptive: dict[str, Attack]
+    reported: Reported
+
+    def rows(self, one: Contender, against: str | None) -> list[Row]:
+        """Clean, transfer and adaptive. A baseline or an adapter is measured by its own attack, adapters by all."""
+        bench, reported = self.bench, self.reported
+        everywhere = against is None or one.name in self.transfer
+        moved = list(self.transfer.values()) if everywhere else figures.own_attacks(against or "", self.transfer, "own")
+        which = self.config.adaptive if self.config.adaptive != "own" or against is not None else "all"
+        own = figures.own_attacks(against or "", self.adaptive, which)
+        few = reported.first(self.config.adaptive_limit)
+        return [
+            figures.clean_row(bench, one, reported),
+            *(figures.transfer_row(bench, one, attack, reported) for attack in moved),
+            *(figures.adaptive_row(bench, one, attack, few) for attack in own),
+        ]
+
+    def last_rows(self, one: Contender, against: str) -> list[Row]:
+        """The cheap figures, clean and transfer, for an epoch that was not selected."""
+        own = figures.own_attacks(against, self.transfer, "own")
+        return [
+            figures.clean_row(self.bench, one, self.reported),
+            *(figures.transfer_row(self.bench, one, attack, self.reported) for attack in own),
+        ]
+
+
+def _report(measuring: _Measuring, trained: Sequence[Trained], splits: Splits, classes: Sequence[str]) -> Report:
+    bench, config, base = measuring.bench, measuring.config, measuring.bench.base.model
+    rows = measuring.rows(Contender(name="base", model=base, merged=base), None)
+    last: list[Row] = []
+    leaks: list[Leak] = []
+    checks: list[Check] = []
+    pictures: list[Picture] = []
+    replugged: list[Replugged] = []
+    for one in trained:
+        against, attack = one.member.against, one.member.attack
+        contender = Contender.plugged(base, _on_device(bench, one.selected.folder), name=one.member.model)
+        rows += measuring.rows(contender, against)
+        final = Contender.plugged(base, _on_device(bench, one.last.folder), name=one.member.model)
+        last += measuring.last_rows(final, against)
+        replugged.append(_replug(bench, one, attack, measuring.reported))
+        if one.member.kind == "adapter":
+            leaks.append(figures.leak(bench, contender, attack, measuring.reported.first(LEAK_IMAGES)))
+            checks += figures.masking(bench, contender, measuring.reported.first(MASKING_IMAGES))
+            pictures += figures.pictures(bench, contender, attack, measuring.reported, classes)
+    return Report(
+        title="Hardening report",
+        rows=tuple(rows),
+        base=bench.describe(),
+        data=dict(splits.record),
+        versions=versions(),
+        settings=bench.settings(config),
+        checks=(*checks, *check_transfer(rows)),
+        leaks=tuple(leaks),
+        curves=tuple(_curve(one) for one in trained),
+        sizes=(_base_size(bench), *(_size(one) for one in trained)),
+        replugged=tuple(replugged),
+        last_epoch=tuple(last),
+        pictures=tuple(pictures),
+    )
+
+
+def _on_device(bench: Workbench, folder: Path) -> Adapter:
+    return load(folder).to(bench.device)
+
+
+def _replug(bench: Workbench, one: Trained, attack: Attack, reported: Reported) -> Replugged:
+    """The adapter that training left in memory beside what its last save gives, plugged into the base again."""
+    base = bench.base.model
+    x = torch.cat([reported.x, figures.transferred(bench, attack, reported)])
+    memory, again = plug(base, one.in_memory), plug(base, _on_device(bench, one.last.folder))
+    differing, largest = 0, 0.0
+    with evaluating(memory), evaluating(again), torch.inference_mode():
+        for batch in torch.split(x, bench.batch_size):
+            before, after = memory(batch.to(bench.device)), again(batch.to(bench.device))
+            differing += int((before.argmax(1) != after.argmax(1)).sum())
+            largest = max(largest, float((before - after).abs().max()))
+    return Replugged(model=one.member.name, differing=differing, largest=largest, total=2 * len(reported.y))
+
+
+def _curve(one: Trained) -> Curve:
+    points = (
+        Point(epoch=e.epoch + 1, loss=e.loss, clean=e.clean, adversarial=e.adversarial, total=e.total)
+        for e in one.epochs
+    )
+    return Curve(model=one.member.name, points=tuple(points), selected=one.selected.epoch + 1, criterion=CRITERION)
+
+
+def _size(one: Trained) -> Size:
+    tensors = one.in_memory.state().values()
+    file = one.last.folder / "adapter_model.safetensors"
+    return Size(model=one.member.name, bytes=file.stat().st_size, parameters=sum(t.numel() for t in tensors))
+
+
+def _base_size(bench: Workbench) -> Size:
+    tensors = bench.base.model.state_dict().values()
+    return Size(
+        model="base",
+        bytes=sum(t.numel() * t.element_size() for t in tensors),
+        parameters=sum(t.numel() for t in tensors),
+    )

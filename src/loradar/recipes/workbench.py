@@ -1,0 +1,103 @@
+"""What a recipe works on: the base, its images, the device, and one way to craft and to count."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from loradar.adapters import fingerprint
+from loradar.config import Config
+from loradar.core.errors import BadConfigError
+from loradar.core.types import Attack, Images, Labels, Progress, Task
+from loradar.data import ImageSet
+from loradar.evaluation import craft, predict
+from loradar.models import Base, Precision, load_base, quick, resolve_precision
+from loradar.training import AdversarialCache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """A base on its device. Models are trained, attacked and counted in `precision`."""
+
+    base: Base
+    precision: Precision
+    cache: AdversarialCache
+    batch_size: int
+    progress: Progress
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.base.model.parameters()).device
+
+    def quick(self, model: nn.Module) -> nn.Module:
+        """`model` in the precision of the bench."""
+        return quick(model, self.precision)
+
+    def key(self, model: nn.Module) -> str:
+        """What names `model` in the cache: its weights, and the precision that attacks see them in."""
+        return f"{fingerprint(model)} {resolve_precision(self.precision, self.device)}"
+
+    def attacked(self, attack: Attack, model: nn.Module, x: Images, y: Labels, *, name: str) -> Images:
+        """`attack` on `model` at every image, from the cache where it is there; float32 on the CPU."""
+        fast = self.quick(model)
+        remembered = self.cache.through(attack, fast, model_key=self.key(model))
+        return craft(remembered, fast, x, y, batch_size=self.batch_size, progress=self.named(name))
+
+    def right(self, model: nn.Module, x: Images, y: Labels) -> int:
+        """How many answers are right."""
+        return int((predict(model, x, batch_size=self.batch_size) == y).sum())
+
+    def describe(self) -> dict[str, Any]:
+        """The base, for a report."""
+        return self.base.description | {"fingerprint": fingerprint(self.base.model)}
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        """What was asked for, and the precision that it came to, for a report. Folders are nobody's business."""
+        asked: dict[str, Any] = json.loads(config.model_dump_json(exclude={"out", "cache"}))
+        return asked | {"computed_in": str(resolve_precision(self.precision, self.device)).removeprefix("torch.")}
+
+    def named(self, name: str) -> Progress:
+        return _Named(progress=self.progress, name=name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Named:
+    """A progress whose tasks are all called `name`: the recipe knows better what the work is for."""
+
+    progress: Progress
+    name: str
+
+    def task(self, name: str, total: int, unit: str = "images") -> Task:  # noqa: ARG002
+        return self.progress.task(self.name, total, unit)
+
+
+def open_base(spec: str, device: str) -> Base:
+    """The base, frozen, on its device, in the memory format that convolutions are fastest in; its values untouched."""
+    base = load_base(spec)
+    model = base.model.to(pick_device(device)).to(memory_format=torch.channels_last)
+    return dataclasses.replace(base, model=model.eval().requires_grad_(False))
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one. Raises BadConfigError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadConfigError(f"device {name!r} cannot be used here; expected cpu, cuda or mps, or auto") from error
+    return device
+
+
+def cache_at(folder: Path) -> AdversarialCache:
+    return AdversarialCache(folder.expanduser() / "adversarial")
+
+
+def everything(images: ImageSet) -> tuple[Images, Labels]:
+    """All of a set at once, in memory."""
+    return images.fetch(torch.arange(len(images)))

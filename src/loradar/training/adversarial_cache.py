@@ -1,0 +1,111 @@
+"""Adversarial images kept on disk, under a key of attack, model and image: crafted once, reused by epochs and runs."""
+
+import hashlib
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from loradar.core.errors import BadConfigError
+from loradar.core.files import sha256, write_atomically
+from loradar.core.types import Attack, Images, Labels
+
+Place = tuple[Path, int]
+
+
+@dataclass(frozen=True)
+class AdversarialCache:
+    """A folder of crafted images. Several processes may share it."""
+
+    folder: Path
+
+    def through(self, attack: Attack, model: nn.Module, *, model_key: str) -> "CachedAttack":
+        """`attack` on `model`, reading what this folder holds and keeping what it does not.
+
+        `model_key` must name the model's weights and precision (its fingerprint): it is trusted.
+        """
+        room = self.folder / sha256(f"{attack!r} {model_key}".encode())[:24]
+        return CachedAttack(attack=attack, model=model, room=room, index=_index(room))
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class CachedAttack:
+    """An attack with a memory, for one model; its repr is the attack's own.
+
+    An image is known by the sha256 of its pixels and its label. Each call is one file, written atomically, so a killed
+    run loses one batch at most; a damaged file is passed over, and what it held is crafted again.
+    """
+
+    attack: Attack
+    model: nn.Module
+    room: Path
+    index: dict[str, Place] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return repr(self.attack)
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
+        """Raises BadConfigError for a model that is not the one whose images these are."""
+        if model is not self.model:
+            raise BadConfigError("this cached attack belongs to another model; expected the one that it was made for")
+        keys = _keys(x, y)
+        x_adv = torch.empty_like(x)
+        missing = self._read(keys, x_adv)
+        if missing:
+            rows = torch.tensor(missing, device=x.device)
+            crafted = self.attack(model, x[rows], y[rows])
+            x_adv[rows] = crafted
+            self._write([keys[i] for i in missing], crafted)
+        return x_adv
+
+    def _read(self, keys: list[str], x_adv: Images) -> list[int]:
+        """Fills the rows of `x_adv` that are on disk and returns the others."""
+        missing = []
+        wanted: dict[Path, list[tuple[int, int]]] = defaultdict(list)
+        for row, key in enumerate(keys):
+            if place := self.index.get(key):
+                wanted[place[0]].append((row, place[1]))
+            else:
+                missing.append(row)
+        for path, rows in wanted.items():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    images: Tensor = file.get_tensor("images")
+            except (SafetensorError, OSError):
+                missing += [row for row, _ in rows]
+                continue
+            into, out = zip(*rows, strict=True)
+            x_adv[list(into)] = images[list(out)].to(x_adv)
+        return sorted(missing)
+
+    def _write(self, keys: list[str], x_adv: Images) -> None:
+        packed = torch.tensor([list(bytes.fromhex(key)) for key in keys], dtype=torch.uint8)
+        # the process number keeps two runs that fill one room apart
+        path = self.room / f"{keys[0][:16]}-{len(keys)}-{os.getpid()}.safetensors"
+        write_atomically(path, safetensors.torch.save({"keys": packed, "images": x_adv.cpu().contiguous()}))
+        self.index.update({key: (path, row) for row, key in enumerate(keys)})
+
+
+def _keys(x: Images, y: Labels) -> list[str]:
+    pixels = x.detach().to("cpu", torch.float32).contiguous().numpy()
+    return [
+        hashlib.sha256(image.tobytes() + int(label).to_bytes(8, "little", signed=True)).hexdigest()
+        for image, label in zip(pixels, y.tolist(), strict=True)
+    ]
+
+
+def _index(room: Path) -> dict[str, Place]:
+    index: dict[str, Place] = {}
+    for path in sorted(room.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                keys = file.get_tensor("keys")
+        except (SafetensorError, OSError):
+            continue
+        index.update({bytes(key.tolist()).hex(): (path, row) for row, key in enumerate(keys)})
+    return index

@@ -1,0 +1,71 @@
+"""A training run frozen in one safetensors file, so that a killed run goes on and ends with the same bits.
+
+The data order and the augmentation are functions of the seed and the step, so there is no generator to keep: the
+tensors that move, the optimiser and the schedule are the whole state.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from loradar.core.errors import BadConfigError, BadFileError
+from loradar.core.files import write_atomically
+
+
+def save_checkpoint(
+    path: Path, *, step: int, state: Mapping[str, Tensor], optimizer: Optimizer, scheduler: LRScheduler, run: str
+) -> None:
+    """Writes the run after `step` steps. `run` says which run this is: settings that must not differ on resuming."""
+    frozen = optimizer.state_dict()
+    tensors = {f"state.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    for index, slots in frozen["state"].items():
+        for key, value in slots.items():
+            if value is not None:
+                tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    # a shared storage would be refused by safetensors: each tensor is written from its own memory
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    notes = {"step": step, "run": run, "groups": frozen["param_groups"], "scheduler": _plain(scheduler.state_dict())}
+    write_atomically(path, safetensors.torch.save(tensors, {"loradar": json.dumps(notes)}))
+
+
+def load_checkpoint(
+    path: Path, *, state: Mapping[str, Tensor], optimizer: Optimizer, scheduler: LRScheduler, run: str
+) -> int:
+    """Puts everything back in place and returns how many steps were done.
+
+    Raises BadFileError where the file is damaged, BadConfigError where it belongs to a run with other settings.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = json.loads(file.metadata()["loradar"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise BadFileError(f"{path} is no checkpoint that can be read ({error}); delete it to start afresh") from error
+    if notes["run"] != run:
+        raise BadConfigError(
+            f"{path} belongs to a run with other settings ({notes['run']}, now {run}); choose another folder or delete it"
+        )
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(tensors[f"state.{name}"])
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            slots.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": slots, "param_groups": notes["groups"]})
+    scheduler.load_state_dict(notes["scheduler"])
+    return int(notes["step"])
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """What of a schedule's state is data; its functions are made anew by its constructor."""
+    return {k: v for k, v in values.items() if isinstance(v, int | float | str | list | tuple | type(None))}

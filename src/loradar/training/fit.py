@@ -1,0 +1,148 @@
+"""The training loop: it yields its steps; whoever calls it draws the curves."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
+
+from loradar.core.errors import BadConfigError, BadDataError
+from loradar.core.randomness import generator, mix
+from loradar.training.checkpoints import load_checkpoint, save_checkpoint
+
+LossOf = Callable[[Tensor, int], Tensor]
+"""(indices of the batch, a seed for what is random in it) -> the loss to descend, a scalar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How to descend. The defaults are those of the hardening recipe: Adam 1e-3, StepLR(10, 0.1), 10 epochs."""
+
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    schedule: Literal["step", "cosine", "one-cycle", "constant"] = "step"
+    step_size: int = 10
+    gamma: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "step_size"):
+            if getattr(self, name) < 1:
+                raise BadConfigError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if not self.learning_rate > 0:
+            raise BadConfigError(f"learning_rate is {self.learning_rate}; expected more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step done: `index` of `total` counts from 1 through all epochs."""
+
+    index: int
+    total: int
+    epoch: int
+    ends_epoch: bool
+    loss: float
+    learning_rate: float
+    images: int
+    seconds: float
+
+
+def fit(
+    loss_of: LossOf,
+    *,
+    parameters: Sequence[Tensor],
+    state: Mapping[str, Tensor],
+    count: int,
+    settings: FitSettings,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 20.0,
+    run: str = "",
+) -> Iterator[Step]:
+    """Descends `loss_of` over `count` images, in an order that the seed and the epoch decide.
+
+    The last, smaller batch of an epoch is left out (its images come in other epochs). `state` names every tensor that
+    moves, `parameters` those that receive gradient. With a `checkpoint`, a run that was killed goes on behind its last
+    save and ends with the bits of one that was not; the epoch's end is saved after the caller has seen its step.
+
+    Raises BadDataError where there is nothing to train on, and what `load_checkpoint` raises.
+    """
+    if count < 1:
+        raise BadDataError("the training split is empty; expected at least 1 image")
+    per_epoch = max(1, count // settings.batch_size)
+    total = per_epoch * settings.epochs
+    optimizer = _optimizer(parameters, settings)
+    scheduler = _scheduler(optimizer, settings, total)
+    identity = hashlib.sha256(f"{settings!r} {count} {run}".encode()).hexdigest()[:16]
+    done = 0
+    if checkpoint is not None and checkpoint.exists():
+        done = load_checkpoint(checkpoint, state=state, optimizer=optimizer, scheduler=scheduler, run=identity)
+    saved = time.monotonic()
+    for index in range(done, total):
+        epoch, batch = divmod(index, per_epoch)
+        order = torch.randperm(count, generator=generator(settings.seed, epoch))
+        indices = order[batch * settings.batch_size : (batch + 1) * settings.batch_size]
+        began = time.monotonic()
+        rate = optimizer.param_groups[0]["lr"]
+        loss = loss_of(indices, mix(settings.seed, epoch, batch))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        ends_epoch = batch == per_epoch - 1
+        if ends_epoch or settings.schedule in ("cosine", "one-cycle"):
+            scheduler.step()
+        yield Step(
+            index=index + 1,
+            total=total,
+            epoch=epoch,
+            ends_epoch=ends_epoch,
+            loss=_finite(float(loss.detach()), index),
+            learning_rate=rate,
+            images=len(indices),
+            seconds=time.monotonic() - began,
+        )
+        if checkpoint is not None and (ends_epoch or time.monotonic() - saved >= checkpoint_seconds):
+            save_checkpoint(
+                checkpoint, step=index + 1, state=state, optimizer=optimizer, scheduler=scheduler, run=identity
+            )
+            saved = time.monotonic()
+
+
+def _finite(loss: float, index: int) -> float:
+    if loss != loss or loss in (float("inf"), float("-inf")):
+        raise BadConfigError(f"the loss is {loss} at step {index + 1}; try a smaller learning_rate")
+    return loss
+
+
+def _optimizer(parameters: Sequence[Tensor], settings: FitSettings) -> Optimizer:
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        # gains and biases are not decayed: only matrices and kernels have two dimensions or more
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        filled = [group for group in groups if group["params"]]
+        return SGD(filled, lr=rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
+    return (AdamW if settings.optimizer == "adamw" else Adam)(list(parameters), lr=rate, weight_decay=decay)
+
+
+def _scheduler(optimizer: Optimizer, settings: FitSettings, total: int) -> LRScheduler:
+    match settings.schedule:
+        case "step":
+            return StepLR(optimizer, settings.step_size, settings.gamma)
+        case "cosine":
+            return CosineAnnealingLR(optimizer, total)
+        case "one-cycle":
+            return OneCycleLR(optimizer, settings.learning_rate, total_steps=total + 1, cycle_momentum=False)
+        case "constant":
+            return ConstantLR(optimizer, factor=1.0)

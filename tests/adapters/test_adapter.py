@@ -1,0 +1,111 @@
+"""The adapter as a value: its state, its copies, its card; and the fingerprint of a base."""
+
+import pytest
+import torch
+from torch import nn
+
+from loradar.adapters import Card, fingerprint, fresh, plug
+from loradar.core.errors import BadFileError, WrongBaseError
+from tests.adapters.tiny import Centred, images, resnet, snapshot, trained, vit
+
+
+def test_a_state_comes_back_to_the_bit() -> None:
+    base = resnet()
+    adapter = fresh(base, targets="block-conv1", norm="owned")
+    kept = {name: tensor.clone() for name, tensor in adapter.state().items()}
+    twin, x = plug(base, adapter), images()
+    before = twin(x)
+    for tensor in adapter.state().values():
+        tensor += 1
+    assert not torch.equal(twin(x), before)
+    adapter.load_state(kept)
+    assert torch.equal(twin(x), before)
+
+
+def test_a_state_of_another_adapter_is_refused() -> None:
+    adapter = fresh(resnet(), targets="block-conv1")
+    with pytest.raises(WrongBaseError, match="in one of the two alone"):
+        adapter.load_state({**adapter.state(), "extra": torch.zeros(1)})
+    with pytest.raises(WrongBaseError, match=r"shape \(3,\)"):
+        adapter.load_state({**adapter.state(), "fc.bias": torch.zeros(3)})
+
+
+def test_a_copy_is_of_its_own() -> None:
+    base = resnet()
+    adapter = trained(base, "block-conv1", start="svd", norm="owned")
+    other = adapter.to("cpu")
+    assert torch.equal(plug(base, other)(images()), plug(base, adapter)(images()))
+    assert [p.requires_grad for p in other.parameters()] == [True] * len(adapter.parameters())
+    for tensor in other.state().values():
+        tensor.zero_()
+    assert all(bool(delta.a.any()) for delta in adapter.deltas.values())
+
+
+def test_an_adapter_elsewhere_is_refused_with_the_way_out() -> None:
+    base = resnet()
+    adapter = fresh(base, targets="block-conv1").to("meta")
+    with pytest.raises(WrongBaseError, match=r"is on meta, the base on cpu; adapter\.to\('cpu'\)"):
+        plug(base, adapter)
+
+
+def test_the_card_goes_to_json_and_back() -> None:
+    card = Card(
+        name="roa",
+        targets=("conv1",),
+        rank=4,
+        alpha=4.0,
+        attack_target="base",
+        data={"source": "digits", "train": 900},
+        measured=[{"attack": "PGD(steps=10)", "correct": 412, "total": 500, "low": 0.1, "threat": "adaptive"}],
+        selected_epoch=2,
+    )
+    assert Card.from_json(card.to_json()) == card
+    assert Card.from_json('{"name": "of a later version", "unheard_of": 1}').name == "of a later version"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"rank": "many"}', '{"attack_target": "both"}'])
+def test_what_is_not_a_card_is_refused(text: str) -> None:
+    with pytest.raises(BadFileError, match="not an adapter's card"):
+        Card.from_json(text)
+
+
+def test_the_fingerprint_sees_every_value() -> None:
+    base = vit()
+    before = fingerprint(base)
+    assert before == fingerprint(vit())
+    assert len(before) == 64
+    for tensor in base.state_dict().values():
+        kept = tensor.clone()
+        tensor.view(-1)[-1] += 1e-3
+        assert fingerprint(base) != before
+        tensor.copy_(kept)
+    assert fingerprint(base) == before
+
+
+def test_the_fingerprint_overlooks_what_does_not_change_the_function() -> None:
+    base = resnet()
+    before = fingerprint(base)
+    for name, tensor in base.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            tensor += 1
+    assert fingerprint(base.to(memory_format=torch.channels_last)) == before
+
+    class Bare(nn.Module):
+        def __init__(self, wrapped: nn.Module) -> None:
+            super().__init__()
+            self.wrapped = wrapped
+
+    assert fingerprint(Bare(base)) == before
+    inner = base.wrapped
+    assert isinstance(inner, nn.Module)
+    assert fingerprint(inner) != before, "the normalisation is part of the function"
+    assert fingerprint(Centred(inner)) == before
+
+
+def test_making_an_adapter_leaves_the_base_and_the_global_generator() -> None:
+    base = resnet()
+    before, state = snapshot(base), torch.random.get_rng_state()
+    fresh(base, targets="all-conv", rank=2, start="svd", norm="owned")
+    fresh(base, targets="all-conv", rank=2)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(t, before[n]) for n, t in base.state_dict().items())

@@ -1,0 +1,74 @@
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from loradar.attacks import FGSM, PGD, WorstOf, strongest
+from loradar.core.errors import BadConfigError
+from loradar.core.losses import cross_entropy
+from loradar.core.types import Images, Labels
+from tests.attacks.toys import Net, answers, pictures
+
+
+class Brightness(nn.Module):
+    """Class 1 above a mean of one half, class 0 below, three times as sure for each step away."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((1, 2, 3))
+        return torch.stack([0.5 - mean, mean - 0.5], 1) * 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Set:
+    """Every value of the image set to `value`; `seen` counts what it was asked for."""
+
+    value: float
+    seen: list[int]
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:  # noqa: ARG002
+        self.seen.append(len(x))
+        return torch.full_like(x, self.value)
+
+
+def test_prefers_the_misclassified_then_the_higher_loss() -> None:
+    x, y = pictures(2), torch.tensor([0, 1])  # dark is right for the first, bright for the second
+    weak, dark, bright = (Set(value=value, seen=[]) for value in (0.45, 0.1, 0.9))
+    found = WorstOf(attacks=(dark, weak, bright))(Brightness(), x, y)
+    # dark fools the second image: it is not attacked again, and keeps what fooled it
+    assert (found[1] == 0.1).all()
+    assert (found[0] == 0.9).all()
+    assert (dark.seen, weak.seen, bright.seen) == ([2], [1], [1])
+    resisting = WorstOf(attacks=(dark, weak))(Brightness(), x, y)
+    assert (resisting[0] == 0.45).all()  # right both times; the higher loss
+    assert (WorstOf(attacks=(weak, dark))(Brightness(), x, y)[0] == 0.45).all()
+
+
+def test_stops_when_all_are_fooled() -> None:
+    x, y = pictures(2), torch.tensor([1, 1])
+    first, second = Set(value=0.1, seen=[]), Set(value=0.9, seen=[])
+    WorstOf(attacks=(first, second))(Brightness(), x, y)
+    assert second.seen == []
+
+
+def test_never_weaker_than_each_member() -> None:
+    model, x = Net().double(), pictures(8)
+    y = answers(model, x)
+    members = (FGSM(), PGD(steps=3))
+    fooled = answers(model, WorstOf(attacks=members)(model, x, y)) != y
+    for member in members:
+        assert (fooled | (answers(model, member(model, x, y)) == y)).all()
+
+
+def test_strongest_does_not_change_what_a_craft_returned() -> None:
+    model, x = Net().double(), pictures(4)
+    y = answers(model, x)
+    kept = x.clone()
+    found = strongest(model, x, y, [lambda x, _: x, lambda x, y: FGSM()(model, x, y)])
+    assert torch.equal(x, kept)
+    assert (cross_entropy(model(found), y) >= cross_entropy(model(x), y)).all()
+
+
+def test_no_attacks_are_refused() -> None:
+    with pytest.raises(BadConfigError, match="expected one or more"):
+        WorstOf(attacks=())

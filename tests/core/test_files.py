@@ -1,0 +1,83 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from loradar.core.errors import BadFileError
+from loradar.core.files import folder_atomically, sha256, write_atomically
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_sha256_is_the_standard_one() -> None:
+    # the digest of the empty message, FIPS 180-4
+    assert sha256(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_write_makes_folders_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.bin"
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "b.bin"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(BadFileError, match="No space left on device; nothing was changed there"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folder_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "report"
+    with folder_atomically(target) as folder:
+        (folder / "x").write_text("1")
+        assert not target.exists()
+    assert (target / "x").read_text() == "1"
+    with folder_atomically(target) as folder:
+        (folder / "y").write_text("2")
+        assert (target / "x").exists()
+    assert [p.name for p in target.iterdir()] == ["y"]
+    assert list(target.parent.iterdir()) == [target]
+
+
+def _fail_midway(folder: Path, error: Exception) -> None:
+    (folder / "x").write_text("half")
+    raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("inside"), OSError(errno.ENOSPC, "No space left on device")])
+def test_failed_block_leaves_the_old_folder(tmp_path: Path, error: Exception) -> None:
+    target = tmp_path / "report"
+    with folder_atomically(target) as folder:
+        (folder / "x").write_text("1")
+    expected = BadFileError if isinstance(error, OSError) else RuntimeError
+    with pytest.raises(expected), folder_atomically(target) as folder:
+        _fail_midway(folder, error)
+    assert (target / "x").read_text() == "1"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "report"
+    with folder_atomically(target) as folder:
+        (folder / "x").write_text("1")
+    rename = Path.rename
+
+    def refuse_the_new_one(self: Path, to: Path) -> Path:
+        if self.name.endswith(".part"):
+            full_disk()
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new_one)
+    with pytest.raises(BadFileError), folder_atomically(target) as folder:
+        (folder / "x").write_text("2")
+    assert (target / "x").read_text() == "1"
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from loradar.core.errors import BadTargetError
+from loradar.core.modules import capture, evaluating, find_layer, innermost
+
+
+class Wrapper(nn.Module):
+    def __init__(self, wrapped: nn.Module) -> None:
+        super().__init__()
+        self.wrapped = wrapped
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.wrapped(x)
+        return out
+
+
+def model() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 2)))
+
+
+def test_innermost_follows_wrappers_all_the_way() -> None:
+    backbone = model()
+    assert innermost(backbone) is backbone
+    assert innermost(Wrapper(Wrapper(backbone))) is backbone
+
+
+def test_find_layer_is_relative_to_the_backbone() -> None:
+    backbone = model()
+    assert find_layer(Wrapper(backbone), "2.1") is backbone.get_submodule("2.1")
+    for missing in ("2.9", "", "wrapped.0"):
+        with pytest.raises(BadTargetError, match="the model has no layer"):
+            find_layer(Wrapper(backbone), missing)
+
+
+def test_evaluating_puts_every_mode_back_even_after_an_error() -> None:
+    net = model().train()
+    net[0].eval()
+    before = [m.training for m in net.modules()]
+    with evaluating(net):
+        assert not any(m.training for m in net.modules())
+    assert [m.training for m in net.modules()] == before
+    with pytest.raises(RuntimeError, match="inside"), evaluating(net):
+        raise RuntimeError("inside")
+    assert [m.training for m in net.modules()] == before
+
+
+def test_capture_gives_the_last_output_and_leaves_no_hook() -> None:
+    net = model().eval()
+    first, second = torch.ones(2, 3), torch.zeros(2, 3)
+    with capture(Wrapper(net), "0") as output:
+        net(first)
+        net(second)
+        assert torch.equal(output.value, net[0](second))
+    assert not net[0]._forward_hooks
+    with pytest.raises(RuntimeError, match="inside"), capture(net, "0"):
+        raise RuntimeError("inside")
+    assert not net[0]._forward_hooks
+
+
+def test_capture_keeps_the_graph() -> None:
+    net = model().eval()
+    with capture(net, "0") as output:
+        logits = net(torch.ones(1, 3, requires_grad=True))
+    (grad,) = torch.autograd.grad(logits.sum(), output.value)
+    assert grad.shape == (1, 4)
+
+
+def test_capture_of_an_unknown_layer_names_the_near_misses() -> None:
+    net = nn.Sequential()
+    net.add_module("layer1", nn.Identity())
+    with pytest.raises(BadTargetError, match="did you mean 'layer1'"), capture(net, "layer2"):
+        pass

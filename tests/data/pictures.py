@@ -1,0 +1,42 @@
+"""Pictures and files of pictures, made on the spot."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+
+def pixels(seed: int, *, height: int = 8, width: int = 8) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(height, width, 3) noise."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def coded(array: np.ndarray[Any, np.dtype[np.uint8]], kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, format=kind)
+    return file.getvalue()
+
+
+def png(seed: int, *, height: int = 8, width: int = 8) -> bytes:
+    return coded(pixels(seed, height=height, width=width))
+
+
+def parquet(
+    path: Path, pictures: Sequence[bytes], labels: Sequence[object], *, names: Sequence[str] | None = None
+) -> Path:
+    """A file as Hugging Face `datasets` writes it, columns `image` and `label`; without `names` there is no schema."""
+    structs = [{"bytes": picture, "path": None} for picture in pictures]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(structs, kind), "label": pa.array(list(labels))})
+    if names is not None:
+        features = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    return path
