@@ -68,14 +68,22 @@ def test_peft_reads_ours(model: tuple[nn.Module, str], settings: dict[str, Any],
     assert torch.allclose(as_peft_reads(base, tmp_path / "ours")(x), expected, atol=1e-4)
 
 
-def test_peft_reads_a_merge_of_mixed_ranks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["conv1", "block-conv1"])
+def test_peft_reads_a_merge_of_mixed_ranks(first: str, tmp_path: Path) -> None:
     base = bare(resnet)
     # conv1 is the end of every other target's name, and has a rank of its own
-    pool = AdapterPool({"a": trained(base, "conv1", rank=3), "b": trained(base, "block-conv1+stem", rank=2, alpha=5.0)})
+    pool = AdapterPool({"a": trained(base, first, rank=3), "b": trained(base, "block-conv1+stem", rank=2, alpha=5.0)})
     merged = merge(pool, {"a": 0.25, "b": 0.75})
     save(merged, tmp_path / "ours", base)
     expected = fold(base, merged)(images())
     assert torch.allclose(as_peft_reads(base, tmp_path / "ours")(images()), expected, atol=1e-4)
+
+
+def test_peft_hits_the_targets_and_no_other_layers(tmp_path: Path) -> None:
+    base = bare(resnet)
+    save(trained(base, "conv1"), tmp_path / "ours", base)
+    hit = [n for n, m in as_peft_reads(base, tmp_path / "ours").named_modules() if hasattr(m, "lora_A")]
+    assert hit == ["base_model.model.conv1"]
 
 
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"alpha_pattern": {"layer2.0.conv1|fc2": 5}}], ids=str)

@@ -102,6 +102,6 @@ def test_parameters_are_not_asked_for_gradients() -> None:
     class Guarded(Net):
         def forward(self, x: Tensor) -> Tensor:
             features = self.layer2(self.layer1(x)).flatten(1)
-            return nn.functional.linear(features, Forbidden.apply(self.fc.weight))  # type: ignore[no-untyped-call]
+            return nn.functional.linear(features, Forbidden.apply(self.fc.weight))
 
     PGD(steps=1)(Guarded(), pictures(1).float(), torch.tensor([0]))

@@ -97,7 +97,7 @@ def test_undecided_images_get_a_random_position() -> None:
     y = torch.zeros(32, dtype=torch.int64)
     for logits in ((1.0, 1.0), (1000.0, 0.0)):
         for search in ("exhaustive", "gradient"):
-            roa = ROA(height=2, width=2, search=search, steps=1)  # type: ignore[arg-type]
+            roa = ROA(height=2, width=2, search=search, steps=1)
             first = corner(roa(Constant(logits), x, y), x)
             assert len(set(first)) > 12  # of 49
             assert {r for r, _ in first} == set(range(7))

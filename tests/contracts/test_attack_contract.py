@@ -1,9 +1,11 @@
 """The contract of every attack: a table with a row for each, and what each row must pass."""
 
 import dataclasses
+import pickle
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +46,8 @@ def best_in_linf(model: Linear, x: Tensor, y: Tensor) -> Tensor:
 
 def best_in_l2(model: Linear, x: Tensor, y: Tensor) -> Tensor:
     w = model.margin_weights(y)
-    return x + 0.5 * w / w.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    lengths: Tensor = w.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return x + 0.5 * w / lengths
 
 
 def best_for_logit(model: Linear, x: Tensor, y: Tensor) -> Tensor:
@@ -141,16 +144,16 @@ def test_leaves_the_room_as_it_was(case: Case) -> None:
         assert same, name
 
 
-def _room(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, object]:
-    state: dict[str, object] = {name: value.clone() for name, value in model.state_dict().items()}
+def _room(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
+    state: dict[str, Any] = {name: value.clone() for name, value in model.state_dict().items()}
     state |= {f"mode {name}": module.training for name, module in model.named_modules()}
     state |= {f"hooks {name}": len(module._forward_hooks) for name, module in model.named_modules()}
     for name, parameter in model.named_parameters():
         state[f"requires_grad {name}"] = parameter.requires_grad
         state[f"grad {name}"] = None if parameter.grad is None else parameter.grad.clone()
     state |= {"x": x.clone(), "y": y.clone(), "x requires_grad": x.requires_grad, "grad mode": torch.is_grad_enabled()}
-    state |= {"torch": torch.get_rng_state(), "random": repr(random.getstate())}
-    return state | {"numpy": repr(np.random.get_state()[1:])}
+    state |= {"torch": torch.get_rng_state(), "random": random.getstate()}
+    return state | {"numpy": pickle.dumps(np.random.get_state())}
 
 
 @every
@@ -237,7 +240,7 @@ def test_is_a_frozen_setting_whose_repr_says_all(case: Case) -> None:
     assert eval(repr(attack), dict(names)) == attack
     assert hash(attack) == hash(eval(repr(attack), dict(names)))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        attack.seed = 1  # type: ignore[attr-defined]
+        attack.seed = 1
 
 
 @every

@@ -5,8 +5,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-# no deadline: a busy machine is no failure
-patient = settings(deadline=None, max_examples=40)
+# no deadline: a busy machine is no failure; the same examples in every run: neither is a draw of luck
+patient = settings(deadline=None, derandomize=True, max_examples=60)
 seeds = st.integers(min_value=0, max_value=2**31)
 radii = st.floats(min_value=0, max_value=2, allow_nan=False)
 shapes = st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 5), st.integers(1, 5))

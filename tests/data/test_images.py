@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from loradar.core.errors import BadDataError
 from loradar.data import ImageSet, images
@@ -65,6 +66,13 @@ def test_a_selection_of_a_selection_remembers_where_it_came_from(which: int) -> 
     assert torch.equal(part.fetch(torch.arange(2))[0], images.fetch(torch.tensor([6, 8]))[0])
     assert part.labels.tolist() == [0, 2]
     assert len(images) == 9
+
+
+def test_the_fingerprint_covers_the_labels() -> None:
+    def images(labels: Tensor) -> ImageSet:
+        return gather(Shelf([png(0), png(1)]), labels, classes=CLASSES, name="s/train", size=None)
+
+    assert images(torch.tensor([0, 1])).fingerprint != images(torch.tensor([0, 2])).fingerprint
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -50,6 +50,7 @@ def test_by_default_all_is_used() -> None:
     assert sorted(train + validation) == list(range(100))
     train, validation, reported = _origins(split(_source(test=None)))
     assert (len(train), len(validation), len(reported)) == (72, 8, 20)
+    assert reported == sorted(reported)
     assert sorted(train + validation + reported) == list(range(100))
 
 

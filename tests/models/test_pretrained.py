@@ -69,10 +69,12 @@ def offline_timm(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
 
     def create(name: str, pretrained: bool, **options: Any) -> nn.Module:
+        asked.extend([name] if pretrained else [])
+        model: Any = _create("vit_tiny_patch16_224", pretrained=False, **options)
         if pretrained:
-            asked.append(name)
-        model: nn.Module = _create("vit_tiny_patch16_224", pretrained=False, **options)
-        return model
+            model.pretrained_cfg["mean"] = (0.1, 0.2, 0.3)  # weights may differ from their architecture's usual
+        built: nn.Module = model
+        return built
 
     arguments = {"embed_dim": 24, "depth": 1, "num_heads": 2}
     monkeypatch.setattr(timm, "create_model", create)
@@ -84,7 +86,7 @@ def test_timm_weights_come_with_their_normalisation(offline_timm: list[str]) -> 
     base = load_base("timm:vit_tiny_patch16_224:num_classes=6,img_size=32,depth=1")
     assert offline_timm == ["vit_tiny_patch16_224"]
     assert (base.num_classes, base.input_size) == (6, (3, 32, 32))
-    assert base.description["mean"] == [0.5, 0.5, 0.5]
+    assert base.description["mean"] == [0.1, 0.2, 0.3]
     assert base.model(torch.rand(1, 3, 32, 32)).shape == (1, 6)
 
 

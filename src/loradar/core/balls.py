@@ -74,4 +74,5 @@ class Rectangle:
 
 
 def _length(delta: Tensor) -> Tensor:
-    return delta.flatten(1).norm(dim=1)[:, None, None, None]
+    length: Tensor = delta.flatten(1).norm(dim=1)
+    return length[:, None, None, None]

@@ -20,7 +20,7 @@ def innermost(model: nn.Module) -> nn.Module:
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
     """The submodule `name` of the innermost backbone. Raises BadTargetError with the near misses."""
-    modules = dict(innermost(model).named_modules())
+    modules: dict[str, nn.Module] = dict(innermost(model).named_modules())
     if name not in modules or not name:
         raise BadTargetError(f"the model has no layer {name!r}; {did_you_mean(name, [n for n in modules if n])}")
     return modules[name]

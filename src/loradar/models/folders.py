@@ -45,11 +45,11 @@ def load_folder(folder: Path) -> Base:
             options=config.get("options"),
             notes={**_notes(config), "spec": str(folder), "sha256": digest},
         )
+    except BadFileError:
+        raise
     except KeyError as error:
         raise BadFileError(f"{folder / CONFIG}: {error.args[0]!r} is missing or unknown") from error
     except (BadConfigError, TypeError, ValueError) as error:
-        if isinstance(error, BadFileError):
-            raise
         raise BadFileError(f"{folder / CONFIG}: {error}") from error
 
 

@@ -22,10 +22,10 @@ def curves(folder: Path | None) -> Iterator[Draw]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise BadConfigError("tensorboard is not installed; pip install 'loradar[tensorboard]'") from error
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(folder)) as writer:
 
         def draw(step: int, values: Mapping[str, float]) -> None:
             for name, value in values.items():
-                writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, step)
 
         yield draw

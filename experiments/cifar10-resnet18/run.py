@@ -1,0 +1,63 @@
+"""The source's table on CIFAR-10: base, fc-only, fc+norm, the literal start, FIA, ROA 5x5 and 7x7.
+
+    python experiments/cifar10-resnet18/run.py stock --seeds 0 1 2
+    python experiments/cifar10-resnet18/run.py cifar --seeds 0
+
+reads CIFAR-10 and the bases from the places that the YAML files name, trains and measures (a killed run goes on), counts
+clean and transfer on all 10,000 test images as well, and writes the reports beside this file. Work lies in `runs/`.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from loradar.cli.progress import watching
+from loradar.config import AuditConfig, HardenConfig, read_file, settle
+from loradar.core.types import Progress
+from loradar.recipes.audit import audit
+from loradar.recipes.harden import harden
+
+HERE = Path(__file__).parent
+
+
+def one(name: str, seed: int, progress: Progress) -> None:
+    """Trains and measures one base with one seed, and keeps the reports."""
+    work = Path("runs/cifar10-resnet18") / f"{name}-seed{seed}"
+    settings = read_file(HERE / f"{name}.yaml") | {"seed": seed, "out": work}
+    config = settle(HardenConfig, settings)
+    keep(harden(config, progress=progress).parent, HERE / f"{name}-seed{seed}")
+    whole = AuditConfig(
+        base=config.base,
+        adapter=sorted((work / "adapters").iterdir()),
+        data=config.data,
+        attack=config.attacks,
+        threat=["transfer"],
+        limit=10_000,
+        out=work / "all-10000",
+        batch_size=config.batch_size,
+        precision=config.precision,
+        seed=seed,
+    )
+    keep(audit(whole, progress=progress).parent, HERE / f"{name}-seed{seed}-all-10000")
+
+
+def keep(report: Path, place: Path) -> None:
+    place.mkdir(exist_ok=True)
+    for file in ("report.json", "report.md", "report.html"):
+        shutil.copy(report / file, place / file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", choices=["stock", "cifar"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    args = parser.parse_args()
+    with watching(Console(stderr=True)) as progress:
+        for seed in args.seeds:
+            one(args.base, seed, progress)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from loradar.core.errors import BadConfigError
+from loradar.core.types import Images, Labels
+from loradar.training import AdversarialCache
+
+
+@dataclass(frozen=True)
+class Shift:
+    """An attack that counts the images it was asked for."""
+
+    by: float = 0.25
+    asked: list[int] = field(default_factory=list, repr=False, compare=False)
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:  # noqa: ARG002
+        self.asked.append(len(x))
+        return (x + self.by * (1 + y[:, None, None, None])).clamp(0, 1)
+
+
+X, Y = torch.rand(6, 3, 4, 4), torch.arange(6) % 3
+MODEL = nn.Identity()
+
+
+def test_what_was_crafted_is_read_back_bit_for_bit(tmp_path: Path) -> None:
+    first, again = Shift(), Shift()
+    expected = Shift()(MODEL, X, Y)
+    assert torch.equal(AdversarialCache(tmp_path).through(first, MODEL, model_key="m")(MODEL, X, Y), expected)
+    assert torch.equal(AdversarialCache(tmp_path).through(again, MODEL, model_key="m")(MODEL, X, Y), expected)
+    assert first.asked == [6]
+    assert again.asked == []
+
+
+def test_only_what_is_missing_is_crafted_in_any_order(tmp_path: Path) -> None:
+    attack = Shift()
+    cached = AdversarialCache(tmp_path).through(attack, MODEL, model_key="m")
+    cached(MODEL, X[:4], Y[:4])
+    order = torch.tensor([5, 1, 4, 0])
+    assert torch.equal(cached(MODEL, X[order], Y[order]), Shift()(MODEL, X[order], Y[order]))
+    assert attack.asked == [4, 2]
+
+
+@pytest.mark.parametrize("other", ["attack", "model", "label"])
+def test_another_attack_model_or_label_is_another_key(tmp_path: Path, other: str) -> None:
+    cache = AdversarialCache(tmp_path)
+    cache.through(Shift(), MODEL, model_key="m")(MODEL, X, Y)
+    attack = Shift(by=0.5) if other == "attack" else Shift()
+    y = (Y + 1) % 3 if other == "label" else Y
+    key = "n" if other == "model" else "m"
+    assert torch.equal(cache.through(attack, MODEL, model_key=key)(MODEL, X, y), attack(MODEL, X, y))
+    assert attack.asked == [6, 6]
+
+
+def test_a_damaged_file_is_crafted_again(tmp_path: Path) -> None:
+    AdversarialCache(tmp_path).through(Shift(), MODEL, model_key="m")(MODEL, X, Y)
+    (file,) = tmp_path.rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:100])
+    attack = Shift()
+    x_adv = AdversarialCache(tmp_path).through(attack, MODEL, model_key="m")(MODEL, X, Y)
+    assert torch.equal(x_adv, Shift()(MODEL, X, Y))
+    assert attack.asked == [6]
+
+
+def test_a_file_that_vanishes_between_is_crafted_again(tmp_path: Path) -> None:
+    cached = AdversarialCache(tmp_path).through(attack := Shift(), MODEL, model_key="m")
+    cached(MODEL, X, Y)
+    (file,) = tmp_path.rglob("*.safetensors")
+    file.unlink()
+    assert torch.equal(cached(MODEL, X, Y), Shift()(MODEL, X, Y))
+    assert attack.asked == [6, 6]
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    cached = AdversarialCache(tmp_path).through(Shift(), MODEL, model_key="m")
+    with pytest.raises(BadConfigError, match="another model"):
+        cached(nn.Identity(), X, Y)
+
+
+def test_its_repr_is_the_attacks_own(tmp_path: Path) -> None:
+    assert repr(AdversarialCache(tmp_path).through(Shift(), MODEL, model_key="m")) == repr(Shift())
