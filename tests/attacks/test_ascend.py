@@ -58,6 +58,15 @@ def test_tiny_gradients_still_count() -> None:
     torch.testing.assert_close(tiny, x + 0.1)
 
 
+def test_tiny_gradients_count_as_much_as_any_in_the_momentum() -> None:
+    x = torch.full((1, 1, 1, 4), 0.5)
+    weights = iter([torch.tensor([1.0, 1.0, 1.0, 1.0]) * 1e-30, torch.tensor([-0.5, -1.5, -1.5, -1.5])])
+    objective = lambda v: (v * next(weights)).flatten(1).sum(1)  # noqa: E731
+    # the first value: 1 - 0.5 / 1.25 is still above 0; the others: 1 - 1.5 / 1.25 is below
+    found = ascend(objective, x, x, ball=Linf(radius=0.4), step=0.1, steps=2, momentum=1.0)
+    torch.testing.assert_close(found.flatten(), torch.tensor([0.7, 0.5, 0.5, 0.5]))
+
+
 def test_start_is_not_touched_and_no_steps_give_it_back() -> None:
     x, start = pictures(2), pictures(2, seed=1)
     kept = start.clone()

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loradar.attacks import FIA, door
+from loradar.attacks import FIA, ascend, door
 from loradar.core.errors import BadConfigError, BadTargetError
 from loradar.core.modules import capture
 from loradar.core.randomness import mix, uniform
@@ -78,6 +78,22 @@ def test_ascent_lowers_the_important_features() -> None:
             model(images)
         scores.append((importance * output.value).flatten(1).sum(1))
     assert (scores[1] > scores[0]).all()
+
+
+def test_ascends_with_momentum_from_the_image_itself() -> None:
+    model, x = Net().double(), pictures(4)
+    y = answers(model, x)
+    fia = FIA(masks=5, momentum=0.8)
+    importance = fia._importance(model, x, y)
+
+    def objective(x_adv: Tensor) -> Tensor:
+        with capture(model, "layer2") as output:
+            model(x_adv)
+        return (importance * output.value).flatten(1).sum(1)
+
+    expected = ascend(objective, x, x, ball=fia.ball, step=fia.step, steps=fia.steps, momentum=0.8)
+    assert torch.equal(fia(model, x, y), expected)
+    assert not torch.equal(FIA(masks=5, momentum=0.0)(model, x, y), expected)
 
 
 def test_labels_true_given_predicted() -> None:

@@ -152,6 +152,31 @@ def test_restarts_are_never_weaker_and_spare_the_fooled() -> None:
     assert [len(seen) for seen in counting.seen[5:7]] == [left, left]
 
 
+def test_restarts_take_the_next_position_and_uniform_pixels() -> None:
+    model, x = Net().double(), pictures(2)
+    y = torch.tensor([0, 0])
+    with torch.no_grad():
+        model.fc.bias[0] = 20  # never fooled
+    counting = Counting(model)
+    ROA(height=2, width=2, search="exhaustive", steps=1, restarts=3)(counting, x, y)
+    search, starts = counting.seen[0], [counting.seen[k] for k in (1, 3, 5)]
+    assert len(search) == 98
+    places = grid(x, height=2, width=2, stride=1)
+    losses = painted_losses(model, x, y, places, torch.arange(49).expand(2, -1))
+    for k, start in enumerate(starts):
+        position = losses.topk(3).indices[:, k]
+        assert corner(start, x) == [(int(p) // 7, int(p) % 7) for p in position]
+        inside = start[places.masks(position, x).expand_as(x)]
+        assert (len(set(inside.tolist())) == 1) == (k == 0)  # grey, then uniform
+
+
+def test_restarts_draw_anew() -> None:
+    model, x, y = Constant((1.0, 1.0)), pictures(1), torch.tensor([0])
+    counting = Counting(model)
+    ROA(height=8, width=8, steps=1, restarts=3)(counting, x, y)
+    assert not torch.equal(counting.seen[4], counting.seen[6])
+
+
 def test_uniform_start() -> None:
     model, x = Constant((1.0, 1.0)), pictures(1)
     y = torch.tensor([0])

@@ -44,6 +44,19 @@ def test_prefers_the_misclassified_then_the_higher_loss() -> None:
     assert (WorstOf(attacks=(weak, dark))(Brightness(), x, y)[0] == 0.45).all()
 
 
+def test_misclassified_at_a_lower_loss_is_stronger() -> None:
+    class FirstPixel(nn.Module):
+        """The three channels of the first pixel are the logits."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :, 0, 0]
+
+    x, y = pictures(1), torch.tensor([0])
+    right, wrong = (torch.tensor(v).double().view(1, 3, 1, 1).expand_as(x) for v in ([0.34, 0.33, 0.33], [0.9, 1, 0]))
+    assert cross_entropy(FirstPixel()(wrong), y) < cross_entropy(FirstPixel()(right), y)
+    assert torch.equal(strongest(FirstPixel(), x, y, [lambda *_: right, lambda *_: wrong]), wrong)
+
+
 def test_stops_when_all_are_fooled() -> None:
     x, y = pictures(2), torch.tensor([1, 1])
     first, second = Set(value=0.1, seen=[]), Set(value=0.9, seen=[])
@@ -63,9 +76,10 @@ def test_never_weaker_than_each_member() -> None:
 def test_strongest_does_not_change_what_a_craft_returned() -> None:
     model, x = Net().double(), pictures(4)
     y = answers(model, x)
-    kept = x.clone()
-    found = strongest(model, x, y, [lambda x, _: x, lambda x, y: FGSM()(model, x, y)])
-    assert torch.equal(x, kept)
+    stored = x.clone()
+    found = strongest(model, x, y, [lambda *_: stored, lambda x, y: FGSM()(model, x, y)])
+    assert torch.equal(stored, x)
+    assert not torch.equal(found, x)
     assert (cross_entropy(model(found), y) >= cross_entropy(model(x), y)).all()
 
 

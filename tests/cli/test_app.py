@@ -80,8 +80,8 @@ def test_adapters_list_show_verify(trained: Path, base_folder: Path) -> None:
     assert (good.returncode, good.stderr) == (0, "")
 
 
-def test_inspect_shows_what_the_targets_hit(base_folder: Path) -> None:
-    shown = loradar("inspect", base_folder).stdout
+def test_inspect_shows_what_the_targets_hit() -> None:
+    shown = loradar("inspect", "torchvision:resnet18:pretrained=false,num_classes=10").stdout
     assert "layer4.1.conv1" in shown
     assert "66,646 parameters" in shown
 
@@ -96,7 +96,7 @@ BAD = {
     "an unknown config key": (["harden", "{base}", "--config", "{config}"], "did you mean 'epochs'"),
     "a number that is none": (["harden", "{base}", "--epochs", "ten"], "epochs is 'ten'"),
     "no such data": (["audit", "{base}", "--data", "nowhere/at/all"], "nowhere/at/all"),
-    "a pickle for a base": (["audit", "{pickle}:architecture=resnet18,num_classes=10"], "model.pt"),
+    "a pickle for a base": (["audit", "{pickle}:architecture=resnet18,num_classes=10"], "more than tensors"),
     "no adapter": (["adapters", "verify", "{empty}", "--base", "{base}"], "adapter"),
     "a truncated adapter": (["adapters", "verify", "{short}", "--base", "{base}"], "truncated"),
     "a tampered adapter": (["adapters", "verify", "{flipped}", "--base", "{base}"], "changed"),
@@ -124,7 +124,7 @@ def places(trained: Path, base_folder: Path, tmp_path_factory: pytest.TempPathFa
         data = bytearray(file.read_bytes())
         data[-1] ^= 1
         file.write_bytes(data[:-100] if name == "short" else data)
-    other = save_base(folder / "other", new_base("resnet18", num_classes=10, input_size=(3, 32, 32), seed=2))
+    other = save_base(folder / "other", new_base("timm:test_resnet", num_classes=10, input_size=(3, 32, 32), seed=2))
     paths = {"base": base_folder, "other": other, "adapter": adapter, "config": folder / "c.yaml"}
     return paths | {"pickle": folder / "model.pt"} | {n: folder / n for n in ("empty", "short", "flipped")}
 

@@ -18,7 +18,7 @@ from loradar.attacks.rectangles import grid
 from loradar.core.balls import L2, Linf
 from loradar.core.errors import BadImagesError
 from loradar.core.types import Attack
-from tests.attacks.toys import Linear, Net, answers, pictures
+from tests.attacks.toys import Counting, Linear, Net, answers, pictures
 
 RADIUS = 0.06
 LINF, EUCLID = Linf(radius=RADIUS), L2(radius=0.5)
@@ -154,6 +154,14 @@ def _room(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
     state |= {"x": x.clone(), "y": y.clone(), "x requires_grad": x.requires_grad, "grad mode": torch.is_grad_enabled()}
     state |= {"torch": torch.get_rng_state(), "random": random.getstate()}
     return state | {"numpy": pickle.dumps(np.random.get_state())}
+
+
+@every
+def test_model_sees_nothing_but_images(case: Case) -> None:
+    counting = Counting(Net())
+    x = pictures(4).float().round()  # at the corners of the box, where every ball reaches outside
+    case.attack(counting, x, answers(counting.wrapped, x))
+    assert all(seen.min() >= 0 and seen.max() <= 1 for seen in counting.seen)
 
 
 @every

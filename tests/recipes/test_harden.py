@@ -135,7 +135,7 @@ def test_defended_crafts_against_the_model_of_the_moment(base_folder: Path, tmp_
         ({"attacks": []}, BadConfigError, "no attack"),
         ({"limit": 100_000}, BadDataError, "100000 reported images asked for"),
         ({"targets": ["layer9.conv1"]}, BadTargetError, "did you mean"),
-        ({"rank": 100}, BadTargetError, "rank 100 exceeds 64"),
+        ({"rank": 100}, BadTargetError, "rank 100 exceeds"),
         ({"device": "cuda:77"}, BadConfigError, "cannot be used here"),
     ],
 )

@@ -9,7 +9,7 @@ from loradar.recipes.pretrain import pretrain
 
 def test_pretrain_writes_a_base_that_opens_and_says_how_it_was_made(tmp_path: Path) -> None:
     config = PretrainConfig(
-        architecture="resnet18",
+        architecture="timm:test_resnet",
         out=tmp_path / "base",
         train=64,
         validation=8,

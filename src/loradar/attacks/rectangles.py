@@ -75,11 +75,11 @@ def gradient_candidates(objective: Objective, x: Images, places: Grid, *, count:
 def most_harmful(losses: Tensor, x: Images, *, count: int, seed: int) -> Tensor:
     """(batch, count) indices into the painted positions of `losses` (batch, positions), highest loss first, cyclic.
 
-    Where at least 90 % of the positions tie at the highest loss, or the highest loss is 0, at random.
+    At random where at least 90 % of the positions tie at the highest loss; so also where that is 0, the least there is.
     """
     positions = losses.shape[1]
     best = losses.amax(1, keepdim=True)
-    undecided = ((losses == best).sum(1, keepdim=True) >= 0.9 * positions) | (best == 0)
+    undecided = (losses == best).sum(1, keepdim=True) >= 0.9 * positions
     ranked = losses.argsort(dim=1, descending=True, stable=True)
     ranked = ranked[:, torch.arange(count, device=x.device) % positions]
     drawn = (uniform(x, seed, (count,)) * positions).long().clamp_max(positions - 1)

@@ -1,6 +1,7 @@
 """Reading a file of weights without running anybody's code, and putting them into a model strictly."""
 
 import pickle
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -36,7 +37,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
 
 def _from_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # of a pickle that torch did not write it warns that it may fail; if it does, we say so
+            warnings.simplefilter("ignore", UserWarning)
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BadFileError(
             f"{path} holds more than tensors, and opening it would run code from the file; expected a plain state_dict "
