@@ -22,25 +22,27 @@ from loradar.recipes.harden import harden
 HERE = Path(__file__).parent
 
 
-def one(name: str, seed: int, progress: Progress) -> None:
+def one(name: str, seed: int, whole: int, progress: Progress) -> None:
     """Trains and measures one base with one seed, and keeps the reports."""
     work = Path("runs/cifar10-resnet18") / f"{name}-seed{seed}"
     settings = read_file(HERE / f"{name}.yaml") | {"seed": seed, "out": work}
     config = settle(HardenConfig, settings)
     keep(harden(config, progress=progress).parent, HERE / f"{name}-seed{seed}")
-    whole = AuditConfig(
+    if whole <= (config.limit or whole):
+        return
+    more = AuditConfig(
         base=config.base,
         adapter=sorted((work / "adapters").iterdir()),
         data=config.data,
         attack=config.attacks,
         threat=["transfer"],
-        limit=10_000,
-        out=work / "all-10000",
+        limit=whole,
+        out=work / f"first-{whole}",
         batch_size=config.batch_size,
         precision=config.precision,
         seed=seed,
     )
-    keep(audit(whole, progress=progress).parent, HERE / f"{name}-seed{seed}-all-10000")
+    keep(audit(more, progress=progress).parent, HERE / f"{name}-seed{seed}-first-{whole}")
 
 
 def keep(report: Path, place: Path) -> None:
@@ -51,12 +53,13 @@ def keep(report: Path, place: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", choices=["stock", "cifar"])
+    parser.add_argument("base", choices=[path.stem for path in sorted(HERE.glob("*.yaml"))])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--whole", type=int, default=10_000, help="test images for clean and transfer, beside the 500")
     args = parser.parse_args()
     with watching(Console(stderr=True)) as progress:
         for seed in args.seeds:
-            one(args.base, seed, progress)
+            one(args.base, seed, args.whole, progress)
 
 
 if __name__ == "__main__":

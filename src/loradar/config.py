@@ -53,7 +53,7 @@ class HardenConfig(DataConfig):
     base: str = Field(..., description="FOLDER, torchvision:NAME, timm:NAME, hub:OWNER/NAME or FILE:architecture=NAME.")
     out: Path = Field(Path("runs/harden"), description="Folder for adapters and report. A killed run resumes there.")
     attacks: list[str] = Field(
-        ["roa", "fia", "pgd"], description="One adapter each: NAME[:key=value,...], or MYNAME=NAME[:...]."
+        ["roa", "fia", "pgd"], description="One adapter each: [MYNAME=]NAME[:key=value,...][@base|@defended]."
     )
     transfer_attacks: list[str] | None = Field(None, description="Reported, against the base. Default: --attacks.")
     adaptive_attacks: list[str] | None = Field(None, description="Reported, against each model. Default: --attacks.")
@@ -65,7 +65,7 @@ class HardenConfig(DataConfig):
     start: Literal["random", "zeros", "svd"] = Field("random", description="zeros is the literal start; never learns.")
     norm: Literal["frozen", "owned"] = Field("frozen", description="owned: statistics move and belong to the adapter.")
     attack_target: Literal["base", "defended"] = Field(
-        "base", description="base: crafted once, kept on disk. defended: crafted against the plugged model, every step."
+        "base", description="base: crafted once, kept on disk. defended: against the plugged model, every step."
     )
     baselines: bool = Field(True, description="Also train fc-only and fc+norm, so that the deltas earn their place.")
     literal: bool = Field(False, description="Also train each adapter from both factors at zero.")

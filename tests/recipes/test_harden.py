@@ -116,8 +116,7 @@ def test_defended_crafts_against_the_model_of_the_moment(base_folder: Path, tmp_
         settings(
             base_folder,
             tmp_path,
-            attacks=["fast=pgd:steps=1"],
-            attack_target="defended",
+            attacks=["fast=pgd:steps=1@defended"],
             baselines=False,
             adaptive="own",
             adaptive_limit=6,
@@ -133,6 +132,7 @@ def test_defended_crafts_against_the_model_of_the_moment(base_folder: Path, tmp_
     [
         ({"attacks": ["roa", "roa"]}, BadConfigError, "two attacks are called 'roa'"),
         ({"attacks": []}, BadConfigError, "no attack"),
+        ({"attacks": ["pgd@defend"]}, BadConfigError, "expected 'base' or 'defended'"),
         ({"limit": 100_000}, BadDataError, "100000 reported images asked for"),
         ({"targets": ["layer9.conv1"]}, BadTargetError, "did you mean"),
         ({"rank": 100}, BadTargetError, "rank 100 exceeds"),

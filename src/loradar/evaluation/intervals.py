@@ -1,7 +1,5 @@
 """How sure a count is: the Wilson interval of a share, and the exact test of a paired difference."""
 
-from scipy.stats import binomtest
-
 from loradar.core.errors import BadConfigError
 
 
@@ -15,6 +13,8 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     """
     if not 0 <= count <= total or total == 0:
         raise BadConfigError(f"{count} of {total} is no share; expected 0 <= count <= total, and at least one image")
+    from scipy.stats import binomtest  # here: it takes seconds to import, and most commands count nothing
+
     interval = binomtest(count, total).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -30,4 +30,6 @@ def sign_test(more: int, fewer: int) -> float:
     """
     if more + fewer == 0:
         return 1.0
+    from scipy.stats import binomtest
+
     return float(binomtest(more, more + fewer, 0.5, alternative="greater").pvalue)

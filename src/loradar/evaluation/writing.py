@@ -4,7 +4,6 @@ from pathlib import Path
 
 from loradar.core.errors import BadFileError
 from loradar.core.files import write_atomically
-from loradar.evaluation.page import to_html, to_markdown
 from loradar.evaluation.report import Report, from_json, to_json
 
 
@@ -13,6 +12,8 @@ def write_report(report: Report, folder: Path | str) -> Path:
 
     Other files in the folder stay. Raises BadConfigError, and BadFileError where the disk is full or refuses.
     """
+    from loradar.evaluation.page import to_html, to_markdown  # here: it brings matplotlib, which takes seconds
+
     folder = Path(folder)
     texts = {"report.json": to_json(report), "report.md": to_markdown(report), "report.html": to_html(report)}
     for name, text in texts.items():

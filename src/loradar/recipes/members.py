@@ -9,40 +9,62 @@ from loradar.core.types import Attack
 from loradar.recipes.build import named_attack
 
 Kind = Literal["adapter", "zeros", "fc-only", "fc+norm"]
+Target = Literal["base", "defended"]
+TARGETS: tuple[Target, ...] = ("base", "defended")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One training. `name` is its folder; `model` is what report rows call it; `against` names the attack."""
+    """One training. `name` is its folder; `model` is what report rows call it; `against` names the attack,
+    and `target` the model that it is crafted against."""
 
     name: str
     model: str
     kind: Kind
     against: str
     attack: Attack
+    target: Target
 
 
 def plan(config: HardenConfig) -> tuple[Member, ...]:
     """Every training of a run, adapters first. Raises BadConfigError for two attacks of one name."""
     attacks = named(config.attacks)
-    members = [Member(name=n, model=n, kind="adapter", against=n, attack=a) for n, a in attacks.items()]
-    for name, attack in attacks.items():
-        if config.literal:
-            zeros = f"{name}-zeros"
-            members.append(Member(name=zeros, model=zeros, kind="zeros", against=name, attack=attack))
-        if config.baselines:
-            kinds: tuple[Kind, ...] = ("fc-only", "fc+norm")
-            members += [Member(name=f"{name}-{k}", model=k, kind=k, against=name, attack=attack) for k in kinds]
-    return tuple(members)
+    targets = {name: _target(spec, config.attack_target) for name, spec in zip(attacks, config.attacks, strict=True)}
+
+    def member(against: str, kind: Kind) -> Member:
+        name = against if kind == "adapter" else f"{against}-{kind}"
+        # the report knows baselines by their kind alone; adapters, the literal one among them, by their name
+        model = kind if kind in ("fc-only", "fc+norm") else name
+        return Member(
+            name=name, model=model, kind=kind, against=against, attack=attacks[against], target=targets[against]
+        )
+
+    literal: tuple[Kind, ...] = ("zeros",) if config.literal else ()
+    baselines: tuple[Kind, ...] = ("fc-only", "fc+norm") if config.baselines else ()
+    beside = (*literal, *baselines)
+    return (
+        *(member(name, "adapter") for name in attacks),
+        *(member(name, kind) for name in attacks for kind in beside),
+    )
+
+
+def _target(spec: str, default: Target) -> Target:
+    _, at, target = spec.partition("@")
+    if at and target not in TARGETS:
+        raise BadConfigError(f"{spec!r} asks for the target {target!r}; expected {' or '.join(map(repr, TARGETS))}")
+    return next((known for known in TARGETS if known == target), default)
 
 
 def named(specs: list[str]) -> dict[str, Attack]:
-    """Attacks by name, in order. Raises BadConfigError for none, and for two of one name."""
+    """Attacks by name, in order; `@base` and `@defended` are left to `plan`.
+
+    Raises BadConfigError for none, and for two of one name.
+    """
     if not specs:
         raise BadConfigError("no attack is given; expected at least one, for example roa")
     found: dict[str, Attack] = {}
     for spec in specs:
-        name, attack = named_attack(spec)
+        name, attack = named_attack(spec.partition("@")[0])
         if name in found:
             raise BadConfigError(f"two attacks are called {name!r}; give one another name (MYNAME=NAME:key=value)")
         found[name] = attack

@@ -61,7 +61,7 @@ def train_adapter(member: Member, bench: Workbench, splits: Splits, config: Hard
     # a tensor among the state, so that the mean loss of an epoch survives a kill in the middle of it
     sums = torch.zeros(2, dtype=torch.float64)
     settings = FitSettings(**{f.name: getattr(config, f.name) for f in dataclasses.fields(FitSettings)})
-    judge = _judge(member, bench, splits, config, adapter, folder)
+    judge = _judge(member, bench, splits, adapter, folder)
     steps = fit(
         _loss_of(member, bench, splits, config, adapter),
         parameters=adapter.parameters(),
@@ -99,9 +99,7 @@ def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfi
         seed=config.seed,
         name=member.name,
     )
-    return adapter.with_card(
-        trained_against=repr(member.attack), attack_target=config.attack_target, data=dict(splits.record)
-    )
+    return adapter.with_card(trained_against=repr(member.attack), attack_target=member.target, data=dict(splits.record))
 
 
 def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenConfig, adapter: Adapter) -> LossOf:
@@ -109,7 +107,7 @@ def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenCon
     base, device = bench.base.model, bench.device
     fast = bench.quick(plug(base, adapter).train())
     kept: Images | None = None
-    if config.attack_target == "base":
+    if member.target == "base":
         name = f"craft {member.against}, {len(splits.train)} training images"
         kept = bench.attacked(member.attack, base, *everything(splits.train), name=name)
 
@@ -127,12 +125,12 @@ def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenCon
 
 
 def _judge(
-    member: Member, bench: Workbench, splits: Splits, config: HardenConfig, adapter: Adapter, folder: Path
+    member: Member, bench: Workbench, splits: Splits, adapter: Adapter, folder: Path
 ) -> Callable[[int, float], Epoch]:
     """What measures the adapter of the moment on the validation split, and puts both on disk."""
     base, (x, y) = bench.base.model, everything(splits.validation)
     name = f"craft {member.against}, {len(y)} validation images"
-    kept = bench.attacked(member.attack, base, x, y, name=name) if config.attack_target == "base" else None
+    kept = bench.attacked(member.attack, base, x, y, name=name) if member.target == "base" else None
 
     def judge(number: int, loss: float) -> Epoch:
         model = fold(base, adapter)

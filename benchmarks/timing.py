@@ -1,0 +1,66 @@
+"""One case in a process of its own: seconds over repeats after a warm-up, and the peak of its memory."""
+
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """`seconds` are those of each repeat; `peak_mb` is the process's largest resident size, imports included."""
+
+    case: str
+    images: int
+    seconds: tuple[float, ...]
+    peak_mb: float
+
+    @property
+    def per_thousand(self) -> float:
+        return 1000 * statistics.median(self.seconds) / self.images
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        return 1000 * min(self.seconds) / self.images, 1000 * max(self.seconds) / self.images
+
+
+def timed(case: str, prepare: Callable[[str], tuple[Callable[[], object], int]], repeats: int) -> Timing:
+    """`prepare(case)` gives what is timed and how many images one call of it handles; both run in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_run, (case, prepare, repeats))
+
+
+def _run(case: str, prepare: Callable[[str], tuple[Callable[[], object], int]], repeats: int) -> Timing:
+    call, images = prepare(case)
+    call()
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+    return Timing(case=case, images=images, seconds=tuple(seconds), peak_mb=peak)
+
+
+def show(name: str, timings: list[Timing], settings: dict[str, object]) -> None:
+    """Prints a table and writes `results/NAME.json`."""
+    print(f"{name}: {', '.join(f'{k} {v}' for k, v in settings.items())}, {torch.get_num_threads()} threads")
+    print(f"{'case':<44}{'s / 1,000 images':>18}{'min - max':>18}{'peak MB':>10}")
+    for t in timings:
+        low, high = t.spread
+        print(f"{t.case:<44}{t.per_thousand:>18.2f}{f'{low:.2f} - {high:.2f}':>18}{t.peak_mb:>10.0f}")
+    RESULTS.mkdir(exist_ok=True)
+    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    values = {"settings": settings, "machine": machine | {"torch": torch.__version__}}
+    rows = [asdict(t) | {"seconds_per_1000": t.per_thousand} for t in timings]
+    (RESULTS / f"{name}.json").write_text(json.dumps(values | {"timings": rows}, indent=1) + "\n")
