@@ -1,6 +1,9 @@
-"""Train an adapter against PGD on any classifier of your own, plug it, save it, plug it again: the Python API.
+"""Train an adapter against PGD, plug it, save it, plug it again: the Python API.
 
+make demo                              # makes the base that this reads
 python examples/plug_and_unplug.py
+
+Any `nn.Module` from images in [0, 1] to logits would do as a base.
 """
 
 import torch
@@ -8,13 +11,12 @@ import torch
 from loradar.adapters import fold, fresh, load, plug, save
 from loradar.attacks import PGD
 from loradar.data import load_source, split
+from loradar.models import load_base
 from loradar.training import FitSettings, fit, one_to_one
 
 splits = split(load_source("digits"), train=500, validation=50, reported=100)
-base = nn.Sequential(
-    nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 10)
-)
-adapter = fresh(base, targets=["0"], rank=4)
+base = load_base("runs/demo/base").model
+adapter = fresh(base, targets="block-conv1", rank=4)
 defended, attack = plug(base, adapter), PGD(steps=3)
 
 

@@ -34,12 +34,10 @@ def test_a_split_is_read_once() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("", "name of the data is empty"),
         ("no/such/folder", "there is no data 'no/such/folder'; expected digits"),
         ("digits:image=a", "has no option 'image'; it takes none"),
         ("digits:size=8", "has no option 'size'"),
         ("hub:a/b:imag=x", "did you mean 'image'"),
-        ("hub:a/b:image=x,label", "cannot read 'label'"),
         ("hub:a/b:image=x,image=y", "each key once"),
     ],
 )

@@ -40,6 +40,7 @@ def test_every_name_of_the_table_is_tried_above() -> None:
         ("pdg", "did you mean 'pgd'"),
         ("roa:hight=5", "did you mean 'height'"),
         ("roa:height", "key=value"),
+        ("roa:height=5,height=6", "each key once"),
         ("roa:height=five", "roa:height is 'five'"),
         ("roa:search=random", "roa:search is 'random'"),
         ("pgd:norm=l1", "pgd:norm is 'l1'"),

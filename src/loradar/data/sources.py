@@ -1,9 +1,9 @@
 """Sources of data by a one-line name."""
 
-import re
 from pathlib import Path
 
 from loradar.core.errors import BadDataError, did_you_mean
+from loradar.core.specs import split_spec
 from loradar.data.batches import batches_source, has_batches
 from loradar.data.digits import digits_source
 from loradar.data.folders import folder_source
@@ -30,7 +30,7 @@ def load_source(spec: str, *, size: tuple[int, int] | None = None) -> Source:
     All images come as RGB; with `size` (height, width) those of another size are scaled until they cover it and cropped
     about the centre, without it they must have one size. Raises BadDataError, one line, here or when a split is read.
     """
-    what, options = _parse(spec)
+    what, options = split_spec(spec)
     path = Path(what).expanduser()
     columns = {key: options.pop(key) for key in _COLUMNS if key in options}
     if what.startswith("hub:"):
@@ -50,20 +50,6 @@ def load_source(spec: str, *, size: tuple[int, int] | None = None) -> Source:
     if has_batches(path):
         return batches_source(path, size=size)
     return folder_source(path, size=size)
-
-
-def _parse(spec: str) -> tuple[str, dict[str, str]]:
-    """`WHAT[:key=value,...]`."""
-    found = re.fullmatch(r"(.+?)(?::(\w+=.*))?", spec.strip(), flags=re.DOTALL)
-    if found is None:
-        raise BadDataError(f"the name of the data is empty; expected {_KINDS}")
-    options: dict[str, str] = {}
-    for part in found[2].split(",") if found[2] else []:
-        key, sign, value = (piece.strip() for piece in part.partition("="))
-        if not sign or not value or key in options:
-            raise BadDataError(f"{spec!r}: cannot read {part!r}; expected key=value, each key once, between commas")
-        options[key] = value
-    return found[1], options
 
 
 def _refuse(options: dict[str, str], known: tuple[str, ...], what: str) -> None:

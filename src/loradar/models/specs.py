@@ -1,10 +1,10 @@
 """The one-line names of bases: `WHAT[:key=value,...]`."""
 
-import re
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from loradar.core.errors import BadConfigError, did_you_mean
+from loradar.core.specs import split_spec
 
 Value: TypeAlias = str | int | float | bool
 
@@ -23,16 +23,8 @@ def parse_spec(text: str) -> Spec:
     >>> parse_spec("timm:resnet18:pretrained=false,num_classes=10")
     Spec(what='timm:resnet18', options={'pretrained': False, 'num_classes': 10})
     """
-    found = re.fullmatch(r"(.+?)(?::(\w+=.*))?", text.strip(), flags=re.DOTALL)
-    if found is None:
-        raise BadConfigError("the name is empty; expected WHAT[:key=value,...]")
-    options: dict[str, Value] = {}
-    for part in (found[2] or "").split(",") if found[2] else []:
-        key, sign, value = (piece.strip() for piece in part.partition("="))
-        if not sign or not key or not value or key in options:
-            raise BadConfigError(f"{text!r}: cannot read {part!r}; expected key=value, each key once, between commas")
-        options[key] = _value(value)
-    return Spec(what=found[1], options=options)
+    what, options = split_spec(text)
+    return Spec(what=what, options={key: _value(value) for key, value in options.items()})
 
 
 def _value(text: str) -> Value:

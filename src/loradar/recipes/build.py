@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, UniformNoise, WorstOf
 from loradar.core.balls import L2, Linf
 from loradar.core.errors import BadConfigError, did_you_mean
+from loradar.core.specs import parse_options
 from loradar.core.types import Attack
 
 ATTACKS: dict[str, Callable[..., Attack]] = {
@@ -60,7 +61,7 @@ def parse_attack(text: str) -> Attack:
     if name not in ATTACKS:
         raise BadConfigError(f"unknown attack {name!r}; {did_you_mean(name, ATTACKS)}")
     make = ATTACKS[name]
-    settings = dict(_option(option, text) for option in options.split(",") if option)
+    settings = parse_options(options, text)
     hints = {k: v for k, v in get_type_hints(make).items() if k in {f.name for f in dataclasses.fields(make)}}  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     if "ball" in hints:
@@ -84,13 +85,6 @@ def _ball(name: str, settings: dict[str, str]) -> dict[str, Any]:
         raise BadConfigError(f"{name}:norm is {norm!r}; {did_you_mean(norm, BALLS)}")
     size = DEFAULT_RADIUS[norm] if radius is None else _value(f"{name}:radius", radius, float)
     return {"ball": BALLS[norm](radius=size)}
-
-
-def _option(option: str, text: str) -> tuple[str, str]:
-    key, equals, value = option.partition("=")
-    if not equals:
-        raise BadConfigError(f"{text!r} has {option!r} where key=value was expected (NAME:key=value,key=value)")
-    return key.strip(), value.strip()
 
 
 def _value(where: str, text: str, kind: Any) -> Any:

@@ -1,7 +1,7 @@
 """Contenders and their figures: clean, under transfer, under adaptive attacks; the leak test and the masking checks."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -146,15 +146,6 @@ def pictures(
         )
         for i in torch.cat([saved, lost]).tolist()
     )
-
-
-def own_attacks(against: str, attacks: Mapping[str, Attack], which: str) -> list[Attack]:
-    """Those that an adapter trained against `against` is measured by: all, none, or its own where one has its name."""
-    if which == "none":
-        return []
-    if which == "own" and against in attacks:
-        return [attacks[against]]
-    return list(attacks.values())
 
 
 def _short(attack: Attack) -> str:

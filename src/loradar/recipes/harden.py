@@ -31,7 +31,7 @@ from loradar.evaluation import (
 )
 from loradar.recipes import figures
 from loradar.recipes.figures import Contender, Reported
-from loradar.recipes.members import named, plan
+from loradar.recipes.members import Member, named, plan
 from loradar.recipes.train_adapter import Trained, train_adapter
 from loradar.recipes.workbench import Workbench, cache_at, everything, open_base
 
@@ -70,7 +70,8 @@ def harden(config: HardenConfig, *, progress: Progress | None = None) -> Path:
     )
     report = _report(measuring, trained, splits, base.classes or source.classes)
     for one in trained:
-        rows = [dataclasses.asdict(r) for r in report.rows if r.model == one.member.name]
+        own = (one.member.model, repr(one.member.attack))
+        rows = [dataclasses.asdict(r) for r in report.rows if (r.model, r.trained_against) == own]
         card = {"measured": rows, "selected_epoch": one.selected.epoch}
         save(load(one.selected.folder).with_card(**card), config.out / "adapters" / one.member.name)
     return write_report(report, config.out)
@@ -108,27 +109,35 @@ class _Measuring:
     adaptive: dict[str, Attack]
     reported: Reported
 
-    def rows(self, one: Contender, against: str | None) -> list[Row]:
-        """Clean, transfer and adaptive. A baseline or an adapter is measured by its own attack, adapters by all."""
-        bench, reported = self.bench, self.reported
-        everywhere = against is None or one.name in self.transfer
-        moved = list(self.transfer.values()) if everywhere else figures.own_attacks(against or "", self.transfer, "own")
-        which = self.config.adaptive if self.config.adaptive != "own" or against is not None else "all"
-        own = figures.own_attacks(against or "", self.adaptive, which)
-        few = reported.first(self.config.adaptive_limit)
-        return [
-            figures.clean_row(bench, one, reported),
-            *(figures.transfer_row(bench, one, attack, reported) for attack in moved),
-            *(figures.adaptive_row(bench, one, attack, few) for attack in own),
-        ]
-
-    def last_rows(self, one: Contender, against: str) -> list[Row]:
-        """The cheap figures, clean and transfer, for an epoch that was not selected."""
-        own = figures.own_attacks(against, self.transfer, "own")
+    def rows(self, one: Contender, member: Member | None) -> list[Row]:
+        """Clean, transfer and adaptive. The base (no member) and adapters meet every attack, baselines their own."""
+        everywhere = member is None or member.kind == "adapter"
+        moved = self._of(self.transfer, member, "all" if everywhere else "own")
+        own = self._of(self.adaptive, member, self.config.adaptive)
+        few = self.reported.first(self.config.adaptive_limit)
         return [
             figures.clean_row(self.bench, one, self.reported),
-            *(figures.transfer_row(self.bench, one, attack, self.reported) for attack in own),
+            *(figures.transfer_row(self.bench, one, attack, self.reported) for attack in moved),
+            *(figures.adaptive_row(self.bench, one, attack, few) for attack in own),
         ]
+
+    def last_rows(self, one: Contender, member: Member) -> list[Row]:
+        """The cheap figures, clean and transfer, for an epoch that was not selected."""
+        return [
+            figures.clean_row(self.bench, one, self.reported),
+            *(
+                figures.transfer_row(self.bench, one, attack, self.reported)
+                for attack in self._of(self.transfer, member, "own")
+            ),
+        ]
+
+    def _of(self, attacks: dict[str, Attack], member: Member | None, which: str) -> list[Attack]:
+        """Those that a model is measured by: none, all, or its own where one has the name that it was trained against."""
+        if which == "none":
+            return []
+        if which == "own" and member is not None and member.against in attacks:
+            return [attacks[member.against]]
+        return list(attacks.values())
 
 
 def _report(measuring: _Measuring, trained: Sequence[Trained], splits: Splits, classes: Sequence[str]) -> Report:
@@ -140,11 +149,11 @@ def _report(measuring: _Measuring, trained: Sequence[Trained], splits: Splits, c
     pictures: list[Picture] = []
     replugged: list[Replugged] = []
     for one in trained:
-        against, attack = one.member.against, one.member.attack
+        attack = one.member.attack
         contender = Contender.plugged(base, _on_device(bench, one.selected.folder), name=one.member.model)
-        rows += measuring.rows(contender, against)
+        rows += measuring.rows(contender, one.member)
         final = Contender.plugged(base, _on_device(bench, one.last.folder), name=one.member.model)
-        last += measuring.last_rows(final, against)
+        last += measuring.last_rows(final, one.member)
         replugged.append(_replug(bench, one, attack, measuring.reported))
         if one.member.kind == "adapter":
             leaks.append(figures.leak(bench, contender, attack, measuring.reported.first(LEAK_IMAGES)))
