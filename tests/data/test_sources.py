@@ -38,7 +38,6 @@ def test_a_split_is_read_once() -> None:
         ("digits:image=a", "has no option 'image'; it takes none"),
         ("digits:size=8", "has no option 'size'"),
         ("hub:a/b:imag=x", "did you mean 'image'"),
-        ("hub:a/b:image=x,image=y", "each key once"),
     ],
 )
 def test_a_name_that_is_no_source_is_refused(spec: str, message: str) -> None:
