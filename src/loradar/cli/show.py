@@ -8,7 +8,7 @@ from rich.table import Table
 from loradar.adapters import Adapter, find_head, find_norms, find_targets, fingerprint, fresh, load, verify
 from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.modules import innermost
-from loradar.evaluation import Row, read_report
+from loradar.evaluation import Row, labels, read_report, short_names
 from loradar.models import load_base
 
 WEIGHTS = "adapter_model.safetensors"
@@ -21,10 +21,11 @@ def percent(row: Row) -> str:
 
 def summary(folder: Path) -> RenderableType:
     """The figures of a report, a line each."""
+    rows = read_report(folder).rows
+    models, attacks = labels(rows), short_names(row.attack for row in rows)
     table = Table("model", "attack", "threat", "right (95 % interval)", "n", box=None, header_style="bold")
-    for row in read_report(folder).rows:
-        against = f" ({row.trained_against.partition('(')[0]})" if row.model.startswith("fc") else ""
-        table.add_row(f"{row.model}{against}", short(row.attack), row.threat, percent(row), str(row.total))
+    for row in rows:
+        table.add_row(models[row.contender], attacks[row.attack], row.threat, percent(row), str(row.total))
     return table
 
 

@@ -2,6 +2,7 @@
 
 from loradar.evaluation.leak import Leak, Sign, leak_test
 from loradar.evaluation.measure import NO_ATTACK, Row, accuracy_row, craft, device_of, predict
+from loradar.evaluation.names import labels, short_names
 from loradar.evaluation.pictures import Picture
 from loradar.evaluation.report import Curve, Point, Replugged, Report, Size, from_json, to_json
 from loradar.evaluation.sanity import Check, check_masking, check_transfer
@@ -26,9 +27,11 @@ __all__ = [
     "craft",
     "device_of",
     "from_json",
+    "labels",
     "leak_test",
     "predict",
     "read_report",
+    "short_names",
     "to_json",
     "versions",
     "write_report",
