@@ -16,7 +16,7 @@ from benchmarks.timing import show, timed
 from loradar.models import new_base, quick
 from loradar.recipes.build import parse_attack
 
-OURS = ("fgsm", "pgd", "pgd:norm=l2", "mi-fgsm", "noise", "fia", "roa", "roa:search=exhaustive")
+OURS = ("fgsm", "pgd", "pgd:norm=l2", "mi-fgsm", "noise", "fia", "roa", "roa:search=exhaustive,stride=4")
 PEERS = ("FGSM", "PGD", "PGDL2", "MIFGSM")
 
 

@@ -113,6 +113,8 @@ def read_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise BadConfigError(f"config {path} cannot be read: {line}; expected YAML, or TOML in a .toml file") from error
+    if found is None:
+        return {}
     if not isinstance(found, dict):
         raise BadConfigError(f"config {path} holds {type(found).__name__}; expected a table of settings (key: value)")
     return {str(key).replace("-", "_"): value for key, value in found.items()}

@@ -8,9 +8,9 @@ import torch
 
 from loradar.adapters import load, plug, verify
 from loradar.config import AuditConfig, HardenConfig
-from loradar.core.errors import BadConfigError, BadDataError, BadTargetError
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadTargetError
 from loradar.evaluation import read_report
-from loradar.models import load_base
+from loradar.models import load_base, new_base, save_base
 from loradar.recipes.audit import audit
 from loradar.recipes.harden import harden
 
@@ -144,7 +144,7 @@ def test_mistakes_are_said_before_the_long_work(
 ) -> None:
     with pytest.raises(error, match=says):
         harden(settings(base_folder, tmp_path, **changes))
-    assert not (tmp_path / "cache").exists()
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_audit_measures_without_training(run: Path, base_folder: Path, tmp_path: Path) -> None:
@@ -166,6 +166,37 @@ def test_audit_measures_without_training(run: Path, base_folder: Path, tmp_path:
     }
     hardened = {(r.model, first(r.attack), r.threat): r.correct for r in read_report(run / "run").rows}
     assert found["fast", "PGD", "adaptive"] == hardened["fast", "PGD", "adaptive"]
+
+
+def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", new_base("timm:test_resnet", num_classes=3, input_size=(3, 32, 32)))
+    with pytest.raises(BadConfigError, match="has 10 classes, the base 3"):
+        audit(AuditConfig(base=str(base), out=tmp_path / "out", cache=tmp_path / "cache"))
+
+
+def test_another_order_of_classes_is_refused(tmp_path: Path) -> None:
+    names = [*"1023456789"]
+    base = save_base(
+        tmp_path / "base", new_base("timm:test_resnet", num_classes=10, classes=names, input_size=(3, 32, 32))
+    )
+    with pytest.raises(BadConfigError, match="class 0 is '0' in digits and '1' in the base"):
+        harden(settings(base, tmp_path))
+
+
+def test_an_adapter_given_twice_is_refused(run: Path, base_folder: Path, tmp_path: Path) -> None:
+    folder = run / "run" / "adapters" / "fast"
+    with pytest.raises(BadConfigError, match="two adapters are called 'fast'"):
+        audit(AuditConfig(base=str(base_folder), adapter=[folder, folder], out=tmp_path, cache=tmp_path))
+
+
+@pytest.mark.parametrize("flag", ["out", "cache"])
+def test_a_place_that_cannot_be_written_is_said_at_once(base_folder: Path, tmp_path: Path, flag: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    places = {"out": tmp_path / "out", "cache": tmp_path / "cache"} | {flag: tmp_path / "file" / "below"}
+    with pytest.raises(BadFileError, match="could not"):
+        audit(AuditConfig(base=str(base_folder), attack=["fgsm"], limit=4, **places))
+    with pytest.raises(BadFileError, match="could not"):
+        harden(settings(base_folder, tmp_path, attacks=["fgsm"], **places))
 
 
 def test_audit_refuses_images_that_were_trained_on(run: Path, base_folder: Path, tmp_path: Path) -> None:

@@ -179,8 +179,9 @@ def _read_record(path: Path) -> _Record:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    data = _read(path)
     try:
-        content = json.loads(_read(path))
+        content = json.loads(data)
     except ValueError as error:
         raise BadFileError(f"{path} is not JSON ({error}); get the folder anew") from error
     if not isinstance(content, dict):

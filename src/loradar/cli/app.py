@@ -87,7 +87,7 @@ def _demo(
 def _inspect(
     base: Annotated[str, typer.Argument(help="As for harden.")],
     targets: Annotated[list[str], typer.Option(help="Preset or patterns to try.")] = ["block-conv1+stem"],  # noqa: B006
-    rank: Annotated[int, typer.Option(help="Rank to reckon sizes for.")] = 4,
+    rank: Annotated[int, typer.Option(min=1, help="Rank to reckon sizes for.")] = 4,
 ) -> None:
     """Show what a base is made of: its layers, which of them the targets hit, and how large an adapter would be."""
     from loradar.cli.show import inspection

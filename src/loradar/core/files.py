@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from loradar.core.errors import BadFileError
@@ -26,11 +26,20 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder itself is the trouble, there is nothing to take away
+            temporary.unlink(missing_ok=True)
         raise BadFileError(
             f"could not write {path}: {error.strerror or error}; nothing was changed there (free some space, or choose "
             "another folder)"
         ) from error
+
+
+def make_folder(path: Path) -> None:
+    """Makes `path`, so that long work does not find at its end that it cannot. Raises BadFileError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadFileError(f"could not make the folder {path}: {error.strerror or error}; choose another") from error
 
 
 @contextmanager

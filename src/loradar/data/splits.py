@@ -75,7 +75,8 @@ def split(
 def _check(what: str, count: int, there: int, name: str) -> None:
     if not 1 <= count <= there:
         raise BadDataError(
-            f"{name}: {count} {what} images asked for, {there} are there to choose from; expected 1 or more"
+            f"{name}: {count} {what} images asked for, {there} are there to choose from; "
+            + (f"expected 1 to {there}" if there else "bring more images, or ask for fewer in the other splits")
         )
 
 

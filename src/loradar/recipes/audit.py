@@ -7,13 +7,14 @@ from typing import Any
 from loradar.adapters import Card, load
 from loradar.config import AuditConfig
 from loradar.core.errors import BadConfigError, BadDataError
+from loradar.core.files import make_folder
 from loradar.core.types import Attack, Progress, Silent
 from loradar.data import Source, load_source, split
 from loradar.evaluation import Report, Row, Size, check_transfer, versions, write_report
 from loradar.recipes import figures
 from loradar.recipes.figures import Contender, Reported
 from loradar.recipes.members import named
-from loradar.recipes.workbench import Workbench, cache_at, everything, open_base
+from loradar.recipes.workbench import Workbench, cache_at, check_classes, everything, open_base
 
 
 def audit(config: AuditConfig, *, progress: Progress | None = None) -> Path:
@@ -23,7 +24,7 @@ def audit(config: AuditConfig, *, progress: Progress | None = None) -> Path:
     """
     attacks = list(named(config.attack).values())
     base = open_base(config.base, config.device)
-    adapters = {folder: load(folder) for folder in config.adapter}
+    adapters = [load(folder) for folder in config.adapter]
     bench = Workbench(
         base=base,
         precision=config.precision,
@@ -32,14 +33,16 @@ def audit(config: AuditConfig, *, progress: Progress | None = None) -> Path:
         progress=progress or Silent(),
     )
     contenders = [Contender(name="base", model=base.model, merged=base.model)]
-    for folder, adapter in adapters.items():
+    for folder, adapter in zip(config.adapter, adapters, strict=True):
         name = adapter.card.name
         if name in {one.name for one in contenders}:
             raise BadConfigError(f"two adapters are called {name!r}, one of them in {folder}; audit them one by one")
         contenders.append(Contender.plugged(base.model, adapter.to(bench.device), name=name))
     source = load_source(config.data, size=base.input_size[1:])
+    check_classes(base, source)
+    make_folder(config.out)
     splits = split(source, reported=config.limit, seed=config.seed)
-    for adapter in adapters.values():
+    for adapter in adapters:
         _check_unseen(adapter.card, source, splits.record)
     x, y = everything(splits.reported)
     reported = Reported(x=x, y=y, seed=config.seed)

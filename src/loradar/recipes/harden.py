@@ -33,7 +33,7 @@ from loradar.recipes import figures
 from loradar.recipes.figures import Contender, Reported
 from loradar.recipes.members import Member, named, plan
 from loradar.recipes.train_adapter import Trained, train_adapter
-from loradar.recipes.workbench import Workbench, cache_at, everything, open_base
+from loradar.recipes.workbench import Workbench, cache_at, check_classes, everything, open_base
 
 CRITERION = "most right answers on the validation split, clean and attacked counted alike"
 LEAK_IMAGES = 500
@@ -53,8 +53,8 @@ def harden(config: HardenConfig, *, progress: Progress | None = None) -> Path:
     )
     base = open_base(config.base, config.device)
     source = load_source(config.data, size=base.input_size[1:])
+    check_classes(base, source)
     splits = split(source, train=config.train, validation=config.validation, reported=config.limit, seed=config.seed)
-    _check_classes(base.num_classes, len(source.classes), config)
     _claim(config)
     bench = Workbench(
         base=base,
@@ -75,13 +75,6 @@ def harden(config: HardenConfig, *, progress: Progress | None = None) -> Path:
         card = {"measured": rows, "selected_epoch": one.selected.epoch}
         save(load(one.selected.folder).with_card(**card), config.out / "adapters" / one.member.name)
     return write_report(report, config.out)
-
-
-def _check_classes(base: int, data: int, config: HardenConfig) -> None:
-    if data > base:
-        raise BadConfigError(
-            f"{config.data} has {data} classes, the base {config.base} only {base}; choose another base"
-        )
 
 
 def _claim(config: HardenConfig) -> None:

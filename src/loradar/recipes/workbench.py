@@ -12,8 +12,9 @@ from torch import nn
 from loradar.adapters import fingerprint
 from loradar.config import Config
 from loradar.core.errors import BadConfigError
+from loradar.core.files import make_folder
 from loradar.core.types import Attack, Images, Labels, Progress, Task
-from loradar.data import ImageSet
+from loradar.data import ImageSet, Source
 from loradar.evaluation import craft, predict
 from loradar.models import Base, Precision, load_base, quick, resolve_precision
 from loradar.training import AdversarialCache
@@ -95,7 +96,24 @@ def pick_device(name: str) -> torch.device:
 
 
 def cache_at(folder: Path) -> AdversarialCache:
-    return AdversarialCache(folder.expanduser() / "adversarial")
+    """The cache in `folder`, which is made. Raises BadFileError."""
+    place = folder.expanduser() / "adversarial"
+    make_folder(place)
+    return AdversarialCache(place)
+
+
+def check_classes(base: Base, source: Source) -> None:
+    """Raises BadConfigError where labels of `source` cannot be answers of `base`: another number, or another order."""
+    if len(source.classes) != base.num_classes:
+        raise BadConfigError(
+            f"{source.name} has {len(source.classes)} classes, the base {base.num_classes}; expected the same ones"
+        )
+    names = base.classes or source.classes
+    if set(names) == set(source.classes) and tuple(names) != tuple(source.classes):
+        odd = next(i for i, name in enumerate(names) if name != source.classes[i])
+        raise BadConfigError(
+            f"class {odd} is {source.classes[odd]!r} in {source.name} and {names[odd]!r} in the base; expected one order"
+        )
 
 
 def everything(images: ImageSet) -> tuple[Images, Labels]:
