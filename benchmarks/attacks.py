@@ -1,6 +1,6 @@
 """Seconds per 1,000 images for each attack, torchattacks beside ours where it has the same one; same model and batch.
 
-    python -m benchmarks.attacks [--architecture resnet18] [--batch 64] [--repeats 3]
+    python -m benchmarks.attacks [--architecture resnet18] [--batch 32] [--repeats 2]
 
 Speed does not depend on what the weights are, so the model has fresh ones. Ours are measured in fp32 and, where the
 processor multiplies it, in bf16; torchattacks as it runs by default, in fp32.
@@ -42,8 +42,8 @@ def prepare(case: str) -> tuple[Callable[[], object], int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="resnet18")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
     # the cases run in processes of their own, which read this
     os.environ |= {"BENCH_BATCH": str(args.batch), "BENCH_ARCHITECTURE": args.architecture}

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from loradar.config import PretrainConfig
 from loradar.core.types import Images, Labels, Progress, Silent
-from loradar.data import augment, load_source, split
+from loradar.data import Source, Splits, augment, load_source, split
 from loradar.evaluation import NO_ATTACK, Row, predict
-from loradar.models import new_base, quick, save_base
+from loradar.models import Base, new_base, quick, save_base
 from loradar.recipes.workbench import everything, pick_device
 from loradar.training import FitSettings, clean_loss, fit
 
@@ -24,17 +24,7 @@ def pretrain(config: PretrainConfig, *, progress: Progress | None = None) -> Row
     progress = progress or Silent()
     source = load_source(config.data)
     splits = split(source, train=config.train, validation=config.validation, reported=config.limit, seed=config.seed)
-    first, _ = splits.train.fetch(torch.tensor([0]))
-    mean, std = _statistics(splits.train.fetch(torch.arange(min(len(splits.train), 5000)))[0])
-    base = new_base(
-        config.architecture,
-        num_classes=len(source.classes),
-        classes=source.classes,
-        input_size=tuple(first.shape[1:]),
-        mean=mean,
-        std=std,
-        seed=config.seed,
-    )
+    base = _fresh(config, source, splits)
     device = pick_device(config.device)
     model = base.model.to(device).to(memory_format=torch.channels_last).train()
     fast = quick(model, config.precision)
@@ -44,15 +34,7 @@ def pretrain(config: PretrainConfig, *, progress: Progress | None = None) -> Row
         (x,) = augment((x,), crop=config.crop, flip=config.flip, seed=seed)
         return clean_loss(fast, x, y)
 
-    settings = FitSettings(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        optimizer="sgd",
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        schedule="one-cycle",
-        seed=config.seed,
-    )
+    settings = _settings(config)
     # beside the folder, which is replaced as a whole at the end
     checkpoint = config.out.with_name(f"{config.out.name}.checkpoint.safetensors")
     per_epoch = max(1, len(splits.train) // settings.batch_size)
@@ -77,6 +59,33 @@ def pretrain(config: PretrainConfig, *, progress: Progress | None = None) -> Row
     save_base(config.out, dataclasses.replace(base, description=base.description | notes))
     checkpoint.unlink(missing_ok=True)
     return row
+
+
+def _fresh(config: PretrainConfig, source: Source, splits: Splits) -> Base:
+    """Fresh weights, with the normalisation of the first training images (5,000 tell enough)."""
+    x, _ = splits.train.fetch(torch.arange(min(len(splits.train), 5000)))
+    mean, std = _statistics(x)
+    return new_base(
+        config.architecture,
+        num_classes=len(source.classes),
+        classes=source.classes,
+        input_size=tuple(x.shape[1:]),
+        mean=mean,
+        std=std,
+        seed=config.seed,
+    )
+
+
+def _settings(config: PretrainConfig) -> FitSettings:
+    return FitSettings(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        optimizer="sgd",
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        schedule="one-cycle",
+        seed=config.seed,
+    )
 
 
 def _statistics(x: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
