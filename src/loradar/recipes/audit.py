@@ -8,13 +8,13 @@ from loradar.adapters import Card, load
 from loradar.config import AuditConfig
 from loradar.core.errors import BadConfigError, BadDataError
 from loradar.core.files import make_folder
-from loradar.core.types import Attack, Progress, Silent
+from loradar.core.types import Attack, Progress
 from loradar.data import Source, load_source, split
 from loradar.evaluation import Report, Row, Size, check_transfer, versions, write_report
 from loradar.recipes import figures
 from loradar.recipes.figures import Contender, Reported
 from loradar.recipes.members import named
-from loradar.recipes.workbench import Workbench, cache_at, check_classes, everything, open_base
+from loradar.recipes.workbench import Workbench, check_classes, everything, open_base, open_bench
 
 
 def audit(config: AuditConfig, *, progress: Progress | None = None) -> Path:
@@ -25,13 +25,7 @@ def audit(config: AuditConfig, *, progress: Progress | None = None) -> Path:
     attacks = list(named(config.attack).values())
     base = open_base(config.base, config.device)
     adapters = [load(folder) for folder in config.adapter]
-    bench = Workbench(
-        base=base,
-        precision=config.precision,
-        cache=cache_at(config.cache),
-        batch_size=config.batch_size,
-        progress=progress or Silent(),
-    )
+    bench = open_bench(base, config, progress)
     contenders = [Contender(name="base", model=base.model, merged=base.model)]
     for folder, adapter in zip(config.adapter, adapters, strict=True):
         name = adapter.card.name

@@ -13,7 +13,7 @@ from loradar.config import HardenConfig
 from loradar.core.errors import BadConfigError
 from loradar.core.files import write_atomically
 from loradar.core.modules import evaluating
-from loradar.core.types import Attack, Progress, Silent
+from loradar.core.types import Attack, Progress
 from loradar.data import Splits, load_source, split
 from loradar.evaluation import (
     Check,
@@ -33,7 +33,7 @@ from loradar.recipes import figures
 from loradar.recipes.figures import Contender, Reported
 from loradar.recipes.members import Member, named, plan
 from loradar.recipes.train_adapter import Trained, train_adapter
-from loradar.recipes.workbench import Workbench, cache_at, check_classes, everything, open_base
+from loradar.recipes.workbench import Workbench, check_classes, everything, open_base, open_bench
 
 CRITERION = "most right answers on the validation split, clean and attacked counted alike"
 LEAK_IMAGES = 500
@@ -56,13 +56,7 @@ def harden(config: HardenConfig, *, progress: Progress | None = None) -> Path:
     check_classes(base, source)
     splits = split(source, train=config.train, validation=config.validation, reported=config.limit, seed=config.seed)
     _claim(config)
-    bench = Workbench(
-        base=base,
-        precision=config.precision,
-        cache=cache_at(config.cache),
-        batch_size=config.batch_size,
-        progress=progress or Silent(),
-    )
+    bench = open_bench(base, config, progress)
     trained = [train_adapter(m, bench, splits, config, config.out / "work" / m.name) for m in members]
     x, y = everything(splits.reported)
     measuring = _Measuring(

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from loradar.adapters import fingerprint
-from loradar.config import Config
+from loradar.config import AuditConfig, Config, HardenConfig
 from loradar.core.errors import BadConfigError
 from loradar.core.files import make_folder
-from loradar.core.types import Attack, Images, Labels, Progress, Task
+from loradar.core.types import Attack, Images, Labels, Progress, Silent, Task
 from loradar.data import ImageSet, Source
 from loradar.evaluation import craft, predict
 from loradar.models import Base, Precision, load_base, quick, resolve_precision
@@ -22,7 +22,10 @@ from loradar.training import AdversarialCache
 
 @dataclass(frozen=True, kw_only=True)
 class Workbench:
-    """A base on its device. Models are trained, attacked and counted in `precision`."""
+    """A base on its device. Models are trained, attacked and reported in `precision`.
+
+    The epoch is selected, and the plug-again check made, in the precision of the weights themselves.
+    """
 
     base: Base
     precision: Precision
@@ -81,6 +84,17 @@ def open_base(spec: str, device: str) -> Base:
     base = load_base(spec)
     model = base.model.to(pick_device(device)).to(memory_format=torch.channels_last)
     return dataclasses.replace(base, model=model.eval().requires_grad_(False))
+
+
+def open_bench(base: Base, config: HardenConfig | AuditConfig, progress: Progress | None) -> Workbench:
+    """What `config` says of how to compute, around `base`. Raises BadFileError where the cache cannot be made."""
+    return Workbench(
+        base=base,
+        precision=config.precision,
+        cache=cache_at(config.cache),
+        batch_size=config.batch_size,
+        progress=progress or Silent(),
+    )
 
 
 def pick_device(name: str) -> torch.device:
