@@ -139,3 +139,12 @@ def test_layer_that_the_forward_pass_never_calls_is_refused() -> None:
 def test_drop_is_a_probability(drop: float) -> None:
     with pytest.raises(BadConfigError, match="expected a probability"):
         FIA(drop=drop)
+
+
+def test_the_ascent_goes_no_further_than_its_layer() -> None:
+    model, x = Net().double(), pictures(3)
+    y, passed = answers(model, x), []
+    handle = model.fc.register_forward_hook(lambda *_: passed.append(1))
+    FIA(masks=2, steps=6)(model, x, y)
+    handle.remove()
+    assert len(passed) == 1
