@@ -29,8 +29,9 @@ class FIA:
     2. From the image itself, ascend the sum of importance times features, with `momentum`, in `ball`.
 
     `label` says whose logit: the `true` one (what is passed as `y`), a `given` one (also `y`, not the true one: told
-    apart only for the report), or what the model `predicted` on `x`. The true label can leak through the perturbation
-    into whatever is trained on it.
+    apart only for the report), what the model `predicted` on `x`, or a `random` one, drawn per image from all classes.
+    The true label can leak through the perturbation into whatever is trained on it, and so can the predicted one where
+    the model is nearly always right; a random one tells nothing.
     """
 
     layer: str = "layer2"
@@ -40,7 +41,7 @@ class FIA:
     step: float = 1.6 / 255
     steps: int = 10
     momentum: float = 1.0
-    label: Literal["true", "predicted", "given"] = "true"
+    label: Literal["true", "predicted", "given", "random"] = "true"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -54,9 +55,11 @@ class FIA:
         Raises BadImagesError, and BadTargetError where `layer` does not exist or does not give one tensor.
         """
         with borrowed(model, x, y) as (x, y):
-            if self.label == "predicted":
+            if self.label in ("predicted", "random"):
                 with torch.no_grad():
-                    y = logits_of(model, x).argmax(1)
+                    logits = logits_of(model, x)
+                drawn = (uniform(x, mix(self.seed, -1), (1,))[:, 0] * logits.shape[1]).long()
+                y = logits.argmax(1) if self.label == "predicted" else drawn.clamp_max(logits.shape[1] - 1)
             importance = self._importance(model, x, y)
 
             def objective(x_adv: Images) -> Tensor:
