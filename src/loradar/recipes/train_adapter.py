@@ -103,9 +103,12 @@ def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfi
 
 
 def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenConfig, adapter: Adapter) -> LossOf:
-    """The 1:1 loss of a batch, against images crafted once on the base or crafted now on the defended model."""
+    """The 1:1 loss of a batch, against images crafted once on the base or crafted now on the defended model.
+
+    With `keep`, also what the clean answers have moved from the base's.
+    """
     base, device = bench.base.model, bench.device
-    fast = bench.trainable(plug(base, adapter).train())
+    fast, undefended = bench.trainable(plug(base, adapter).train()), bench.frozen(base)
     kept: Images | None = None
     if member.target == "base":
         name = f"craft {member.against}, {len(splits.train)} training images"
@@ -119,7 +122,9 @@ def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenCon
             (x,) = augment((x,), crop=config.crop, flip=config.flip, seed=seed)
             # merged weights are cheaper to attack than two branches, and give the same gradient
             x_adv = reseeded(member.attack, seed)(bench.frozen(fold(base, adapter), member.attack), x, y)
-        return one_to_one(fast, x, x_adv, y)
+        with torch.no_grad():
+            before = undefended(x) if config.keep else None
+        return one_to_one(fast, x, x_adv, y, before=before, keep=config.keep)
 
     return loss_of
 
