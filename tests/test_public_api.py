@@ -26,7 +26,7 @@ PUBLIC = {
         *("nimble", "quick", "resolve_precision", "save_base", "wrap"),
     },
     "data": {"ImageSet", "Source", "Splits", "augment", "load_source", "split"},
-    "training": {"AdversarialCache", "FitSettings", "LossOf", "Step", "clean_loss", "fit", "moved", "one_to_one"},
+    "training": {"AdversarialCache", "FitSettings", "LossOf", "Step", "clean_loss", "drift", "fit", "one_to_one"},
 }
 
 

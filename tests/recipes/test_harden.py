@@ -14,7 +14,7 @@ from loradar.evaluation import read_report
 from loradar.models import load_base, new_base, save_base
 from loradar.recipes.audit import audit
 from loradar.recipes.harden import harden
-from loradar.training import moved
+from loradar.training import drift
 
 ATTACKS = ["roa:steps=2,candidates=3", "fast=pgd:steps=2"]
 
@@ -223,5 +223,5 @@ def test_keeping_holds_the_clean_answers(base_folder: Path, tmp_path: Path) -> N
         )
         harden(config)
         with torch.no_grad():
-            distances.append(float(moved(plug(base, load(config.out / "adapters" / "fgsm")).eval()(x), base(x))))
+            distances.append(float(drift(plug(base, load(config.out / "adapters" / "fgsm")).eval()(x), base(x))))
     assert distances[1] < distances[0] / 2

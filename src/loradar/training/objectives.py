@@ -13,15 +13,15 @@ def one_to_one(
     """Mean cross-entropy of `cat[x; x_adv]` against `[y; y]`: clean and attacked images in equal parts.
 
     One pass over both halves, so that normalisation that moves (if an adapter owns it) sees the mixture. Where the base's
-    logits of `x` are given as `before`, `keep` times what the clean answers have moved from them (`moved`) is added.
+    logits of `x` are given as `before`, `keep` times the `drift` of the clean answers from them is added.
     """
     logits: Logits = model(torch.cat([x, x_adv]))
     loss = F.cross_entropy(logits, torch.cat([y, y]))
-    return loss if before is None else loss + keep * moved(logits[: len(x)], before)
+    return loss if before is None else loss + keep * drift(logits[: len(x)], before)
 
 
-def moved(logits: Logits, before: Logits, *, temperature: float = 2.0) -> Tensor:
-    """How far answers (batch, classes) have moved from what they were `before`: KL(before || now), mean over the batch.
+def drift(logits: Logits, before: Logits, *, temperature: float = 2.0) -> Tensor:
+    """How far answers (batch, classes) have gone from what they were `before`: KL(before || now), mean over the batch.
 
     At `temperature`, and scaled by its square, so that the gradient keeps its size. Li and Hoiem, "Learning without
     Forgetting", ECCV 2016, section 3, whose temperature is the default. `before` receives no gradient.
