@@ -86,7 +86,10 @@ CASES = {
     # the kl of its own start is what it climbs, so no closed form; its bound is 31 times its radius
     "Pyramid": Case(attack=Pyramid(radius=RADIUS / 31), inside=in_linf, optimum=best_in_linf, gain=-1.0),
     "Pyramid, cross-entropy": Case(
-        attack=Pyramid(radius=RADIUS / 31, loss="cross_entropy", steps=5), inside=in_linf, optimum=best_in_linf, gain=-1.0
+        attack=Pyramid(radius=RADIUS / 31, loss="cross_entropy", steps=5),
+        inside=in_linf,
+        optimum=best_in_linf,
+        gain=-1.0,
     ),
     "PGD kl": Case(attack=PGD(ball=LINF, loss="kl"), inside=in_linf, optimum=best_in_linf, gain=-1.0),
     "MIFGSM": Case(attack=MIFGSM(ball=LINF), inside=in_linf, optimum=best_in_linf),

@@ -95,7 +95,8 @@ def fresh(
 
     The scale of a delta is alpha / rank; alpha is rank unless given. `head` trains a copy of the classifier's last
     layer. `norm="owned"` gives the adapter running statistics of its own. `fused="split"` takes a fused attention layer
-    as its three matrices, each with factors of its own. No targets, or rank 0, mean no deltas (the head-only baseline). Raises BadTargetError for targets or a rank that do not fit.
+    as its three matrices, each with factors of its own. No targets, or rank 0, mean no deltas (the head-only baseline).
+    Raises BadTargetError for targets or a rank that do not fit.
     """
     backbone = innermost(base)
     if rank < 0 or (alpha is not None and not alpha > 0):

@@ -52,7 +52,9 @@ def varied(x: Images, seed: int, *, shift: float = 0.125) -> Images:
     reach = [round(side * shift) for side in (height, width)]
     padded = F.pad(out, (reach[1], reach[1], reach[0], reach[0]))
     down, right = ((draws[:, 3 + i] * (2 * reach[i] + 1)).long().tolist() for i in range(2))
-    return torch.stack([padded[i, :, d : d + height, r : r + width] for i, (d, r) in enumerate(zip(down, right, strict=True))])
+    return torch.stack(
+        [padded[i, :, d : d + height, r : r + width] for i, (d, r) in enumerate(zip(down, right, strict=True))]
+    )
 
 
 def _reflected(index: Tensor, length: int) -> Tensor:

@@ -149,9 +149,13 @@ def _contrast(x: Images, level: int, seed: int) -> Images:  # noqa: ARG001
 
 
 def _elastic_transform(x: Images, level: int, seed: int) -> Images:
-    strength, smooth, corner = ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))[
-        level
-    ]
+    strength, smooth, corner = (
+        (0, 0, 0.08),
+        (0.05, 0.2, 0.07),
+        (0.08, 0.06, 0.06),
+        (0.1, 0.04, 0.05),
+        (0.1, 0.03, 0.03),
+    )[level]
     side = min(x.shape[2:])
     third, middle = side // 3, side // 2
     # the affine map that moves three corners of an inner square by a random step each

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from loradar.core.modules import evaluating
 from loradar.core.types import Images, Labels
@@ -41,7 +41,7 @@ class FineTuning:
     def _tuned(
         self, model: nn.Module, rate: float, x: Images, y: Labels, way: int, augment: Augment, seed: int
     ) -> nn.Module:
-        parameters: Sequence[nn.Parameter] = [p.requires_grad_() for p in model.parameters()]
+        parameters: Sequence[Tensor] = [p.requires_grad_() for p in model.parameters()]
         if rate:
             optimiser = torch.optim.Adam(parameters, lr=rate)
             with evaluating(model):
@@ -52,6 +52,6 @@ class FineTuning:
         return model.requires_grad_(False)
 
 
-def _loss(model: nn.Module, x: Images, varied: Images, y: Labels, way: int) -> torch.Tensor:
+def _loss(model: nn.Module, x: Images, varied: Images, y: Labels, way: int) -> Tensor:
     clean, moved = model(torch.cat([x, varied])).split(len(x))
     return F.cross_entropy(cosine_logits(moved, prototypes_of(clean, y, way)), y)

@@ -11,7 +11,9 @@ KL: TypeAlias = Literal["clean-attacked", "attacked-clean"]
 """KL(clean || attacked), as the authors' code has it, or KL(attacked || clean), as the paper writes it."""
 
 
-def robust_loss(clean: Logits, attacked: Logits, y: Labels, *, weight: float = 6.0, kl: KL = "clean-attacked") -> Tensor:
+def robust_loss(
+    clean: Logits, attacked: Logits, y: Labels, *, weight: float = 6.0, kl: KL = "clean-attacked"
+) -> Tensor:
     """CE(clean) + weight * KL of the answers, a scalar in nats; the gradient goes through both branches.
 
     Yang et al., "Mixture of Adversarial LoRAs", 2024, equation 5; after Zhang et al., "TRADES", 2019.
