@@ -2,6 +2,7 @@
 
 from loradar.data.augment import augment, varied
 from loradar.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt
+from loradar.data.decoding import read_images
 from loradar.data.images import ImageSet
 from loradar.data.source import Source
 from loradar.data.sources import load_source
@@ -17,6 +18,7 @@ __all__ = [
     "augment",
     "corrupt",
     "load_source",
+    "read_images",
     "split",
     "varied",
 ]

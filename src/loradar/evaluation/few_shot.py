@@ -166,12 +166,13 @@ def read_few_shot_report(path: Path | str) -> FewShotReport:
     file = path / "report.json" if path.is_dir() else path
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        if values.pop("schema", None) != SCHEMA:
-            raise BadFileError(f"{file} has another schema; this version reads {{'schema': {SCHEMA}, ...}}")
+    except (OSError, ValueError) as error:
+        raise BadFileError(f"could not read {file}: {error}; expected the report.json of few-shot eval") from error
+    if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
+        raise BadFileError(f"{file} has another schema; this version reads {{'schema': {SCHEMA}, ...}}")
+    try:
         return _FORM.validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadFileError(f"{file} is damaged at {where or 'its top'}: {first['msg']}") from error
-    except (OSError, ValueError, AttributeError) as error:
-        raise BadFileError(f"could not read {file}: {error}; expected the report.json of few-shot eval") from error
