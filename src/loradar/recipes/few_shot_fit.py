@@ -18,7 +18,7 @@ from loradar.core.modules import innermost
 from loradar.core.types import Images, Labels
 from loradar.data import load_source, read_images, varied
 from loradar.fewshot import Blending, cosine_logits, prototypes_of
-from loradar.models import Base
+from loradar.models import Base, Precision, quick
 from loradar.recipes.meta_tune import base_of, open_pool
 from loradar.recipes.tasks import first_of_each
 from loradar.recipes.workbench import open_base
@@ -68,7 +68,15 @@ def few_shot_fit(config: FewShotFitConfig) -> Fitted:
     base = open_base(spec, config.device)
     x, y, classes = _support(config, base)
     blending = Blending(compactness=config.compactness, sharpness=config.sharpness, top=config.top)
-    fitter = Fitter.of(base, pool, blending=blending, keep=config.keep, copies=config.copies, seed=config.seed)
+    fitter = Fitter.of(
+        base,
+        pool,
+        blending=blending,
+        keep=config.keep,
+        copies=config.copies,
+        precision=config.precision,
+        seed=config.seed,
+    )
     fitted = fitter(x, y, classes, rank=config.rank)
     data = {**fitted.adapter.card.data, "base": spec, "support": config.support, "images": len(y)}
     adapter = fitted.adapter.with_card(name=config.out.name, data=data)
@@ -90,12 +98,25 @@ class Fitter:
     seed: int
 
     @classmethod
-    def of(cls, base: Base, pool: AdapterPool, *, blending: Blending, keep: float, copies: int, seed: int) -> "Fitter":
-        """Raises WrongBaseError for a pool of another base."""
+    def of(
+        cls,
+        base: Base,
+        pool: AdapterPool,
+        *,
+        blending: Blending,
+        keep: float,
+        copies: int,
+        precision: Precision = "auto",
+        seed: int = 0,
+    ) -> "Fitter":
+        """Members are scored in `precision`; the prototypes are computed in that of the weights.
+
+        Raises WrongBaseError for a pool of another base.
+        """
         model = base.model
         device = next(model.parameters()).device
         pool = AdapterPool({name: adapter.to(device) for name, adapter in pool.items()})
-        members = {name: without_head(fold(model, adapter)) for name, adapter in pool.items()}
+        members = {name: quick(without_head(fold(model, adapter)), precision) for name, adapter in pool.items()}
         features = without_head(model)
         return cls(
             base=model,
