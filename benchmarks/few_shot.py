@@ -89,7 +89,8 @@ def measure(name: str, shot: int, queries: int, repeats: int) -> dict[str, float
 def _by_svd(weight: torch.Tensor) -> torch.Tensor:
     u, s, vh = torch.linalg.svd(weight, full_matrices=False)
     kept = int(KEEP * len(s))
-    return u[:, :kept] * s[:kept] @ vh[:kept]
+    cut: torch.Tensor = u[:, :kept] * s[:kept] @ vh[:kept]
+    return cut
 
 
 def main() -> None:

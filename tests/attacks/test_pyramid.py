@@ -35,7 +35,7 @@ def test_the_divergence_has_no_gradient_at_the_clean_image() -> None:
 def test_the_divergence_from_a_zero_start_is_refused() -> None:
     for make in (Pyramid, PGD):
         with pytest.raises(BadConfigError, match="a zero start would never leave it"):
-            make(loss="kl", random_start=False)  # type: ignore[operator]
+            make(loss="kl", random_start=False)
     Pyramid(loss="cross_entropy", random_start=False)
     with pytest.raises(BadConfigError, match="radius is -1"):
         Pyramid(radius=-1)

@@ -127,12 +127,13 @@ def test_bad_input_is_one_line_and_exit_2(
 
 
 def test_unreadable_pictures_are_named(
-    pool: Path, support: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x.png").write_bytes(b"no picture")
+    for name in "ab":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "x.png").write_bytes(b"no picture")
     with pytest.raises(SystemExit) as stopped:
-        loradar(monkeypatch, "few-shot", "fit", tmp_path, "--pool", pool, "--out", tmp_path / "task")
+        loradar(monkeypatch, "few-shot", "fit", tmp_path / "images", "--pool", pool, "--out", tmp_path / "task")
     assert stopped.value.code == 2
     assert "x.png cannot be read as an image" in capsys.readouterr().err
     assert not (tmp_path / "task").exists()

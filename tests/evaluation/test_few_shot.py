@@ -65,7 +65,8 @@ def test_a_row_is_the_mean_with_its_interval() -> None:
 def test_domains_weigh_alike_and_a_hole_is_no_average() -> None:
     rows = [row(0.4), row(0.8, domain="digits"), row(0.9, method="other")]
     (mean,) = averaged(rows, ["leaves", "digits"], "out of domain")
-    assert (mean.domain, mean.mean, mean.episodes) == ("average out of domain", pytest.approx(0.6), 20)
+    assert (mean.domain, mean.episodes) == ("average out of domain", 20)
+    assert mean.mean == pytest.approx(0.6)
     assert mean.half_width == pytest.approx((2 * 0.03**2) ** 0.5 / 2)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from loradar.recipes.few_shot_eval import few_shot_eval
 from loradar.recipes.few_shot_fit import few_shot_classify, few_shot_fit
 from loradar.recipes.meta_tune import base_of, epochs_of, meta_tune, open_pool
 
-BASES = {
+BASES: dict[str, dict[str, Any]] = {
     # ViT-S/16 with a smaller width and two blocks
     "vit": {"architecture": "timm:vit_small_patch16_224", "img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3},
     "resnet": {"architecture": "timm:test_resnet"},
@@ -233,7 +234,7 @@ def test_a_truncated_fit_says_its_error(runs: dict[str, Path], support: Path, tm
     assert {delta.b.shape[1] for delta in load(tmp_path / "task").deltas.values()} == {1}
 
 
-BAD_TUNING = {
+BAD_TUNING: dict[str, tuple[dict[str, Any], str]] = {
     "kl from a zero start": ({"query_attack": "pgd:random_start=false,loss=kl"}, "a zero start would never leave it"),
     "another attack": ({"query_attack": "roa"}, "expected pgd or pyramid"),
     "a radius of its own": ({"query_attack": "pgd:radius=3"}, "which follows from --budgets"),
@@ -254,7 +255,7 @@ def test_mistakes_are_said_before_tuning(case: str, runs: dict[str, Path], tmp_p
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-BAD_MEASURING = {
+BAD_MEASURING: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "an episode larger than the domain": ({"setting": ["11w1s"]}, BadDataError, "digits: 11 classes a task"),
     "a setting that is none": ({"setting": ["3x1"]}, BadConfigError, "expected WAYwSHOTs"),
     "a domain without a name": ({"domain": ["digits"]}, BadConfigError, "expected NAME=SOURCE"),
@@ -295,9 +296,9 @@ def test_a_support_that_does_not_do_is_refused(runs: dict[str, Path], support: P
     (one / "0.png").write_bytes(next(support.glob("digit 0/*.png")).read_bytes())
     with pytest.raises(BadDataError, match="has 1 class"):
         few_shot_fit(FewShotFitConfig(support=str(tmp_path / "one"), **settings))
-    broken = tmp_path / "broken" / "a"
-    broken.mkdir(parents=True)
-    (broken / "x.png").write_bytes(b"no picture")
+    for name in "ab":
+        (tmp_path / "broken" / name).mkdir(parents=True)
+        (tmp_path / "broken" / name / "x.png").write_bytes(b"no picture")
     with pytest.raises(BadDataError, match=r"x\.png cannot be read as an image"):
         few_shot_fit(FewShotFitConfig(support=str(tmp_path / "broken"), **settings))
     assert not (tmp_path / "task").exists()

@@ -100,7 +100,7 @@ def _check(config: FewShotEvalConfig, domains: Sequence[Domain], samplers: dict[
     for name in config.in_domain:
         if name not in names:
             raise BadConfigError(f"in_domain names {name!r}; expected one of the domains: {', '.join(names)}")
-    if config.attacked_query > config.query:
+    if config.attacked_episodes and config.attacked_query > config.query:
         raise BadConfigError(f"attacked_query is {config.attacked_query}; expected at most query, {config.query}")
     for domain in domains:
         for sampler in samplers.values():
