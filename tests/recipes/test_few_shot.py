@@ -57,9 +57,9 @@ def tuning(base: Path, out: Path, **changes: object) -> MetaTuneConfig:
     return MetaTuneConfig(**values | changes)
 
 
-def measuring(pool: Path, out: Path, **changes: object) -> FewShotEvalConfig:
+def measuring(tuned: Path, out: Path, **changes: object) -> FewShotEvalConfig:
     values: dict[str, object] = {
-        "pool": pool,
+        "pool": tuned,
         "domain": ["digits=digits", "again=digits"],
         "in_domain": ["again"],
         "out": out,
