@@ -44,7 +44,7 @@ class Domain:
     def episode(self, sampler: Sampler, index: int) -> Episode:
         """Raises BadDataError, naming the domain, where it is too small for the sampler."""
         try:
-            return sampler(self.images.labels, index=index, seed=self.seed)
+            return sampler(self.images.labels, index=index, seed=self.seed, groups=self.images.groups)
         except BadDataError as error:
             raise BadDataError(f"{self.name}: {error}") from error
 
