@@ -22,7 +22,7 @@ from loradar.core.modules import innermost
 from loradar.fewshot import Blending
 from loradar.models import Base, new_base
 from loradar.recipes.few_shot_fit import Fitter
-from loradar.recipes.meta_tune import targets_of
+from loradar.recipes.pools import targets_of
 
 BASES: dict[str, dict[str, Any]] = {
     "small ViT, patch 4, 32 px": {"architecture": "timm:vit_tiny_patch16_224", "img_size": 32, "patch_size": 4},

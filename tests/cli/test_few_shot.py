@@ -4,10 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from loradar.cli import main
-from loradar.data import load_source
+from tests.data.pictures import digits_folder
 
 
 def loradar(monkeypatch: pytest.MonkeyPatch, *args: str | Path) -> None:
@@ -19,15 +18,7 @@ def loradar(monkeypatch: pytest.MonkeyPatch, *args: str | Path) -> None:
 
 @pytest.fixture(scope="module")
 def support(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("support")
-    images = load_source("digits").train
-    for label in range(3):
-        pictures, _ = images.fetch((images.labels == label).nonzero().squeeze(1)[:2])
-        (folder / f"digit{label}").mkdir()
-        for i, picture in enumerate(pictures):
-            array = (picture * 255).round().byte().permute(1, 2, 0).numpy()
-            Image.fromarray(array).save(folder / f"digit{label}" / f"{i}.png")
-    return folder
+    return digits_folder(tmp_path_factory.mktemp("support"), classes=3, each=2)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from loradar.adapters import fold, load, plug, save, verify
 from loradar.config import FewShotEvalConfig, FewShotFitConfig, MetaTuneConfig
@@ -21,7 +20,9 @@ from loradar.evaluation import FewShotRow, read_few_shot_report
 from loradar.models import load_base, new_base, save_base
 from loradar.recipes.few_shot_eval import few_shot_eval
 from loradar.recipes.few_shot_fit import few_shot_classify, few_shot_fit
-from loradar.recipes.meta_tune import base_of, epochs_of, meta_tune, open_pool
+from loradar.recipes.meta_tune import epochs_of, meta_tune
+from loradar.recipes.pools import base_of, open_pool
+from tests.data.pictures import digits_folder
 
 BASES: dict[str, dict[str, Any]] = {
     # ViT-S/16 with a smaller width and two blocks
@@ -190,17 +191,7 @@ def test_the_other_options(runs: dict[str, Path], tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def support(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of digits: three images each of 3 classes."""
-    folder = tmp_path_factory.mktemp("support")
-    images = load_source("digits").train
-    for label in range(3):
-        rows = (images.labels == label).nonzero().squeeze(1)[:3]
-        pictures, _ = images.fetch(rows)
-        (folder / f"digit {label}").mkdir()
-        for i, picture in enumerate(pictures):
-            array = (picture * 255).round().byte().permute(1, 2, 0).numpy()
-            Image.fromarray(array).save(folder / f"digit {label}" / f"{i}.png")
-    return folder
+    return digits_folder(tmp_path_factory.mktemp("support"), classes=3, each=3)
 
 
 @pytest.mark.parametrize("kind", BASES)
@@ -212,7 +203,7 @@ def test_a_folder_of_images_becomes_an_adapter_that_answers(
     assert fitted.seconds.keys() == {"features", "blend", "trim", "prototypes"}
     base = load_base(base_of(runs[kind])).model
     again = load(tmp_path / "task")
-    assert again.card.classes == ("digit 0", "digit 1", "digit 2")
+    assert again.card.classes == ("digit0", "digit1", "digit2")
     assert verify(tmp_path / "task", base) == []
     pictures = sorted(support.glob("*/*.png"))
     answers = few_shot_classify(tmp_path / "task", pictures)
@@ -289,11 +280,11 @@ def test_a_pool_of_two_starts_is_refused(runs: dict[str, Path], support: Path, t
 
 def test_a_support_that_does_not_do_is_refused(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
     settings = {"pool": runs["vit"], "out": tmp_path / "task"}
-    with pytest.raises(BadDataError, match="class 'digit 0' has 3 images, 4 shots asked for"):
+    with pytest.raises(BadDataError, match="class 'digit0' has 3 images, 4 shots asked for"):
         few_shot_fit(FewShotFitConfig(support=str(support), shot=4, **settings))
     one = tmp_path / "one" / "only"
     one.mkdir(parents=True)
-    (one / "0.png").write_bytes(next(support.glob("digit 0/*.png")).read_bytes())
+    (one / "0.png").write_bytes(next(support.glob("digit0/*.png")).read_bytes())
     with pytest.raises(BadDataError, match="has 1 class"):
         few_shot_fit(FewShotFitConfig(support=str(tmp_path / "one"), **settings))
     for name in "ab":

@@ -21,12 +21,13 @@ from loradar.data import SEVERITIES, corrupt, varied
 from loradar.evaluation import FewShotReport, FewShotRow, averaged, versions, write_few_shot_report
 from loradar.evaluation.few_shot import CORRUPTIONS
 from loradar.evaluation.measure import NO_ATTACK
-from loradar.fewshot import Blending, FineTuning, Sampler, parse_setting
-from loradar.recipes.few_shot_methods import FULL, LADDER, TUNED, Peer, answers, methods, peers, recipe_of
+from loradar.fewshot import FineTuning, Sampler, parse_setting
+from loradar.recipes.few_shot_methods import FULL, LADDER, TUNED, Peer, answers, methods, peers, recipe_of, share
 from loradar.recipes.few_shot_models import BASE, Bank, Method, Recipe, Tools, View, Voter
 from loradar.recipes.few_shot_pictures import blends_of, task_pictures
+from loradar.recipes.few_shot_search import search
 from loradar.recipes.members import named
-from loradar.recipes.meta_tune import base_of, open_pool
+from loradar.recipes.pools import base_of, open_pool
 from loradar.recipes.tasks import Domain, named_domain
 from loradar.recipes.workbench import claim, open_base, pick_device
 
@@ -53,7 +54,7 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
     claim(config, "episodes", "attacked_episodes", "corrupted_episodes", "fine_tune_episodes", "precision")
     progress = progress or Silent()
     recipe = recipe_of(config)
-    searched = _search(config, tools, recipe, samplers, progress) if config.search else None
+    searched = search(config, tools, recipe, samplers, progress) if config.search else None
     measuring = _Measuring(
         config=config,
         tools=tools,
@@ -185,16 +186,14 @@ class _Measuring:
         if what == TUNED:
             return {TUNED: self._tuned(view, index)}
         if what == NO_ATTACK:
-            own = {one.name: _share(answers(view, one.voters(view), None), labels) for one in self.methods}
+            own = {one.name: share(answers(view, one.voters(view), None), labels) for one in self.methods}
             return own | self._peers(view, view.clean_base_query, labels)
         if what == CORRUPTIONS:
             pair = (index * 37 + 11) % (len(KINDS) * SEVERITIES)  # a stride without a common divisor meets every pair
             kind, severity = KINDS[pair % len(KINDS)], 1 + pair // len(KINDS)
             query = corrupt(view.task.query, kind, severity, seed=self.config.seed)
             own = {
-                one.name: _share(answers(view, one.voters(view), query), labels)
-                for one in self.methods
-                if one.corrupted
+                one.name: share(answers(view, one.voters(view), query), labels) for one in self.methods if one.corrupted
             }
             return own | self._peers(view, _features(view, query), labels)
         return self._attacked(next(attack for attack in self.attacks if repr(attack) == what), view)
@@ -216,7 +215,7 @@ class _Measuring:
                 model = view.classifier(voters)
                 x_adv = attack(model, x, y)
                 with torch.no_grad():
-                    shares[key] = _share(model(x_adv).argmax(1), y)
+                    shares[key] = share(model(x_adv).argmax(1), y)
                 crafted = x_adv if key == (BASE,) else crafted
             found[one.name] = shares[key]
         return found | self._peers(view, _features(view, crafted), y)
@@ -238,7 +237,7 @@ class _Measuring:
             seed=self.config.seed + index,
         )
         voter = Voter(name="tuned", model=model, is_fixed=False)
-        return _share(answers(view, [voter], None), view.task.query_labels)
+        return share(answers(view, [voter], None), view.task.query_labels)
 
     def rows(self, domain: str, setting: str, results: Sequence[Results]) -> list[FewShotRow]:
         """A row for each method and attack that has two tasks or more."""
@@ -255,51 +254,7 @@ class _Measuring:
         ]
 
 
-def _share(answered: Tensor, labels: Tensor) -> float:
-    return float((answered == labels).float().mean())
-
-
 @torch.no_grad()
 def _features(view: View, x: Images) -> Tensor:
     features: Tensor = view.fixed(BASE).model(x)
     return features.float()
-
-
-def _search(
-    config: FewShotEvalConfig, tools: Tools, recipe: Recipe, samplers: dict[str, Sampler], progress: Progress
-) -> Recipe:
-    """The settings of most right answers on validation tasks: one setting at a time."""
-    domain = named_domain(str(config.search), size=tools.base.input_size[1:], seed=config.seed)
-    bank = Bank(tools=tools, domain=domain, batch_size=config.batch_size)
-    sampler = next(iter(samplers.values()))
-    best = recipe
-    views = [
-        View(tools=tools, bank=bank, task=domain.task(sampler, index, pick_device(config.device)))
-        for index in range(config.search_episodes)
-    ]
-    task = progress.task("search on validation tasks", 4, "settings")
-    for change in ("top", "compactness", "sharpness", "keep"):
-        tried = [best, *_neighbours(best, change, len(tools.pool))]
-        scores = [
-            sum(_share(answers(view, [view.blended(one)], None), view.task.query_labels) for view in views)
-            for one in tried
-        ]
-        best = tried[scores.index(max(scores))]
-        for view in views:
-            view.made.clear()
-        task.advance(note=repr(best.blending))
-    return best
-
-
-def _neighbours(recipe: Recipe, change: str, members: int) -> list[Recipe]:
-    own = recipe.blending
-    values: dict[str, Sequence[float]] = {
-        "top": range(1, members + 1),
-        "compactness": (0.2, 0.4, 0.6, 0.8, 1.0),
-        "sharpness": (1, 4, 12),
-        "keep": (0.5, 0.7, 0.8, 0.9, 1.0),
-    }
-    if change == "keep":
-        return [Recipe(blending=own, keep=value) for value in values[change]]
-    settings = {"compactness": own.compactness, "sharpness": own.sharpness, "top": own.top}
-    return [Recipe(blending=Blending(**settings | {change: value}), keep=recipe.keep) for value in values[change]]  # type: ignore[arg-type]

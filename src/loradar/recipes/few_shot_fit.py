@@ -19,7 +19,7 @@ from loradar.core.types import Images, Labels
 from loradar.data import load_source, read_images, varied
 from loradar.fewshot import Blending, cosine_logits, prototypes_of
 from loradar.models import Base, Precision, quick
-from loradar.recipes.meta_tune import base_of, open_pool
+from loradar.recipes.pools import base_of, open_pool
 from loradar.recipes.tasks import first_of_each
 from loradar.recipes.workbench import open_base
 

@@ -109,3 +109,8 @@ def answers(view: View, voters: Sequence[Voter], query: Tensor | None) -> Tensor
             features = voter.model(view.task.query if query is None else query).float()
         logits.append(cosine_logits(features, view.prototypes(voter)))
     return torch.stack(logits).mean(0).argmax(1)
+
+
+def share(answered: Tensor, labels: Tensor) -> float:
+    """Of right answers."""
+    return float((answered == labels).float().mean())

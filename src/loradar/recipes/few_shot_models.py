@@ -15,7 +15,7 @@ from loradar.core.types import Images
 from loradar.data import varied
 from loradar.fewshot import Blending, MeanLogits, NearestCentroid, cosine_logits, prototypes_of
 from loradar.models import Base, Precision, quick
-from loradar.recipes.meta_tune import BASELINES
+from loradar.recipes.pools import BASELINES
 from loradar.recipes.tasks import Domain, Task
 
 BASE, AVERAGE = "base", "average"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,8 @@ from torch import Tensor, nn
 
 from loradar.adapters import (
     Adapter,
-    AdapterPool,
     Card,
-    check_shared_start,
     find_head,
-    find_targets,
     fingerprint,
     fold,
     fresh,
@@ -27,7 +23,6 @@ from loradar.adapters import (
     without_head,
 )
 from loradar.config import MetaTuneConfig
-from loradar.core.errors import BadFileError, BadTargetError
 from loradar.core.files import write_atomically
 from loradar.core.modules import innermost
 from loradar.core.randomness import generator, mix
@@ -36,6 +31,7 @@ from loradar.data import load_source
 from loradar.fewshot import NearestCentroid, Sampler, cosine_logits, parse_setting, prototypes_of
 from loradar.models import Base, quick
 from loradar.recipes.meta_members import MetaMember, plan
+from loradar.recipes.pools import BASELINES, POOL, targets_of
 from loradar.recipes.tasks import Domain, Task, first_of_each, split_classes
 from loradar.recipes.train_adapter import reseeded
 from loradar.recipes.workbench import claim, open_base
@@ -50,7 +46,6 @@ from loradar.training import (
     robust_loss,
 )
 
-POOL, BASELINES = "pool", "baselines"
 FREE = ("member", "precision")
 """Settings that may differ between the runs that fill one folder: who trains what, and how fast attacks are crafted."""
 
@@ -116,24 +111,6 @@ def meta_tune(config: MetaTuneConfig, *, progress: Progress | None = None) -> Pa
     return config.out
 
 
-def open_pool(folder: Path) -> AdapterPool:
-    """The members of a pool that share one start. Raises BadFileError where there is none, and WrongBaseError."""
-    found = sorted(path.parent for path in (folder / POOL).glob("*/adapter_config.json"))
-    if not found:
-        raise BadFileError(f"{folder} holds no pool; expected {POOL}/NAME/ as `loradar meta-tune` writes it")
-    pool = AdapterPool({path.name: load(path) for path in found})
-    check_shared_start(pool)
-    return pool
-
-
-def base_of(folder: Path) -> str:
-    """The base that a pool was tuned on, as it was named then. Raises BadFileError where the folder does not say."""
-    try:
-        return str(json.loads((folder / "run.json").read_text())["base"])
-    except (OSError, ValueError, KeyError) as error:
-        raise BadFileError(f"{folder} does not say which base its pool is for; give it with --base") from error
-
-
 def _domains(config: MetaTuneConfig, base: Base) -> tuple[Domain, Domain]:
     size = base.input_size[1:]
     images = load_source(config.data, size=size).train
@@ -150,16 +127,6 @@ def _domains(config: MetaTuneConfig, base: Base) -> tuple[Domain, Domain]:
         Domain(name="tuning data", images=tuning, seed=config.seed),
         Domain(name="validation data", images=held_out, seed=config.seed),
     )
-
-
-def targets_of(model: nn.Module, asked: Sequence[str]) -> tuple[str, ...]:
-    """What was asked for; else attention and MLP of a transformer, else every convolution."""
-    if asked:
-        return find_targets(model, asked)
-    try:
-        return find_targets(model, "attention+mlp")
-    except BadTargetError:
-        return find_targets(model, "all-conv")
 
 
 def _start(bench: _Bench, name: str) -> Adapter:
