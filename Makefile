@@ -28,10 +28,12 @@ check: $(READY) ## Lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy experiments/few-shot/run.py
 
 bench: $(READY) ## Time attacks and training beside their peers; JSON under benchmarks/results
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.few_shot
 
 format: $(READY) ## Format and mend what lint can mend
 	$(BIN)/ruff check --fix .

@@ -5,28 +5,31 @@ import importlib
 import pytest
 
 PUBLIC = {
-    "attacks": {"FGSM", "FIA", "MIFGSM", "PGD", "ROA", "AutoAttack", "UniformNoise", "WorstOf", "ascend", "strongest"},
+    "attacks": {
+        *("FGSM", "FIA", "MIFGSM", "PGD", "ROA", "AutoAttack", "Pyramid", "UniformNoise", "WorstOf", "ascend"),
+        "strongest",
+    },
     "adapters": {
         *("PRESETS", "Adapter", "AdapterPool", "Card", "Delta", "Start", "find_head", "find_norms", "find_targets"),
-        *("fingerprint", "fold", "fresh", "load", "merge", "plug", "save", "start", "verify"),
+        *("check_shared_start", "fingerprint", "fold", "fresh", "load", "merge", "on_residual", "plug", "residual"),
+        *("save", "start", "trimmed", "truncated", "verify", "without_head"),
     },
     "models": {
-        *(
-            "Autocast",
-            "Base",
-            "Normalized",
-            "Pair",
-            "Precision",
-            "build",
-            "frozen",
-            "load_base",
-            "mergeable",
-            "new_base",
-        ),
-        *("nimble", "quick", "resolve_precision", "save_base", "wrap"),
+        *("Autocast", "Base", "Normalized", "Pair", "Precision", "build", "frozen", "load_base", "mergeable"),
+        *("new_base", "nimble", "quick", "resolve_precision", "save_base", "wrap"),
     },
-    "data": {"ImageSet", "Source", "Splits", "augment", "load_source", "split"},
-    "training": {"AdversarialCache", "FitSettings", "LossOf", "Step", "clean_loss", "drift", "fit", "one_to_one"},
+    "data": {
+        *("CORRUPTIONS", "SEVERITIES", "Corruption", "ImageSet", "Source", "Splits", "augment", "corrupt"),
+        *("load_source", "read_images", "split", "varied"),
+    },
+    "fewshot": {
+        *("Blending", "Episode", "FineTuning", "FixedEpisodes", "MeanLogits", "NearestCentroid", "Sampler"),
+        *("VariableEpisodes", "cosine_logits", "cosines", "parse_setting", "prototypes_of"),
+    },
+    "training": {
+        *("KL", "AdversarialCache", "FitSettings", "LossOf", "RawPerturbation", "RelativePerturbation", "Step"),
+        *("WeightPerturbation", "clean_loss", "drift", "fit", "moved", "one_to_one", "perturbed_loss", "robust_loss"),
+    },
 }
 
 

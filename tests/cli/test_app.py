@@ -28,7 +28,7 @@ def test_help_needs_no_torch() -> None:
 
 def test_help_names_every_command() -> None:
     shown = loradar("--help").stdout
-    for name in ("demo", "pretrain", "harden", "audit", "inspect", "adapters"):
+    for name in ("demo", "pretrain", "harden", "audit", "inspect", "adapters", "meta-tune", "few-shot"):
         assert name in shown
     assert "--attack-target" in loradar("harden", "--help").stdout
 

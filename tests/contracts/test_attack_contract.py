@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import loradar.attacks
-from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, UniformNoise, WorstOf
+from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, Pyramid, UniformNoise, WorstOf
 from loradar.attacks.rectangles import grid
 from loradar.core.balls import L2, Linf
 from loradar.core.errors import BadImagesError
@@ -83,6 +83,15 @@ CASES = {
     # what the random start brought in the other 191 directions fades step by step
     "PGD L2": Case(attack=PGD(ball=EUCLID, steps=40), inside=in_l2, optimum=best_in_l2, gain=0.97),
     "PGD restarts": Case(attack=PGD(ball=LINF, restarts=3, loss="margin"), inside=in_linf, optimum=best_in_linf),
+    # the kl of its own start is what it climbs, so no closed form; its bound is 31 times its radius
+    "Pyramid": Case(attack=Pyramid(radius=RADIUS / 31), inside=in_linf, optimum=best_in_linf, gain=-1.0),
+    "Pyramid, cross-entropy": Case(
+        attack=Pyramid(radius=RADIUS / 31, loss="cross_entropy", steps=5),
+        inside=in_linf,
+        optimum=best_in_linf,
+        gain=-1.0,
+    ),
+    "PGD kl": Case(attack=PGD(ball=LINF, loss="kl"), inside=in_linf, optimum=best_in_linf, gain=-1.0),
     "MIFGSM": Case(attack=MIFGSM(ball=LINF), inside=in_linf, optimum=best_in_linf),
     "FIA": Case(attack=FIA(ball=LINF, step=RADIUS / 10), inside=in_linf, optimum=best_for_logit),
     "ROA": Case(attack=ROA(height=3, width=2, search="exhaustive"), inside=in_rectangle, optimum=best_rectangle),

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from loradar.data import load_source
+
 
 def pixels(seed: int, *, height: int = 8, width: int = 8) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """(height, width, 3) noise."""
@@ -40,3 +42,15 @@ def parquet(
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
     return path
+
+
+def digits_folder(folder: Path, *, classes: int, each: int) -> Path:
+    """Built-in digits as a folder of pictures by class: `digit0/0.png` and so on."""
+    images = load_source("digits").train
+    for label in range(classes):
+        found, _ = images.fetch((images.labels == label).nonzero().squeeze(1)[:each])
+        (folder / f"digit{label}").mkdir()
+        for i, picture in enumerate(found):
+            array = (picture * 255).round().byte().permute(1, 2, 0).numpy()
+            (folder / f"digit{label}" / f"{i}.png").write_bytes(coded(array))
+    return folder

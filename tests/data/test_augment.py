@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from loradar.core.errors import BadImagesError
-from loradar.data import augment
+from loradar.data import augment, varied
 
 
 @given(st.integers(0, 2**31), st.integers(0, 4))
@@ -67,3 +67,15 @@ def test_what_does_not_fit_is_refused() -> None:
     for others in ((), (x, x[:1]), (x, x[..., :5]), (x[0],)):
         with pytest.raises(BadImagesError, match="expected one batch"):
             augment(others, crop=1, flip=True, seed=0)
+
+
+def test_varied_images_depend_on_seed_and_image_alone() -> None:
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    first = varied(x, 1)
+    assert first.shape == x.shape
+    assert 0 <= float(first.min()) <= float(first.max()) <= 1
+    assert torch.equal(varied(x[1:2], 1), first[1:2])
+    assert not torch.equal(varied(x, 2), first)
+    moved = {int((image.sum((0, 2)) == 0).sum()) for image in varied(torch.rand(30, 3, 16, 16), 0)}
+    assert moved <= {0, 1, 2}
+    assert len(moved) > 1, "a shift by up to an eighth of the side leaves rows of zeros"

@@ -152,3 +152,18 @@ def test_splits_without_one_to_train_on_are_refused(monkeypatch: pytest.MonkeyPa
     _hub(monkeypatch, ())
     with pytest.raises(BadDataError, match="holds no splits"):
         load_source("hub:owner/pets")
+
+
+def test_a_column_may_say_what_belongs_together(tmp_path: Path) -> None:
+    file = parquet(tmp_path / "tracks.parquet", [png(i) for i in range(4)], [0, 1, 0, 1], names=NAMES)
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("track", pa.array(["x", "y", "x", None])), file)
+    images = load_source(f"{file}:group=track").train
+    assert images.groups is not None
+    assert images.groups.tolist() == [0, 1, 0, 2]
+    chosen = images.select(torch.tensor([3, 1])).groups
+    assert chosen is not None
+    assert chosen.tolist() == [2, 1]
+    assert load_source(str(file)).train.groups is None
+    with pytest.raises(BadDataError, match="has no column trak; did you mean 'track'"):
+        _ = load_source(f"{file}:group=trak").train

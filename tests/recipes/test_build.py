@@ -1,6 +1,6 @@
 import pytest
 
-from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, UniformNoise, WorstOf
+from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, Pyramid, UniformNoise, WorstOf
 from loradar.core.balls import L2, Linf
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack
@@ -13,6 +13,7 @@ SPECS: list[tuple[str, Attack]] = [
     ("pgd:norm=l2", PGD(ball=L2(radius=0.5))),
     ("pgd:norm=l2,radius=1,step=0.1", PGD(ball=L2(radius=1.0), step=0.1)),
     ("pgd:step=none", PGD()),
+    ("pyramid:radius=6/255,steps=3", Pyramid(radius=6 / 255, steps=3)),
     ("mi-fgsm:momentum=0.5", MIFGSM(momentum=0.5)),
     ("roa:height=7,width=9,search=exhaustive", ROA(height=7, width=9, search="exhaustive")),
     (

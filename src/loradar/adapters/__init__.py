@@ -7,8 +7,9 @@ from loradar.adapters.fingerprint import fingerprint
 from loradar.adapters.initial import Start, start
 from loradar.adapters.layers import find_head, find_norms
 from loradar.adapters.low_rank import Delta
-from loradar.adapters.plug import fold, plug
-from loradar.adapters.pool import AdapterPool, merge
+from loradar.adapters.plug import fold, plug, without_head
+from loradar.adapters.pool import AdapterPool, check_shared_start, merge
+from loradar.adapters.spectrum import on_residual, residual, trimmed, truncated
 from loradar.adapters.targets import PRESETS, find_targets
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Card",
     "Delta",
     "Start",
+    "check_shared_start",
     "find_head",
     "find_norms",
     "find_targets",
@@ -26,8 +28,13 @@ __all__ = [
     "fresh",
     "load",
     "merge",
+    "on_residual",
     "plug",
+    "residual",
     "save",
     "start",
+    "trimmed",
+    "truncated",
     "verify",
+    "without_head",
 ]

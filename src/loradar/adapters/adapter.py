@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from loradar.adapters.card import Card, Norm
 from loradar.adapters.fingerprint import fingerprint
 from loradar.adapters.initial import Start, start
-from loradar.adapters.layers import STATISTICS, find_head, find_norms, is_plain, weight_of
+from loradar.adapters.layers import STATISTICS, find_head, find_norms, fused_matrices, is_plain, weight_of
 from loradar.adapters.low_rank import Delta
 from loradar.adapters.targets import find_targets
 from loradar.core.errors import BadConfigError, BadTargetError, WrongBaseError
@@ -87,14 +87,16 @@ def fresh(
     start: Start = "random",
     head: bool = True,
     norm: Norm = "frozen",
+    fused: Literal["whole", "split"] = "whole",
     seed: int = 0,
     name: str = "adapter",
 ) -> Adapter:
     """A trainable adapter of `base` that changes nothing yet, on the device of `base`.
 
     The scale of a delta is alpha / rank; alpha is rank unless given. `head` trains a copy of the classifier's last
-    layer. `norm="owned"` gives the adapter running statistics of its own. No targets, or rank 0, mean no deltas (the
-    head-only baseline). Raises BadTargetError for targets or a rank that do not fit.
+    layer. `norm="owned"` gives the adapter running statistics of its own. `fused="split"` takes a fused attention layer
+    as its three matrices, each with factors of its own. No targets, or rank 0, mean no deltas (the head-only baseline).
+    Raises BadTargetError for targets or a rank that do not fit.
     """
     backbone = innermost(base)
     if rank < 0 or (alpha is not None and not alpha > 0):
@@ -121,10 +123,11 @@ def fresh(
         seed=seed,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return Adapter(deltas=_deltas(backbone, card, start), replaced=_copies(backbone, card), card=card)
+    deltas = _deltas(backbone, card, start, split=fused == "split")
+    return Adapter(deltas=deltas, replaced=_copies(backbone, card), card=card)
 
 
-def _deltas(backbone: nn.Module, card: Card, kind: Start) -> dict[str, Delta]:
+def _deltas(backbone: nn.Module, card: Card, kind: Start, *, split: bool) -> dict[str, Delta]:
     return {
         layer: start(
             weight_of(backbone, layer),
@@ -134,6 +137,7 @@ def _deltas(backbone: nn.Module, card: Card, kind: Start) -> dict[str, Delta]:
             name=f"{layer}.weight",
             scale=card.alpha / card.rank,
             plain=is_plain(backbone, layer),
+            groups=fused_matrices(backbone, layer) if split else 1,
         )
         for layer in card.targets
     }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from loradar.adapters.adapter import Adapter, keep
 from loradar.adapters.card import Card
 from loradar.adapters.layout import PREFIX, config_of, from_peft, names_of, tensors_of
-from loradar.adapters.low_rank import Delta
+from loradar.adapters.low_rank import Delta, narrowed
 from loradar.adapters.model_card import model_card
 from loradar.adapters.plug import check_fits
 from loradar.core.errors import BadFileError, LoradarError
@@ -31,6 +31,7 @@ class _DeltaRecord:
     scale: float
     minus: int
     plain: bool
+    groups: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ def save(adapter: Adapter, folder: str | Path, base: nn.Module | None = None) ->
         raise BadFileError(f"{folder} exists and is not an adapter; choose another folder, or remove it")
     tensors = tensors_of(adapter)
     _check_finite(tensors, "the adapter")
-    readable = all(delta.plain for delta in adapter.deltas.values()) and not _swallows(adapter, base)
+    readable = all(delta.plain for delta in adapter.deltas.values()) and not _misread(adapter, base)
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     files = {
         WEIGHTS: weights,
@@ -115,18 +116,25 @@ def verify(folder: str | Path, base: nn.Module | None = None) -> list[str]:
     return problems
 
 
-def _swallows(adapter: Adapter, base: nn.Module | None) -> bool:
-    # PEFT takes a module to save as the end of a name, and then misses the tensors of all that it was not meant for
+def _misread(adapter: Adapter, base: nn.Module | None) -> bool:
     if base is None:
         return False
+    # PEFT takes a module to save as the end of a name, and then misses the tensors of all that it was not meant for
     whole = {name.rpartition(".")[0] for name in adapter.replaced}
-    return any(name not in whole and name.endswith(tuple(whole)) for name, _ in innermost(base).named_modules())
+    swallows = any(name not in whole and name.endswith(tuple(whole)) for name, _ in innermost(base).named_modules())
+    # nor does it know a head for other classes than the base's
+    own = innermost(base).state_dict()
+    return swallows or any(tensor.shape != own[name].shape for name, tensor in adapter.replaced.items())
 
 
 def _record(adapter: Adapter, tensors: dict[str, Tensor], weights: bytes) -> _Record:
     deltas = {
         name: _DeltaRecord(
-            shape=delta.shape, scale=delta.scale, minus=len(delta.minus[0]) if delta.minus else 0, plain=delta.plain
+            shape=delta.shape,
+            scale=delta.scale,
+            minus=len(delta.minus[0]) if delta.minus else 0,
+            plain=delta.plain,
+            groups=delta.groups,
         )
         for name, delta in adapter.deltas.items()
     }
@@ -153,11 +161,11 @@ def _rebuild_delta(name: str, record: _DeltaRecord, tensors: dict[str, Tensor]) 
     if key_a not in tensors or key_b not in tensors or not math.isfinite(record.scale):
         raise BadFileError(f"{RECORD} describes {name}, whose factors or scale are missing; get the folder anew")
     a, b = tensors[key_a].flatten(1), tensors[key_b].flatten(1)
-    rank = len(a) - record.minus
+    rank, groups = len(a) - record.minus, record.groups
     # the frozen part comes apart again, so that an SVD start goes on, and computes, to the bit as before
-    minus = (a[rank:].clone(), -b[:, rank:].contiguous()) if record.minus else None
-    a, b = a[:rank].clone().requires_grad_(), b[:, :rank].clone().contiguous().requires_grad_()
-    return Delta(a=a, b=b, shape=record.shape, scale=record.scale, minus=minus, plain=record.plain)
+    minus = (a[rank:].clone(), -narrowed(b[:, rank:], groups)) if record.minus else None
+    a, b = a[:rank].clone().requires_grad_(), narrowed(b[:, :rank], groups).clone().requires_grad_()
+    return Delta(a=a, b=b, shape=record.shape, scale=record.scale, minus=minus, plain=record.plain, groups=groups)
 
 
 def _check_finite(tensors: dict[str, Tensor], where: str) -> None:

@@ -23,31 +23,36 @@ def start(
     name: str = "weight",
     scale: float = 1.0,
     plain: bool = True,
+    groups: int = 1,
 ) -> Delta:
     """A trainable delta of `weight` that changes nothing yet. `name` is the weight's, for its stream and for errors.
 
     random: A uniform in +-1/sqrt(in) (Kaiming uniform, a = sqrt 5), B zero, as in LoRA.
     zeros: both zero. The gradients of A and B are B^T G and G A^T, so both stay zero for ever: only for comparison.
     svd: A and B from the top `rank` singular triples of the weight, and the same pair subtracted, frozen (PiSSA).
-    Raises BadTargetError for a rank that exceeds the weight's smaller side.
+    Each of `groups` matrices has its own start. Raises BadTargetError for a rank that exceeds the smaller side.
     """
     shape = tuple(weight.shape)
     out, inner = shape[0], prod(shape[1:])
-    if not 1 <= rank <= min(out, inner):
-        wrong = f"exceeds {min(out, inner)}, the smaller side of {name}" if rank > 0 else "is below 1"
-        raise BadTargetError(f"rank {rank} {wrong}; expected 1 to {min(out, inner)}")
+    most = min(out // groups, inner)
+    if not 1 <= rank <= most:
+        wrong = f"exceeds {most}, the smaller side of {name}" if rank > 0 else "is below 1"
+        raise BadTargetError(f"rank {rank} {wrong}; expected 1 to {most}")
     minus = None
     if kind == "svd":
-        a, b = _principal(weight, rank, scale)
+        pairs = [_principal(matrix, rank, scale) for matrix in weight.chunk(groups)]
+        a, b = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
         minus = (a.clone(), b.clone())
     elif kind in ("random", "zeros"):
-        a, b = torch.zeros(rank, inner), torch.zeros(out, rank)
+        a, b = torch.zeros(groups * rank, inner), torch.zeros(out, rank)
         if kind == "random":
             a.uniform_(-(inner**-0.5), inner**-0.5, generator=generator(seed, zlib.crc32(name.encode())))
         a, b = a.to(weight.device), b.to(weight.device)
     else:
         raise BadConfigError(f"there is no start {kind!r}; {did_you_mean(kind, get_args(Start))}")
-    return Delta(a=a.requires_grad_(), b=b.requires_grad_(), shape=shape, scale=scale, minus=minus, plain=plain)
+    return Delta(
+        a=a.requires_grad_(), b=b.requires_grad_(), shape=shape, scale=scale, minus=minus, plain=plain, groups=groups
+    )
 
 
 def _principal(weight: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:

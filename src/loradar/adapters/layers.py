@@ -46,6 +46,13 @@ def weight_of(backbone: nn.Module, name: str) -> Tensor:
     return module.weight
 
 
+def fused_matrices(backbone: nn.Module, name: str) -> int:
+    """How many matrices stand one above the other in the weight of layer `name`: 3 for a fused query, key and value."""
+    module = backbone.get_submodule(name)
+    square = isinstance(module, nn.Linear) and module.out_features == 3 * module.in_features
+    return 3 if square and name.rpartition(".")[2] == "qkv" else 1
+
+
 def find_head(model: nn.Module) -> str:
     """The name of the layer that makes the logits, relative to the innermost backbone.
 

@@ -5,6 +5,7 @@ the matrix (out, in * height * width).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -20,6 +21,8 @@ class Delta:
 
     a (rank, in), b (out, rank), where `in` is all of the weight's dimensions but the first, multiplied. `minus` is
     (a0, b0), the frozen part that the SVD start subtracts (Meng et al., "PiSSA", 2024, section 3), or None.
+    With `groups`, the weight is that many matrices one above the other (query, key and value of a fused attention
+    layer), each with factors of its own: a (groups * rank, in) holds theirs in turn, b (out, rank) has their rows.
     `plain` says whether the weight belongs to a layer where B(A x) beside the layer's own output equals the changed
     layer (see `layers.is_plain`); PEFT computes that and nothing else. Raises BadTargetError where shapes do not fit.
     """
@@ -30,14 +33,17 @@ class Delta:
     scale: float = 1.0
     minus: tuple[Tensor, Tensor] | None = None
     plain: bool = True
+    groups: int = 1
 
     def __post_init__(self) -> None:
         for a, b in (self.a, self.b), *([self.minus] if self.minus else []):
             out, inner = self.shape[0], prod(self.shape[1:])
-            if a.ndim != 2 or b.ndim != 2 or b.shape != (out, len(a)) or a.shape[1] != inner:
+            fit = a.ndim == b.ndim == 2 and out % self.groups == 0
+            if not fit or b.shape[0] != out or len(a) != self.groups * b.shape[1] or a.shape[1] != inner:
+                rows = "rank" if self.groups == 1 else f"{self.groups} * rank"
                 raise BadTargetError(
                     f"factors of shapes {tuple(a.shape)} and {tuple(b.shape)} do not fit a weight of {self.shape}; "
-                    f"expected (rank, {inner}) and ({out}, rank)"
+                    f"expected ({rows}, {inner}) and ({out}, rank)"
                 )
 
     @property
@@ -47,12 +53,16 @@ class Delta:
 
     def matrix(self) -> Tensor:
         """(out, in), differentiable in `a` and `b`, exactly 0 for a fresh delta."""
-        product = self.b @ self.a
+        product = self._product(self.a, self.b)
         if self.minus is not None:
-            a0, b0 = self.minus
             # two products rather than one of concatenated factors: equal factors then cancel to the last bit
-            product = product - b0 @ a0
+            product = product - self._product(*self.minus)
         return product * self.scale
+
+    def _product(self, a: Tensor, b: Tensor) -> Tensor:
+        if self.groups == 1:
+            return b @ a
+        return (split_rows(b, self.groups) @ split_rows(a, self.groups)).flatten(0, 1)
 
     def weight(self) -> Tensor:
         """The same in the shape of the weight."""
@@ -60,15 +70,41 @@ class Delta:
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """A (all ranks, in) and B (out, all ranks) of the same change, the frozen part included: scale * B @ A."""
-        if self.minus is None:
-            return self.a.detach(), self.b.detach()
-        a0, b0 = self.minus
-        return torch.cat([self.a, a0]).detach(), torch.cat([self.b, -b0], dim=1).detach()
+        pairs = [(self.a, self.b)]
+        if self.minus is not None:
+            a0, b0 = self.minus
+            pairs.append((a0, -b0))
+        a = torch.cat([a for a, _ in pairs])
+        return a.detach(), torch.cat([self.wide(b) for _, b in pairs], dim=1).detach()
+
+    def wide(self, b: Tensor) -> Tensor:
+        """`b` with a column for every row of its `a`: block-diagonal where there are groups."""
+        return b if self.groups == 1 else torch.block_diag(*b.chunk(self.groups))  # type: ignore[no-untyped-call]
 
     def to(self, device: torch.device | str) -> "Delta":
         """A copy on `device`, trainable as this one."""
         minus = None if self.minus is None else (_copy(self.minus[0], device), _copy(self.minus[1], device))
         return dataclasses.replace(self, a=_copy(self.a, device), b=_copy(self.b, device), minus=minus)
+
+
+def split_rows(matrix: Tensor, groups: int) -> Tensor:
+    """(rows, columns) as (groups, rows / groups, columns)."""
+    return matrix.reshape(groups, -1, matrix.shape[1])
+
+
+def stacked(
+    factors: Sequence[tuple[Tensor, Tensor]], *, shape: tuple[int, ...], plain: bool = True, groups: int = 1
+) -> Delta:
+    """The delta of scale 1 that is the sum of all b @ a: the ranks add up. Each `a` (groups * rank, in), b (out, rank)."""
+    a = torch.cat([split_rows(a.detach(), groups) for a, _ in factors], dim=1).flatten(0, 1)
+    b = torch.cat([b.detach() for _, b in factors], dim=1)
+    return Delta(a=a.requires_grad_(), b=b.requires_grad_(), shape=shape, plain=plain, groups=groups)
+
+
+def narrowed(b: Tensor, groups: int) -> Tensor:
+    """The blocks of a block-diagonal (out, groups * rank), one above the other: (out, rank). Undoes `Delta.wide`."""
+    rows, columns = split_rows(b, groups), b.shape[1] // groups
+    return torch.cat([rows[i, :, i * columns : (i + 1) * columns] for i in range(groups)]).contiguous()
 
 
 def _copy(tensor: Tensor, device: torch.device | str) -> Tensor:

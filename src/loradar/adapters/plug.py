@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from loradar.adapters.adapter import Adapter
 from loradar.adapters.fingerprint import fingerprint
-from loradar.adapters.layers import has_statistics, is_plain, weight_of
+from loradar.adapters.layers import find_head, has_statistics, is_plain, weight_of
 from loradar.adapters.low_rank import Delta
 from loradar.core.errors import BadTargetError, WrongBaseError
 from loradar.core.modules import innermost
@@ -36,8 +36,7 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True) -> nn.Module:
     for name, delta in adapter.deltas.items():
         _wear(backbone, name, delta)
     for name, tensor in adapter.replaced.items():
-        layer, _, leaf = name.rpartition(".")
-        setattr(backbone.get_submodule(layer), leaf, tensor)
+        _replace(backbone, name, tensor)
     for module in twin.modules():
         if has_statistics(module) and adapter.card.norm == "frozen":
             module.eval()
@@ -62,11 +61,32 @@ def fold(base: nn.Module, adapter: Adapter, *, check: bool = True) -> nn.Module:
         merged += delta.weight().detach()
         backbone.get_submodule(name).register_parameter("weight", nn.Parameter(merged, requires_grad=False))
     for name, tensor in adapter.replaced.items():
-        layer, _, leaf = name.rpartition(".")
         value = tensor.detach().clone()
-        module = backbone.get_submodule(layer)
-        setattr(module, leaf, nn.Parameter(value, requires_grad=False) if leaf in module._parameters else value)
+        is_parameter = name.rpartition(".")[2] in backbone.get_submodule(name.rpartition(".")[0])._parameters
+        _replace(backbone, name, nn.Parameter(value, requires_grad=False) if is_parameter else value)
     return folded
+
+
+def without_head(model: M) -> M:
+    """A twin of `model` that gives what its head sees: (batch, features) instead of logits.
+
+    For a timm ViT that is the class token after the last LayerNorm, for a ResNet the pooled last feature map. Raises
+    BadTargetError for a model that has no Linear head.
+    """
+    headless = _twin(model)
+    backbone = innermost(headless)
+    layer, _, leaf = find_head(model).rpartition(".")
+    setattr(backbone.get_submodule(layer), leaf, nn.Identity())
+    return headless
+
+
+def _replace(backbone: nn.Module, name: str, tensor: Tensor) -> None:
+    layer, _, leaf = name.rpartition(".")
+    module = backbone.get_submodule(layer)
+    setattr(module, leaf, tensor)
+    if isinstance(module, nn.Linear) and leaf == "weight":
+        # a head may be for another number of classes
+        module.out_features = len(tensor)
 
 
 def _twin(base: M) -> M:
@@ -93,7 +113,7 @@ def check_fits(base: nn.Module, adapter: Adapter, *, hashed: bool = True) -> Non
             weight = weight_of(backbone, name)
         except BadTargetError as error:
             raise WrongBaseError(f"adapter {card.name!r} does not fit this base: {error}") from error
-        _check_one(card.name, f"{name}.weight", delta.a, delta.shape, weight)
+        _check_one(card.name, f"{name}.weight", delta.a, delta.shape, tuple(weight.shape), weight)
         if delta.plain != is_plain(backbone, name):
             raise WrongBaseError(
                 f"adapter {card.name!r} was made for another kind of layer than this base's {name} (its dilation, "
@@ -103,14 +123,19 @@ def check_fits(base: nn.Module, adapter: Adapter, *, hashed: bool = True) -> Non
     for name, tensor in adapter.replaced.items():
         if name not in own:
             raise WrongBaseError(f"adapter {card.name!r} replaces {name}, which this base does not have")
-        _check_one(card.name, name, tensor, tuple(tensor.shape), own[name])
+        shape = tuple(own[name].shape)
+        if card.classes and name.rpartition(".")[0] == card.head:
+            # a head of its own classes, from the base's features
+            shape = (len(card.classes), *shape[1:])
+        _check_one(card.name, name, tensor, tuple(tensor.shape), shape, own[name])
 
 
-def _check_one(adapter: str, name: str, tensor: Tensor, shape: tuple[int, ...], own: Tensor) -> None:
-    if shape != tuple(own.shape):
+def _check_one(
+    adapter: str, name: str, tensor: Tensor, shape: tuple[int, ...], expected: tuple[int, ...], own: Tensor
+) -> None:
+    if shape != expected:
         raise WrongBaseError(
-            f"adapter {adapter!r} has {name} of {shape}, this base {tuple(own.shape)}; load the base that it was "
-            "trained on"
+            f"adapter {adapter!r} has {name} of {shape}, this base {expected}; load the base that it was trained on"
         )
     if tensor.device != own.device:
         raise WrongBaseError(
@@ -140,7 +165,7 @@ class _Branch:
         return output + branch
 
     def _through(self, module: nn.Module, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        a, b = a.to(x.dtype), (b * self.delta.scale).to(x.dtype)
+        a, b = a.to(x.dtype), self.delta.wide(b * self.delta.scale).to(x.dtype)
         if not isinstance(module, nn.Conv2d):
             return F.linear(F.linear(x, a), b)
         inner = a.view(len(a), *self.delta.shape[1:])

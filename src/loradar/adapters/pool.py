@@ -7,7 +7,7 @@ from torch import Tensor
 
 from loradar.adapters.adapter import Adapter, keep
 from loradar.adapters.card import Card
-from loradar.adapters.low_rank import Delta
+from loradar.adapters.low_rank import Delta, stacked
 from loradar.core.errors import BadConfigError, WrongBaseError, did_you_mean
 
 
@@ -44,6 +44,8 @@ class AdapterPool(Mapping[str, Adapter]):
 def merge(pool: AdapterPool, weights: Mapping[str, float], *, name: str = "merged") -> Adapter:
     """The adapter whose deltas are the weighted sums of the pool's: exact, the ranks add up.
 
+    Where all have the same SVD start, its frozen part is taken once: with weights that sum to 1 the merged weight is
+    W_res + sum of weight_i B_i A_i (see `truncated` for a smaller rank, `trimmed` for fewer singular values).
     Names that `weights` leaves out, or gives 0, take no part; one name with weight 1 is that adapter itself. What
     adapters replace (heads, statistics) is averaged with the weights, which then must sum to 1, and which all of them
     must replace: a base's own head is not known here. Raises BadConfigError otherwise.
@@ -72,15 +74,37 @@ def merge(pool: AdapterPool, weights: Mapping[str, float], *, name: str = "merge
 
 def _sum(layer: str, pool: AdapterPool, weights: Mapping[str, float]) -> Delta:
     parts = [(pool[n].deltas[layer], w) for n, w in weights.items() if layer in pool[n].deltas]
-    shape = parts[0][0].shape
-    if any(part.shape != shape for part, _ in parts):
+    first = parts[0][0]
+    if any((part.shape, part.groups) != (first.shape, first.groups) for part, _ in parts):
         raise WrongBaseError(f"the adapters' shapes for {layer} differ: {[part.shape for part, _ in parts]}")
     # [w1 s1 B1, w2 s2 B2] @ [A1; A2] is the sum itself; summing A's and B's apart would add the cross terms
-    factors = [(part.factors(), weight * part.scale) for part, weight in parts]
-    a = torch.cat([a for (a, _), _ in factors])
-    b = torch.cat([b * scale for (_, b), scale in factors], dim=1)
+    factors = [(part.a, part.b * (weight * part.scale)) for part, weight in parts]
+    starts = [(part.minus, weight * part.scale) for part, weight in parts if part.minus is not None]
+    if len(starts) == len(parts) and all(_same(minus, starts[0][0]) for minus, _ in starts):
+        starts = [(starts[0][0], sum(weight for _, weight in starts))]
+    factors += [(a0, b0 * -weight) for (a0, b0), weight in starts]
     plain = all(part.plain for part, _ in parts)
-    return Delta(a=a.requires_grad_(), b=b.requires_grad_(), shape=shape, plain=plain)
+    return stacked(factors, shape=first.shape, plain=plain, groups=first.groups)
+
+
+def _same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    return all(x is y or torch.equal(x, y) for x, y in zip(one, other, strict=True))
+
+
+def check_shared_start(pool: AdapterPool) -> None:
+    """Raises WrongBaseError unless all members put their deltas on the same layers over one residual weight W_res."""
+    first, *others = pool
+    for name in others:
+        one, other = pool[first].deltas, pool[name].deltas
+        if odd := set(one) ^ set(other):
+            raise WrongBaseError(f"{name!r} and {first!r} differ in their layers: {min(odd)} is in one of them alone")
+        for layer, delta in one.items():
+            minus = other[layer].minus
+            if (delta.minus is None) != (minus is None) or (delta.minus and minus and not _same(delta.minus, minus)):
+                raise WrongBaseError(
+                    f"{name!r} and {first!r} have different residual weights for {layer}; expected members of one "
+                    "meta-tuning, which share their start"
+                )
 
 
 def _average(pool: AdapterPool, weights: Mapping[str, float]) -> dict[str, Tensor]:

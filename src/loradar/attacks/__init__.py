@@ -8,6 +8,19 @@ from loradar.attacks.mi_fgsm import MIFGSM
 from loradar.attacks.noise import UniformNoise
 from loradar.attacks.occlusion import ROA
 from loradar.attacks.pgd import PGD
+from loradar.attacks.pyramid import Pyramid
 from loradar.attacks.worst_of import WorstOf, strongest
 
-__all__ = ["FGSM", "FIA", "MIFGSM", "PGD", "ROA", "AutoAttack", "UniformNoise", "WorstOf", "ascend", "strongest"]
+__all__ = [
+    "FGSM",
+    "FIA",
+    "MIFGSM",
+    "PGD",
+    "ROA",
+    "AutoAttack",
+    "Pyramid",
+    "UniformNoise",
+    "WorstOf",
+    "ascend",
+    "strongest",
+]

@@ -73,6 +73,32 @@ def loss_of(model: nn.Module, y: Labels, loss: Callable[[Logits, Labels], Tensor
     return objective
 
 
+def divergence_of(model: nn.Module, x: Images, y: Labels) -> Objective:
+    """KL(clean || attacked) of the model's answers, in nats, per image; the answers at `x` are taken once.
+
+    At `x` itself it has a minimum, and so exactly no gradient: whoever ascends it must start elsewhere. The labels are
+    not asked, but held against the model's classes as ever.
+    """
+    with torch.no_grad():
+        clean = logits_of(model, x).log_softmax(1)
+    check_labels(y, count=len(x), classes=clean.shape[1])
+
+    def objective(x_adv: Images) -> Tensor:
+        attacked = logits_of(model, x_adv).log_softmax(1)
+        return (clean.exp() * (clean - attacked)).sum(1)
+
+    return objective
+
+
+def check_divergence_starts_at_random(loss: str, *, random_start: bool) -> None:
+    """Raises BadConfigError for the KL divergence from a zero start, where its gradient is exactly zero."""
+    if loss == "kl" and not random_start:
+        raise BadConfigError(
+            "loss 'kl' has no gradient at the clean image, so a zero start would never leave it; set random_start=true, "
+            "or loss=cross_entropy"
+        )
+
+
 def gradient(objective: Objective, x: Images) -> Tensor:
     """The gradient of `objective` at `x`, of the shape of `x`. Parameters are not asked for theirs.
 

@@ -7,7 +7,16 @@ from typing import Literal
 from torch import nn
 
 from loradar.attacks.ascend import ascend
-from loradar.attacks.door import LINF_8, NormBall, borrowed, check_counts, loss_of
+from loradar.attacks.door import (
+    LINF_8,
+    NormBall,
+    Objective,
+    borrowed,
+    check_counts,
+    check_divergence_starts_at_random,
+    divergence_of,
+    loss_of,
+)
 from loradar.attacks.worst_of import strongest
 from loradar.core.losses import cross_entropy, margin
 from loradar.core.randomness import mix
@@ -16,12 +25,18 @@ from loradar.core.types import Images, Labels
 LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
 
 
+def objective_of(model: nn.Module, x: Images, y: Labels, loss: Literal["cross_entropy", "margin", "kl"]) -> Objective:
+    """What is ascended: a loss of the labels, or for `kl` the divergence from the clean answers."""
+    return divergence_of(model, x, y) if loss == "kl" else loss_of(model, y, LOSSES[loss])
+
+
 @dataclass(frozen=True, kw_only=True)
 class PGD:
     """Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", 2018, section 2.1.
 
     `step` defaults to 2.5 * radius / steps, enough to cross the ball. With `restarts`, each image keeps its strongest
     outcome; every restart but the first starts at random even without `random_start`, else it would repeat the first.
+    `loss="kl"` ascends KL(clean || attacked) (Zhang et al., "TRADES", 2019) and must start at random.
     """
 
     ball: NormBall = LINF_8
@@ -29,11 +44,12 @@ class PGD:
     steps: int = 10
     restarts: int = 1
     random_start: bool = True
-    loss: Literal["cross_entropy", "margin"] = "cross_entropy"
+    loss: Literal["cross_entropy", "margin", "kl"] = "cross_entropy"
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_counts(steps=self.steps, restarts=self.restarts)
+        check_divergence_starts_at_random(self.loss, random_start=self.random_start)
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
         """(batch, C, H, W) in [0, 1] and in the ball around `x`. Raises BadImagesError."""
@@ -45,4 +61,5 @@ class PGD:
         if self.random_start or restart:
             start = self.ball.sample(x, mix(self.seed, restart)).clamp(0, 1)
         step = 2.5 * self.ball.radius / self.steps if self.step is None else self.step
-        return ascend(loss_of(model, y, LOSSES[self.loss]), x, start, ball=self.ball, step=step, steps=self.steps)
+        objective = objective_of(model, x, y, self.loss)
+        return ascend(objective, x, start, ball=self.ball, step=step, steps=self.steps)

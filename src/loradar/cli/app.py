@@ -9,7 +9,14 @@ from rich.console import Console
 
 from loradar import __version__
 from loradar.cli.flags import command
-from loradar.config import AuditConfig, HardenConfig, PretrainConfig
+from loradar.config import (
+    AuditConfig,
+    FewShotEvalConfig,
+    FewShotFitConfig,
+    HardenConfig,
+    MetaTuneConfig,
+    PretrainConfig,
+)
 from loradar.core.errors import LoradarError
 
 app = typer.Typer(
@@ -26,6 +33,8 @@ app = typer.Typer(
 )
 adapters = typer.Typer(no_args_is_help=True, help="List, show and verify adapter folders.")
 app.add_typer(adapters, name="adapters")
+few_shot = typer.Typer(no_args_is_help=True, help="A few labelled images of a new task: fit, classify, evaluate.")
+app.add_typer(few_shot, name="few-shot")
 out, err = Console(), Console(stderr=True)
 
 
@@ -120,6 +129,62 @@ def _verify(
     from loradar.cli.show import verified
 
     out.print(verified(folder, base), soft_wrap=True)
+
+
+@command(app, "meta-tune", MetaTuneConfig, positional="base")
+def _meta_tune(config: MetaTuneConfig) -> None:
+    """Meta-tune a pool of adversarial adapters on few-shot tasks, each against its own budget. Resumes if killed.
+
+    `loradar meta-tune runs/base --data path/to/images --out runs/pool`, then `loradar few-shot fit`.
+    """
+    from loradar.cli.progress import watching
+    from loradar.recipes.meta_tune import meta_tune
+
+    with watching(err) as progress:
+        folder = meta_tune(config, progress=progress)
+    out.print(f"pool: {folder}", soft_wrap=True)
+
+
+@command(few_shot, "eval", FewShotEvalConfig)
+def _few_shot_eval(config: FewShotEvalConfig) -> None:
+    """Measure the blended pool beside every baseline, on tasks of any domains: clean, attacked, corrupted. Resumes.
+
+    `loradar few-shot eval --pool runs/pool --domain leaves=path/to/images --domain digits=digits`
+    """
+    from loradar.cli.few_shot import summary
+    from loradar.cli.progress import watching
+    from loradar.recipes.few_shot_eval import few_shot_eval
+
+    with watching(err) as progress:
+        page = few_shot_eval(config, progress=progress)
+    out.print(summary(page.parent))
+    out.print(f"report: {page}", soft_wrap=True)
+
+
+@command(few_shot, "fit", FewShotFitConfig, positional="support")
+def _few_shot_fit(config: FewShotFitConfig) -> None:
+    """Make an adapter out of a folder of images by class: blend the pool for them, trim, take prototypes.
+
+    `loradar few-shot fit path/to/images --pool runs/pool --out runs/task`
+    """
+    from loradar.cli.few_shot import fitted
+    from loradar.recipes.few_shot_fit import few_shot_fit
+
+    out.print(fitted(few_shot_fit(config)))
+    out.print(f"adapter: {config.out}", soft_wrap=True)
+
+
+@few_shot.command("classify")
+def _few_shot_classify(
+    adapter: Annotated[Path, typer.Argument(help="The folder that `few-shot fit` wrote.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures to name.")],
+    base: Annotated[str | None, typer.Option(help="Default: the base that the adapter was fitted on.")] = None,
+) -> None:
+    """Say which class of a fitted task each image belongs to."""
+    from loradar.cli.few_shot import answered
+    from loradar.recipes.few_shot_fit import few_shot_classify
+
+    out.print(answered(few_shot_classify(adapter, images, base=base)))
 
 
 @app.command("version")

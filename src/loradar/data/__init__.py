@@ -1,9 +1,24 @@
 """Labelled images in [0, 1] from files, the hub or the built-in digits; disjoint splits; crops and flips."""
 
-from loradar.data.augment import augment
+from loradar.data.augment import augment, varied
+from loradar.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt
+from loradar.data.decoding import read_images
 from loradar.data.images import ImageSet
 from loradar.data.source import Source
 from loradar.data.sources import load_source
 from loradar.data.splits import Splits, split
 
-__all__ = ["ImageSet", "Source", "Splits", "augment", "load_source", "split"]
+__all__ = [
+    "CORRUPTIONS",
+    "SEVERITIES",
+    "Corruption",
+    "ImageSet",
+    "Source",
+    "Splits",
+    "augment",
+    "corrupt",
+    "load_source",
+    "read_images",
+    "split",
+    "varied",
+]

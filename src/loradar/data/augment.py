@@ -1,12 +1,14 @@
-"""Random crops and flips, one draw per image, alike for everything that belongs to the image."""
+"""Random crops and flips alike for everything that belongs to an image; light and place for what stands alone."""
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from loradar.core.errors import BadImagesError
-from loradar.core.randomness import generator
+from loradar.core.randomness import generator, uniform
+from loradar.core.types import Images
 
 
 def augment(images: Sequence[Tensor], *, crop: int = 4, flip: bool = True, seed: int) -> tuple[Tensor, ...]:
@@ -31,6 +33,28 @@ def augment(images: Sequence[Tensor], *, crop: int = 4, flip: bool = True, seed:
     columns = torch.arange(width).expand(batch, -1)
     columns = _reflected(torch.where(mirrored, columns.flip(1), columns) + shifts[1], width)
     return tuple(_taken(x, rows.to(x.device), columns.to(x.device)) for x in images)
+
+
+def varied(x: Images, seed: int, *, shift: float = 0.125) -> Images:
+    """Each image in another light and another place: brightness, saturation, contrast, and a shift over zeros.
+
+    The shift is up to the share `shift` of the side each way. An image's draws depend on `seed` and on its own pixels. Zhao
+    et al., "Differentiable Augmentation", 2020, policy "color,translation", as PMF uses it; clamped to [0, 1].
+    """
+    draws = uniform(x, seed, (5,))
+    brightness, saturation, contrast = (draws[:, i, None, None, None] for i in range(3))
+    out = x + brightness - 0.5
+    grey = out.mean(1, keepdim=True)
+    out = (out - grey) * (2 * saturation) + grey
+    level = out.mean((1, 2, 3), keepdim=True)
+    out = ((out - level) * (contrast + 0.5) + level).clamp(0, 1)
+    height, width = x.shape[2:]
+    reach = [round(side * shift) for side in (height, width)]
+    padded = F.pad(out, (reach[1], reach[1], reach[0], reach[0]))
+    down, right = ((draws[:, 3 + i] * (2 * reach[i] + 1)).long().tolist() for i in range(2))
+    return torch.stack(
+        [padded[i, :, d : d + height, r : r + width] for i, (d, r) in enumerate(zip(down, right, strict=True))]
+    )
 
 
 def _reflected(index: Tensor, length: int) -> Tensor:

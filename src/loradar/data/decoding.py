@@ -2,9 +2,10 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from loradar.core.errors import BadDataError
+from loradar.core.types import Images
 
 _CHUNK = 256
 
@@ -69,6 +71,18 @@ def decode_all(coded: Coded, indices: list[int], *, size: tuple[int, int], scale
         for _ in pool.map(chunk, range(0, len(indices), _CHUNK)):
             pass
     return pixels
+
+
+def read_images(paths: Sequence[Path], *, size: tuple[int, int]) -> Images:
+    """(len(paths), 3, *size) float32 in [0, 1]. Raises BadDataError that names the file which cannot be read."""
+    pixels = []
+    for path in paths:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadDataError(f"could not read {path}: {error.strerror}; expected an image") from error
+        pixels.append(decode(data, str(path), size=size))
+    return torch.stack(pixels).float() / 255
 
 
 @contextmanager

@@ -12,7 +12,13 @@ from loradar.data.images import CodedImages, DecodedImages
 
 
 def gather(
-    coded: Coded, labels: Labels, *, classes: Sequence[str], name: str, size: tuple[int, int] | None
+    coded: Coded,
+    labels: Labels,
+    *,
+    classes: Sequence[str],
+    name: str,
+    size: tuple[int, int] | None,
+    groups: Labels | None = None,
 ) -> CodedImages:
     """The set `name` of one split; without a `size` all pictures must have that of the first.
 
@@ -35,6 +41,7 @@ def gather(
         classes=tuple(classes),
         name=name,
         origin=torch.arange(len(coded)),
+        groups=groups,
     )
 
 

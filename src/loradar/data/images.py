@@ -19,7 +19,8 @@ class ImageSet(Protocol):
     """RGB images of one size with their labels.
 
     `labels` is (count,) int64, `origin` (count,) the indices in the split of the source that `name` says, `size`
-    (height, width). `fingerprint` is a hash of what is in the set, in its order.
+    (height, width). `groups` (count,) int64 numbers what belongs together (a track, a patient), where a column says so.
+    `fingerprint` is a hash of what is in the set, in its order.
     """
 
     @property
@@ -28,6 +29,8 @@ class ImageSet(Protocol):
     def classes(self) -> tuple[str, ...]: ...
     @property
     def labels(self) -> Labels: ...
+    @property
+    def groups(self) -> Labels | None: ...
     @property
     def origin(self) -> Tensor: ...
     @property
@@ -67,6 +70,10 @@ class DecodedImages:
         return len(self.labels)
 
     @property
+    def groups(self) -> None:
+        return None
+
+    @property
     def size(self) -> tuple[int, int]:
         return int(self.pixels.shape[2]), int(self.pixels.shape[3])
 
@@ -100,6 +107,7 @@ class CodedImages:
     classes: tuple[str, ...]
     name: str
     origin: Tensor
+    groups: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -109,7 +117,8 @@ class CodedImages:
         return _floats(pixels), self.labels[indices]
 
     def select(self, indices: Tensor) -> "CodedImages":
-        return replace(self, labels=self.labels[indices], origin=self.origin[indices])
+        groups = None if self.groups is None else self.groups[indices]
+        return replace(self, labels=self.labels[indices], origin=self.origin[indices], groups=groups)
 
     def digests(self) -> list[bytes] | None:
         if not self._fits:

@@ -10,7 +10,7 @@ from loradar.data.folders import folder_source
 from loradar.data.source import Source
 from loradar.data.tables import hub_source, parquet_source
 
-_COLUMNS = ("image", "label")
+_COLUMNS = ("image", "label", "group")
 _KINDS = (
     "digits, hub:owner/name, a parquet file, or a folder of parquet files, of images by class or of CIFAR-10 batches"
 )
@@ -22,8 +22,8 @@ def load_source(spec: str, *, size: tuple[int, int] | None = None) -> Source:
     | spec | what |
     |---|---|
     | `digits` | the built-in set; no test split |
-    | `hub:owner/name` | the Hugging Face hub; options: image=COLUMN, label=COLUMN, config=NAME |
-    | a `.parquet` file, or a folder of `train-*.parquet` and `test-*.parquet` | options: image=COLUMN, label=COLUMN |
+    | `hub:owner/name` | the Hugging Face hub; options: image=, label=, group=COLUMN, config=NAME |
+    | a `.parquet` file, or a folder of `train-*.parquet` and `test-*.parquet` | options: image=, label=, group=COLUMN |
     | a folder with a folder for each class, or `train/` and `test/` (or `val/`) above those | |
     | a folder `cifar-10-batches-py`, or the one above it | CIFAR-10 as its authors and torchvision keep it |
 

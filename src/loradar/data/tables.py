@@ -20,7 +20,7 @@ from loradar.data.source import TEST, TRAIN, Source
 
 Size = tuple[int, int] | None
 Columns = Mapping[str, str]
-"""`image` and `label` to the names of the columns, where the user says them."""
+"""`image`, `label` and `group` to the names of the columns, where the user says them."""
 _LABELS = ("label", "labels", "fine_label", "class", "target")
 _IMAGES = ("image", "img", "images")
 
@@ -121,7 +121,9 @@ def _source(name: str, tables: Mapping[str, Callable[[], pa.Table]], *, columns:
         image, label = names[split]
         where = f"{name}/{split}"
         labels = _labels(read[split][label], classes, where)
-        return gather(_Column(source=where, values=read[split][image]), labels, classes=classes, name=where, size=size)
+        groups = _groups(read[split], columns["group"], where) if "group" in columns else None
+        coded = _Column(source=where, values=read[split][image])
+        return gather(coded, labels, classes=classes, name=where, size=size, groups=groups)
 
     return Source(name=name, classes=classes, splits={split: partial(split_set, split) for split in read})
 
@@ -172,3 +174,12 @@ def _labels(column: pa.ChunkedArray, classes: tuple[str, ...], where: str) -> La
     if any(value is None for value in values):
         raise BadDataError(f"{where}: row {values.index(None)} has no label")
     return torch.tensor(values, dtype=torch.int64)
+
+
+def _groups(table: pa.Table, column: str, where: str) -> Labels:
+    """A number for each value of the column; rows without one belong together."""
+    if column not in table.column_names:
+        raise BadDataError(f"{where} has no column {column}; {did_you_mean(column, table.column_names)}")
+    values = table[column].to_pylist()
+    numbers = {value: i for i, value in enumerate(dict.fromkeys(values))}
+    return torch.tensor([numbers[value] for value in values], dtype=torch.int64)

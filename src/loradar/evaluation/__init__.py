@@ -1,9 +1,19 @@
 """Floor 2: figures with their n, interval and threat; the checks that they deserve belief; the report."""
 
+from loradar.evaluation.few_shot import (
+    BlendWeights,
+    FewShotReport,
+    FewShotRow,
+    Shown,
+    TaskPicture,
+    averaged,
+    read_few_shot_report,
+    write_few_shot_report,
+)
 from loradar.evaluation.leak import Leak, Sign, leak_test
 from loradar.evaluation.measure import NO_ATTACK, Row, accuracy_row, craft, device_of, predict
 from loradar.evaluation.names import labels, short_names
-from loradar.evaluation.pictures import Picture
+from loradar.evaluation.pictures import Picture, png
 from loradar.evaluation.report import Curve, Point, Replugged, Report, Size, from_json, to_json
 from loradar.evaluation.sanity import Check, check_masking, check_transfer
 from loradar.evaluation.versions import versions
@@ -11,17 +21,23 @@ from loradar.evaluation.writing import read_report, write_report
 
 __all__ = [
     "NO_ATTACK",
+    "BlendWeights",
     "Check",
     "Curve",
+    "FewShotReport",
+    "FewShotRow",
     "Leak",
     "Picture",
     "Point",
     "Replugged",
     "Report",
     "Row",
+    "Shown",
     "Sign",
     "Size",
+    "TaskPicture",
     "accuracy_row",
+    "averaged",
     "check_masking",
     "check_transfer",
     "craft",
@@ -29,10 +45,13 @@ __all__ = [
     "from_json",
     "labels",
     "leak_test",
+    "png",
     "predict",
+    "read_few_shot_report",
     "read_report",
     "short_names",
     "to_json",
     "versions",
+    "write_few_shot_report",
     "write_report",
 ]

@@ -19,12 +19,12 @@ def to_html(report: Report) -> str:
     """The whole page: styles, pictures and drawings within it; light and dark, phone and desk."""
     # matplotlib escapes the text in its SVG itself
     drawings = [Markup(curve_svg(curve, key=f"curve{i}")) for i, curve in enumerate(report.curves)]
-    return _environment(escape=True).get_template("page.html.jinja").render(_content(report), drawings=drawings)
+    return environment(escape=True).get_template("page.html.jinja").render(_content(report), drawings=drawings)
 
 
 def to_markdown(report: Report) -> str:
     """The figures, verdicts and settings as Markdown tables."""
-    return _environment(escape=False).get_template("page.md.jinja").render(_content(report))
+    return environment(escape=False).get_template("page.md.jinja").render(_content(report))
 
 
 def percent(share: float) -> str:
@@ -36,7 +36,8 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _environment(*, escape: bool) -> Environment:
+def environment(*, escape: bool) -> Environment:
+    """Where templates are found, with the filters that they use."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=escape,

@@ -18,9 +18,13 @@ _VARIABLES = {
     "#010205": "--line",
     "#010206": "--clean",
     "#010207": "--attack",
+    "#010208": "--transfer",
+    "#010209": "--heat",
 }
-_INK, _MUTED, _LINE, _CLEAN, _ATTACK = _VARIABLES
-_STYLE = {
+_INK, _MUTED, _LINE, _CLEAN, _ATTACK, _TRANSFER, _HEAT = _VARIABLES
+SERIES = (_ATTACK, _MUTED, _TRANSFER, _CLEAN, _HEAT, _INK)
+"""Colours that are told apart, the first for what a report is about."""
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "loradar",
     "font.size": 10,
@@ -45,7 +49,7 @@ def curve_svg(curve: Curve, *, key: str) -> str:
     """
     if not curve.points:
         return ""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 3), layout="constrained")
         accuracy, loss = figure.subplots(1, 2)
         _draw_counts(accuracy, curve)
@@ -55,7 +59,7 @@ def curve_svg(curve: Curve, *, key: str) -> str:
             axes.set_xlabel("epoch (dashed: selected)")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(axis="y")
-        return _inline(figure, key)
+        return inline(figure, key)
 
 
 def _draw_counts(axes: Axes, curve: Curve) -> None:
@@ -83,7 +87,8 @@ def _draw_loss(axes: Axes, curve: Curve) -> None:
     axes.set_title("training: mean loss, nats", loc="left", fontsize=10)
 
 
-def _inline(figure: Figure, key: str) -> str:
+def inline(figure: Figure, key: str) -> str:
+    """One `<svg>` in the page's colours; `key` keeps the ids of several drawings on one page apart."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()

@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, UniformNoise, WorstOf
+from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, Pyramid, UniformNoise, WorstOf
 from loradar.core.balls import L2, Linf
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.specs import parse_options
@@ -16,6 +16,7 @@ from loradar.core.types import Attack
 ATTACKS: dict[str, Callable[..., Attack]] = {
     "fgsm": FGSM,
     "pgd": PGD,
+    "pyramid": Pyramid,
     "mi-fgsm": MIFGSM,
     "roa": ROA,
     "fia": FIA,

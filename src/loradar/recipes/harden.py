@@ -1,7 +1,6 @@
 """The main job: one adapter per attack on a frozen base, each measured, and a report of what it buys."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,6 @@ import torch
 
 from loradar.adapters import Adapter, load, plug, save
 from loradar.config import HardenConfig
-from loradar.core.errors import BadConfigError
-from loradar.core.files import write_atomically
 from loradar.core.modules import evaluating
 from loradar.core.types import Attack, Progress
 from loradar.data import Splits, load_source, split
@@ -33,7 +30,7 @@ from loradar.recipes import figures
 from loradar.recipes.figures import Contender, Reported
 from loradar.recipes.members import Member, named, plan
 from loradar.recipes.train_adapter import Trained, train_adapter
-from loradar.recipes.workbench import Workbench, check_classes, everything, open_base, open_bench
+from loradar.recipes.workbench import Workbench, check_classes, claim, everything, open_base, open_bench
 
 CRITERION = "most right answers on the validation split, clean and attacked counted alike"
 LEAK_IMAGES = 500
@@ -55,7 +52,7 @@ def harden(config: HardenConfig, *, progress: Progress | None = None) -> Path:
     source = load_source(config.data, size=base.input_size[1:])
     check_classes(base, source)
     splits = split(source, train=config.train, validation=config.validation, reported=config.limit, seed=config.seed)
-    _claim(config)
+    claim(config)
     bench = open_bench(base, config, progress)
     trained = [train_adapter(m, bench, splits, config, config.out / "work" / m.name) for m in members]
     x, y = everything(splits.reported)
@@ -69,21 +66,6 @@ def harden(config: HardenConfig, *, progress: Progress | None = None) -> Path:
         card = {"measured": rows, "selected_epoch": one.selected.epoch}
         save(load(one.selected.folder).with_card(**card), config.out / "adapters" / one.member.name)
     return write_report(report, config.out)
-
-
-def _claim(config: HardenConfig) -> None:
-    """Takes the out folder for this run. Raises BadConfigError where it holds one with other settings."""
-    path = config.out / "run.json"
-    now = json.loads(config.model_dump_json(exclude={"out", "cache", "device"}))
-    if path.exists():
-        before = json.loads(path.read_text())
-        odd = [key for key in now if before.get(key) != now[key]]
-        if odd:
-            raise BadConfigError(
-                f"{config.out} holds a run with {odd[0]} = {before.get(odd[0])!r}, now {now[odd[0]]!r}; choose another "
-                "--out, or delete that folder"
-            )
-    write_atomically(path, json.dumps(now, indent=2).encode())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

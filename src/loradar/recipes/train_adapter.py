@@ -60,7 +60,8 @@ def train_adapter(member: Member, bench: Workbench, splits: Splits, config: Hard
     adapter = _fresh(member, bench, splits, config)
     # a tensor among the state, so that the mean loss of an epoch survives a kill in the middle of it
     sums = torch.zeros(2, dtype=torch.float64)
-    settings = FitSettings(**{f.name: getattr(config, f.name) for f in dataclasses.fields(FitSettings)})
+    given = {f.name for f in dataclasses.fields(FitSettings)} & set(type(config).model_fields)
+    settings = FitSettings(**{name: getattr(config, name) for name in given})
     judge = _judge(member, bench, splits, adapter, folder)
     steps = fit(
         _loss_of(member, bench, splits, config, adapter),

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from loradar.adapters import fingerprint
-from loradar.config import AuditConfig, Config, HardenConfig
+from loradar.config import AuditConfig, Config, FewShotEvalConfig, HardenConfig, MetaTuneConfig
 from loradar.core.errors import BadConfigError
-from loradar.core.files import make_folder
+from loradar.core.files import make_folder, write_atomically
 from loradar.core.types import Attack, Images, Labels, Progress, Silent, Task
 from loradar.data import ImageSet, Source
 from loradar.evaluation import craft, predict
@@ -110,6 +110,21 @@ def layers_read(attack: object) -> set[str]:
     members = getattr(attack, "attacks", ())
     named = getattr(attack, "layer", None)
     return set().union(*map(layers_read, members), {named} if named else ())
+
+
+def claim(config: HardenConfig | MetaTuneConfig | FewShotEvalConfig, *free: str) -> None:
+    """Takes the out folder for this run. Raises BadConfigError where it holds one with other settings than the `free`."""
+    path = config.out / "run.json"
+    now = json.loads(config.model_dump_json(exclude={"out", "cache", "device", *free}))
+    if path.exists():
+        before = json.loads(path.read_text())
+        odd = [key for key in now if before.get(key) != now[key]]
+        if odd:
+            raise BadConfigError(
+                f"{config.out} holds a run with {odd[0]} = {before.get(odd[0])!r}, now {now[odd[0]]!r}; choose another "
+                "--out, or delete that folder"
+            )
+    write_atomically(path, json.dumps(now, indent=2).encode())
 
 
 def pick_device(name: str) -> torch.device:

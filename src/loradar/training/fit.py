@@ -1,16 +1,18 @@
 """The training loop: it yields its steps; whoever calls it draws the curves."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR, StepLR
 
 from loradar.core.errors import BadConfigError, BadDataError
 from loradar.core.randomness import generator, mix
@@ -22,7 +24,10 @@ LossOf = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How to descend. The defaults are those of the hardening recipe: Adam 1e-3, StepLR(10, 0.1), 10 epochs."""
+    """How to descend. The defaults are those of the hardening recipe: Adam 1e-3, StepLR(10, 0.1), 10 epochs.
+
+    `warm_up` is the number of epochs in which the rate of the cosine schedule first rises, linearly.
+    """
 
     epochs: int = 10
     batch_size: int = 128
@@ -33,12 +38,18 @@ class FitSettings:
     schedule: Literal["step", "cosine", "one-cycle", "constant"] = "step"
     step_size: int = 10
     gamma: float = 0.1
+    warm_up: int = 0
+    nesterov: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "step_size"):
             if getattr(self, name) < 1:
                 raise BadConfigError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if not 0 <= self.warm_up < max(self.epochs, 1) or (self.warm_up and self.schedule != "cosine"):
+            raise BadConfigError(
+                f"warm_up is {self.warm_up} of {self.epochs} epochs; expected fewer than all, with the cosine schedule"
+            )
         if not self.learning_rate > 0:
             raise BadConfigError(f"learning_rate is {self.learning_rate}; expected more than 0")
 
@@ -81,7 +92,7 @@ def fit(
     per_epoch = max(1, count // settings.batch_size)
     total = per_epoch * settings.epochs
     optimizer = _optimizer(parameters, settings)
-    scheduler = _scheduler(optimizer, settings, total)
+    scheduler = _scheduler(optimizer, settings, total, settings.warm_up * per_epoch)
     identity = hashlib.sha256(f"{settings!r} {count} {run}".encode()).hexdigest()[:16]
     done = 0
     if checkpoint is not None and checkpoint.exists():
@@ -132,17 +143,25 @@ def _optimizer(parameters: Sequence[Tensor], settings: FitSettings) -> Optimizer
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         filled = [group for group in groups if group["params"]]
-        return SGD(filled, lr=rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
+        return SGD(filled, lr=rate, momentum=settings.momentum, nesterov=settings.nesterov and settings.momentum > 0)
     return (AdamW if settings.optimizer == "adamw" else Adam)(list(parameters), lr=rate, weight_decay=decay)
 
 
-def _scheduler(optimizer: Optimizer, settings: FitSettings, total: int) -> LRScheduler:
+def _scheduler(optimizer: Optimizer, settings: FitSettings, total: int, rising: int) -> LRScheduler:
     match settings.schedule:
         case "step":
             return StepLR(optimizer, settings.step_size, settings.gamma)
+        case "cosine" if rising:
+            return LambdaLR(optimizer, partial(_rise_and_fall, rising=rising, total=total))
         case "cosine":
             return CosineAnnealingLR(optimizer, total)
         case "one-cycle":
             return OneCycleLR(optimizer, settings.learning_rate, total_steps=total + 1, cycle_momentum=False)
         case "constant":
             return ConstantLR(optimizer, factor=1.0)
+
+
+def _rise_and_fall(step: int, *, rising: int, total: int) -> float:
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))

@@ -1,0 +1,114 @@
+"""Seconds of one few-shot task, step by step: features, blend, trim, prototypes, classify; trimming beside a full SVD.
+
+    python -m benchmarks.few_shot [--repeats 3] [--shot 5] [--queries 50]
+
+A small ViT (patch 4, 32 px), ViT-S/16 at 128 px and ResNet-18 at 32 px, each with four members of rank 8. Speed does not depend
+on what the weights are, so they are fresh.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.timing import RESULTS
+from loradar.adapters import Adapter, AdapterPool, find_targets, fold, fresh, merge, trimmed
+from loradar.adapters.layers import weight_of
+from loradar.core.modules import innermost
+from loradar.fewshot import Blending
+from loradar.models import Base, new_base
+from loradar.recipes.few_shot_fit import Fitter
+from loradar.recipes.pools import targets_of
+
+BASES: dict[str, dict[str, Any]] = {
+    "small ViT, patch 4, 32 px": {"architecture": "timm:vit_tiny_patch16_224", "img_size": 32, "patch_size": 4},
+    "ViT-S/16, 128 px": {"architecture": "timm:vit_small_patch16_224", "img_size": 128},
+    "ResNet-18, 32 px": {"architecture": "resnet18"},
+}
+WAY, KEEP = 5, 0.9
+
+
+def pool_of(base: Base) -> AdapterPool:
+    """Four members that share their start and have moved apart."""
+    start = fresh(
+        base.model, targets=targets_of(base.model, ()), rank=8, start="svd", head=False, fused="split", name="start"
+    )
+    return AdapterPool({f"member {i}": _moved(start, i) for i in range(4)})
+
+
+def _moved(start: Adapter, number: int) -> Adapter:
+    member = start.to("cpu")
+    draws = torch.Generator().manual_seed(number)
+    with torch.no_grad():
+        for tensor in member.parameters():
+            tensor += 0.01 * torch.randn(tensor.shape, generator=draws)
+    return member
+
+
+def timed(call: Callable[[], object], repeats: int) -> float:
+    call()
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def measure(name: str, shot: int, queries: int, repeats: int) -> dict[str, float]:
+    """Median seconds by step."""
+    options = dict(BASES[name])
+    side = int(options.get("img_size", 32))
+    base = new_base(options.pop("architecture"), num_classes=10, input_size=(3, side, side), **options)
+    base.model.requires_grad_(False)
+    pool = pool_of(base)
+    fitter = Fitter.of(base, pool, blending=Blending(), keep=KEEP, copies=2, seed=0)
+    draws = torch.Generator().manual_seed(0)
+    x, y = torch.rand(WAY * shot, 3, side, side, generator=draws), torch.arange(WAY * shot) % WAY
+    query = torch.rand(queries, 3, side, side, generator=draws)
+    classes = [str(i) for i in range(WAY)]
+    runs = [fitter(x, y, classes) for _ in range(repeats + 1)][1:]
+    found = {step: statistics.median(run.seconds[step] for run in runs) for step in runs[0].seconds}
+    with torch.no_grad():
+        folded = fold(base.model, runs[0].adapter)
+        found["classify"] = timed(lambda: folded(query).argmax(1), repeats)
+        blend = merge(pool, {"member 0": 0.5, "member 1": 0.5})
+        weights = [
+            weight_of(innermost(base.model), layer).flatten(1) for layer in find_targets(base.model, list(blend.deltas))
+        ]
+        found["trim, all weights"] = timed(lambda: trimmed(base.model, blend, KEEP), repeats)
+        found["full SVD of the same weights"] = timed(lambda: [_by_svd(weight) for weight in weights], 1)
+    found["one task"] = sum(found[step] for step in (*runs[0].seconds, "classify"))
+    return found
+
+
+def _by_svd(weight: torch.Tensor) -> torch.Tensor:
+    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    kept = int(KEEP * len(s))
+    cut: torch.Tensor = u[:, :kept] * s[:kept] @ vh[:kept]
+    return cut
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--shot", type=int, default=5)
+    parser.add_argument("--queries", type=int, default=50)
+    args = parser.parse_args()
+    print(f"{WAY}-way {args.shot}-shot, {args.queries} queries, {torch.get_num_threads()} threads; seconds")
+    found = {}
+    for name in BASES:
+        found[name] = measure(name, args.shot, args.queries, args.repeats)
+        print(name + "".join(f"\n  {step:<30}{value:8.3f}" for step, value in found[name].items()))
+    RESULTS.mkdir(exist_ok=True)
+    settings = {"way": WAY, "shot": args.shot, "queries": args.queries, "repeats": args.repeats, "keep": KEEP}
+    values = {"settings": settings, "threads": torch.get_num_threads(), "torch": torch.__version__, "seconds": found}
+    (RESULTS / "few_shot.json").write_text(json.dumps(values, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Which members of a pool suit a task, told by its support alone.
+
+Yang et al., "Mixture of Adversarial LoRAs", 2024, section 3.3: a member is good where the support lies close to its own
+class (compactness) and far from the others (separation).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loradar.core.errors import BadConfigError
+from loradar.core.types import Labels
+from loradar.fewshot.prototypes import cosines, prototypes_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blending:
+    """How scores become weights. `compactness` weighs closeness against separation, in [0, 1]; `sharpness` is the beta
+    of the exponential, `top` how many members share the weight.
+    """
+
+    compactness: float = 0.6
+    sharpness: float = 1.0
+    top: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.compactness <= 1 or not self.sharpness >= 0 or self.top < 1:
+            raise BadConfigError(
+                f"compactness {self.compactness}, sharpness {self.sharpness}, top {self.top}; expected a compactness in "
+                "[0, 1], sharpness 0 or more, top 1 or more"
+            )
+
+    def score(self, features: Tensor, labels: Labels, prototypes: Tensor) -> float:
+        """How well one member suits a task: compactness * C - (1 - compactness) * V.
+
+        `features` (n, d) are those of *augmented* support images under the member, `prototypes` (way, d) of the clean
+        ones: with one shot an image is its own prototype, and C would be 1 for every member. Averages give each class
+        the same say.
+        """
+        similar = cosines(features, prototypes)
+        way = len(prototypes)
+        # a row for each class: the mean cosine of its images with every prototype
+        by_class = prototypes_of(similar, labels, way)
+        own = by_class.diagonal()
+        others = (by_class.sum(1) - own) / (way - 1)
+        return float(self.compactness * own.mean() - (1 - self.compactness) * others.mean())
+
+    def weights(self, scores: Tensor) -> Tensor:
+        """(P,) weights that sum to 1, 0 outside the `top` members of largest score; of scores (P,)."""
+        scores = scores.double()
+        strength = torch.exp(-self.sharpness * (1 - scores))
+        # by the score: with sharpness 0 all strengths are equal
+        best = scores.argsort(descending=True, stable=True)[: self.top]
+        kept = torch.zeros_like(strength)
+        kept[best] = strength[best]
+        return kept / kept.sum()

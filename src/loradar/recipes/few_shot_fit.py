@@ -1,0 +1,208 @@
+"""A folder of images by class becomes an adapter, and an adapter names what is on images: seconds, nothing is trained."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loradar.adapters import Adapter, AdapterPool, find_head, fold, load, merge, save, trimmed, truncated, without_head
+from loradar.config import FewShotFitConfig
+from loradar.core.errors import BadDataError, BadFileError
+from loradar.core.modules import innermost
+from loradar.core.types import Images, Labels
+from loradar.data import load_source, read_images, varied
+from loradar.fewshot import Blending, cosine_logits, prototypes_of
+from loradar.models import Base, Precision, quick
+from loradar.recipes.pools import base_of, open_pool
+from loradar.recipes.tasks import first_of_each
+from loradar.recipes.workbench import open_base
+
+FEW_SHOT = "few_shot"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What an adapter says of one image: the class, and its share of a softmax over scaled cosines."""
+
+    image: str
+    answer: str
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitted:
+    """A task's adapter; the weight of each member; seconds of each step; the relative error of truncation, if any."""
+
+    adapter: Adapter
+    weights: dict[str, float]
+    seconds: dict[str, float]
+    error: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopwatch:
+    """Seconds by the name of what they were spent on."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - began
+
+
+def few_shot_fit(config: FewShotFitConfig) -> Fitted:
+    """Blends the pool for the images of `config.support`, trims, and writes the adapter to `config.out`.
+
+    Its head holds the prototypes, so that the plugged base answers the classes of the folder. Raises LoradarError.
+    """
+    pool = open_pool(config.pool)
+    spec = config.base or base_of(config.pool)
+    base = open_base(spec, config.device)
+    x, y, classes = _support(config, base)
+    blending = Blending(compactness=config.compactness, sharpness=config.sharpness, top=config.top)
+    fitter = Fitter.of(
+        base,
+        pool,
+        blending=blending,
+        keep=config.keep,
+        copies=config.copies,
+        precision=config.precision,
+        seed=config.seed,
+    )
+    fitted = fitter(x, y, classes, rank=config.rank)
+    data = {**fitted.adapter.card.data, "base": spec, "support": config.support, "images": len(y)}
+    adapter = fitted.adapter.with_card(name=config.out.name, data=data)
+    save(adapter, config.out, base.model)
+    return dataclasses.replace(fitted, adapter=adapter)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitter:
+    """A pool on its base, ready for tasks: every member's merged weights are there already."""
+
+    base: nn.Module
+    pool: AdapterPool
+    members: dict[str, nn.Module]
+    features: nn.Module
+    blending: Blending
+    keep: float
+    copies: int
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        base: Base,
+        pool: AdapterPool,
+        *,
+        blending: Blending,
+        keep: float,
+        copies: int,
+        precision: Precision = "auto",
+        seed: int = 0,
+    ) -> "Fitter":
+        """Members are scored in `precision`; the prototypes are computed in that of the weights.
+
+        Raises WrongBaseError for a pool of another base.
+        """
+        model = base.model
+        device = next(model.parameters()).device
+        pool = AdapterPool({name: adapter.to(device) for name, adapter in pool.items()})
+        members = {name: quick(without_head(fold(model, adapter)), precision) for name, adapter in pool.items()}
+        features = without_head(model)
+        return cls(
+            base=model,
+            pool=pool,
+            members=members,
+            features=features,
+            blending=blending,
+            keep=keep,
+            copies=copies,
+            seed=seed,
+        )
+
+    @torch.no_grad()
+    def __call__(self, x: Images, y: Labels, classes: Sequence[str], *, rank: int | None = None) -> Fitted:
+        """The adapter of a task: support images (n, 3, H, W) in [0, 1] with labels that count through `classes`."""
+        watch, way = Stopwatch(), len(classes)
+        device = next(self.base.parameters()).device
+        x, y = x.to(device), y.to(device)
+        with watch("features"):
+            copies = torch.cat([varied(x, self.seed + 1 + i) for i in range(self.copies)])
+            scores = [self._score(member, x, copies, y, way) for member in self.members.values()]
+        with watch("blend"):
+            shares = self.blending.weights(torch.tensor(scores)).tolist()
+            weights = dict(zip(self.pool, shares, strict=True))
+            adapter = merge(self.pool, {name: weight for name, weight in weights.items() if weight})
+        with watch("trim"):
+            adapter, error = trimmed(self.base, adapter, self.keep), None
+            if rank is not None:
+                adapter = truncated(adapter, rank)
+                error = float(adapter.card.data["truncated"]["relative_error"])
+        with watch("prototypes"):
+            prototypes = prototypes_of(fold(self.features, adapter, check=False)(x), y, way)
+            adapter = _headed(self.base, adapter, prototypes, tuple(classes), weights)
+        return Fitted(adapter=adapter, weights=weights, seconds=watch.seconds, error=error)
+
+    def _score(self, member: nn.Module, x: Images, copies: Images, y: Labels, way: int) -> float:
+        prototypes = prototypes_of(member(x), y, way)
+        return self.blending.score(member(copies), y.repeat(self.copies), prototypes)
+
+
+def _headed(
+    base: nn.Module, adapter: Adapter, prototypes: Tensor, classes: tuple[str, ...], weights: dict[str, float]
+) -> Adapter:
+    """The adapter with the prototypes as its head: the largest logit is the largest cosine, whatever the length of the
+    features, for all rows have length 1."""
+    head = find_head(base)
+    replaced = {f"{head}.weight": nn.Parameter(F.normalize(prototypes, dim=1))}
+    if innermost(base).get_submodule(head).bias is not None:
+        replaced[f"{head}.bias"] = nn.Parameter(prototypes.new_zeros(len(prototypes)))
+    data = {**adapter.card.data, FEW_SHOT: weights}
+    return dataclasses.replace(adapter, replaced=replaced).with_card(head=head, classes=classes, data=data)
+
+
+def few_shot_classify(folder: Path, images: Sequence[Path], *, base: str | None = None) -> list[Answer]:
+    """What the adapter of `folder` says of each image. Raises LoradarError, before any answer, for one it cannot read."""
+    adapter = load(folder)
+    if not adapter.card.classes:
+        raise BadFileError(f"{folder} is no adapter of a few-shot task; expected one that `loradar few-shot fit` wrote")
+    spec = base or str(adapter.card.data.get("base", ""))
+    if not spec:
+        raise BadFileError(f"{folder} does not say which base it is for; give it with --base")
+    opened = open_base(spec, "cpu")
+    x = read_images(images, size=opened.input_size[1:])
+    folded = fold(opened.model, adapter)
+    prototypes = adapter.replaced[f"{adapter.card.head}.weight"]
+    with torch.no_grad():
+        shares = cosine_logits(without_head(folded)(x), prototypes).softmax(1)
+    return [
+        Answer(image=str(path), answer=adapter.card.classes[int(row.argmax())], confidence=float(row.max()))
+        for path, row in zip(images, shares, strict=True)
+    ]
+
+
+def _support(config: FewShotFitConfig, base: Base) -> tuple[Images, Labels, tuple[str, ...]]:
+    source = load_source(config.support, size=base.input_size[1:])
+    images = source.train
+    counts = torch.bincount(images.labels, minlength=len(source.classes))
+    if len(counts) < 2:
+        raise BadDataError(f"{config.support} has {len(counts)} class; a task needs 2 or more")
+    wanted = config.shot or 1
+    if int(counts.min()) < wanted:
+        worst = int(counts.argmin())
+        raise BadDataError(
+            f"class {source.classes[worst]!r} has {int(counts[worst])} images, {wanted} shots asked for; bring more images "
+            "of it, or ask for fewer"
+        )
+    chosen = first_of_each(images, config.shot)
+    x, y = chosen.fetch(torch.arange(len(chosen)))
+    return x, y, source.classes

@@ -1,0 +1,116 @@
+"""The methods that are measured beside each other, and those that take the full one apart."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loradar.config import FewShotEvalConfig
+from loradar.fewshot import Blending, cosine_logits
+from loradar.recipes.few_shot_models import AVERAGE, BASE, Method, Recipe, Tools, View, Voter
+
+FULL, NO_TUNING, CLEAN, RANDOM = "AMT", "no tuning", "clean meta-tuning (PMF)", "one adapter, random budgets"
+SEARCHED, TUNED = "AMT, settings searched", "AMT-FT"
+UNPERTURBED = "one adapter, random budgets, unperturbed"
+LADDER = {
+    "adversarial query": UNPERTURBED,
+    "+ perturbed singular values and vectors": RANDOM,
+    "+ pool (average of weights)": "average of weights",
+    "+ blending": "AMT without trimming",
+    "+ trimming (the full method)": FULL,
+}
+"""The components, each added to those before it, and the method that has all of them so far."""
+_FOLDERS = {CLEAN: "clean", RANDOM: "random-budget", UNPERTURBED: "random-budget-unperturbed"}
+
+
+def recipe_of(config: FewShotEvalConfig) -> Recipe:
+    """The full method with the settings of `config`."""
+    blending = Blending(compactness=config.compactness, sharpness=config.sharpness, top=config.top)
+    return Recipe(blending=blending, keep=config.keep)
+
+
+def methods(tools: Tools, recipe: Recipe, *, searched: Recipe | None, ablations: bool) -> list[Method]:
+    """The full method first, then every baseline, then what takes it apart."""
+    found = [_blend(FULL, recipe)]
+    found += [_blend(SEARCHED, searched)] if searched else []
+    found.append(_fixed(NO_TUNING, BASE))
+    found += [_fixed(name, folder) for name, folder in _FOLDERS.items() if folder in tools.fixed]
+    found += [
+        Method(name="single member by support loss", voters=lambda view: [view.of_least_loss()]),
+        _fixed("average of weights", AVERAGE),
+        Method(name="average of logits", voters=lambda view: [view.fixed(name) for name in view.tools.pool]),
+    ]
+    untrimmed = Recipe(blending=recipe.blending)
+    if recipe.keep < 1:
+        found.append(_blend("AMT without trimming", untrimmed))
+    return found + (_taken_apart(tools, untrimmed) if ablations else [])
+
+
+def _taken_apart(tools: Tools, recipe: Recipe) -> list[Method]:
+    names, own = list(tools.pool), recipe.blending
+    found = [_fixed(f"member {name}", name, attacked=False) for name in names]
+    for top in range(1, len(names) + 1):
+        if top != own.top:
+            blending = Blending(compactness=own.compactness, sharpness=own.sharpness, top=top)
+            found.append(_blend(f"top-{top}, untrimmed", Recipe(blending=blending), full=False))
+    # the first members of the pool are those of the smallest budgets, so the other end goes first
+    for size in range(2, len(names)):
+        part = Recipe(blending=own, members=tuple(names[-size:]))
+        found.append(_blend(f"pool of {size}, untrimmed", part, full=False))
+    return found
+
+
+def _fixed(name: str, weights: str, *, attacked: bool = True) -> Method:
+    return Method(name=name, voters=lambda view: [view.fixed(weights)], attacked=attacked)
+
+
+def _blend(name: str, recipe: Recipe, *, full: bool = True) -> Method:
+    return Method(name=name, voters=lambda view: [view.blended(recipe)], attacked=full, corrupted=full)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A method of easyfsl on the features of the base. Transductive: it sees all of the query at once."""
+
+    name: str
+    make: Callable[[], object]
+
+    def right(self, support: Tensor, support_labels: Tensor, query: Tensor, query_labels: Tensor) -> float:
+        """The share of right answers; features (n, d)."""
+        classifier = self.make()
+        classifier.process_support_set(support.clone(), support_labels)  # type: ignore[attr-defined]
+        scores = classifier(query.clone())  # type: ignore[operator]
+        return float((scores.argmax(1) == query_labels).float().mean())
+
+
+def peers() -> list[Peer]:
+    """easyfsl's methods that need no training of their own; none where it is not installed."""
+    try:
+        from easyfsl.methods import BDCSPN, TIM, Finetune, LaplacianShot
+    except ImportError:
+        return []
+    return [
+        Peer(name="easyfsl Finetune", make=Finetune),
+        Peer(name="easyfsl BD-CSPN (transductive)", make=BDCSPN),
+        Peer(name="easyfsl LaplacianShot (transductive)", make=lambda: LaplacianShot(feature_normalization=2.0)),
+        Peer(name="easyfsl TIM (transductive)", make=TIM),
+    ]
+
+
+@torch.no_grad()
+def answers(view: View, voters: Sequence[Voter], query: Tensor | None) -> Tensor:
+    """(n,) answers to the task's own query (None), through remembered features where there are any, or to `query`."""
+    logits = []
+    for voter in voters:
+        if query is None and voter.is_fixed:
+            features = view.bank.features(voter.name, view.task.episode.query)
+        else:
+            features = voter.model(view.task.query if query is None else query).float()
+        logits.append(cosine_logits(features, view.prototypes(voter)))
+    return torch.stack(logits).mean(0).argmax(1)
+
+
+def share(answered: Tensor, labels: Tensor) -> float:
+    """Of right answers."""
+    return float((answered == labels).float().mean())

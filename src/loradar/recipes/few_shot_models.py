@@ -1,0 +1,187 @@
+"""The models of one few-shot task: fixed weights whose features are remembered, and blends made for the task."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loradar.adapters import Adapter, AdapterPool, fold, load, merge, trimmed, without_head
+from loradar.core.errors import BadConfigError
+from loradar.core.types import Images
+from loradar.data import varied
+from loradar.fewshot import Blending, MeanLogits, NearestCentroid, cosine_logits, prototypes_of
+from loradar.models import Base, Precision, quick
+from loradar.recipes.pools import BASELINES
+from loradar.recipes.tasks import Domain, Task
+
+BASE, AVERAGE = "base", "average"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tools:
+    """A pool on its base, and all weights that do not depend on a task: features before the head, by name."""
+
+    base: Base
+    pool: AdapterPool
+    fixed: Mapping[str, nn.Module]
+    features: nn.Module
+    precision: Precision
+    copies: int
+    seed: int
+
+    @classmethod
+    def of(
+        cls, base: Base, pool: AdapterPool, folder: Path, *, precision: Precision, copies: int, seed: int
+    ) -> "Tools":
+        """The base, every member, their average, and the baselines that `folder` holds. Raises WrongBaseError."""
+        features = without_head(base.model)
+        device = next(features.parameters()).device
+        pool = AdapterPool({name: adapter.to(device) for name, adapter in pool.items()})
+        # checked once against the base with its head, which is what the members were made for
+        for adapter in pool.values():
+            fold(base.model, adapter)
+        adapters: dict[str, Adapter] = dict(pool)
+        adapters[AVERAGE] = merge(pool, {name: 1 / len(pool) for name in pool})
+        for path in sorted((folder / BASELINES).glob("*/adapter_config.json")):
+            adapters[path.parent.name] = load(path.parent).to(device)
+        fixed = {name: fold(features, adapter, check=False) for name, adapter in adapters.items()}
+        return cls(
+            base=base,
+            pool=pool,
+            fixed={BASE: features, **fixed},
+            features=features,
+            precision=precision,
+            copies=copies,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bank:
+    """Features of a domain's images under fixed weights: each image goes through each of them once."""
+
+    tools: Tools
+    domain: Domain
+    batch_size: int
+    rows: dict[tuple[str, int, int], Tensor] = field(default_factory=dict)
+
+    def features(self, name: str, indices: Tensor, *, copy: int = 0) -> Tensor:
+        """(len(indices), d) under the weights `name`; of the `copy`-th augmented copy, 0 being the image itself."""
+        wanted = indices.tolist()
+        missing = [i for i in dict.fromkeys(wanted) if (name, i, copy) not in self.rows]
+        for start in range(0, len(missing), self.batch_size):
+            part = missing[start : start + self.batch_size]
+            x, _ = self.domain.images.fetch(torch.tensor(part))
+            x = varied(x, self.tools.seed + copy) if copy else x
+            for index, row in zip(part, _through(self.tools.fixed[name], x), strict=True):
+                self.rows[name, index, copy] = row
+        return torch.stack([self.rows[name, i, copy] for i in wanted])
+
+
+@torch.no_grad()
+def _through(model: nn.Module, x: Images) -> Tensor:
+    features: Tensor = model(x.to(next(model.parameters()).device))
+    return features.float()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Voter:
+    """A model of features with a name: equal names, within one task, are equal weights."""
+
+    name: str
+    model: nn.Module
+    is_fixed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a blend is made: scores to weights, the share of singular values kept, and out of which members."""
+
+    blending: Blending
+    keep: float = 1.0
+    members: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class View:
+    """One task as the methods see it. Models made for it are made once."""
+
+    tools: Tools
+    bank: Bank
+    task: Task
+    made: dict[str, Voter] = field(default_factory=dict)
+
+    def fixed(self, name: str) -> Voter:
+        """Raises BadConfigError for weights that the pool's folder does not hold."""
+        if name not in self.tools.fixed:
+            raise BadConfigError(f"the pool's folder holds no {name!r}; meta-tune it with baselines (or ablations)")
+        return Voter(name=name, model=self.tools.fixed[name], is_fixed=True)
+
+    def prototypes(self, voter: Voter) -> Tensor:
+        if voter.is_fixed:
+            features = self.bank.features(voter.name, self.task.episode.support)
+        else:
+            features = _through(voter.model, self.task.support)
+        return prototypes_of(features, self.task.support_labels, self.task.way)
+
+    def copies(self, name: str) -> tuple[Tensor, Tensor]:
+        """Features of the augmented copies of the support under fixed weights, and their labels."""
+        count = self.tools.copies
+        found = [self.bank.features(name, self.task.episode.support, copy=1 + i) for i in range(count)]
+        return torch.cat(found), self.task.support_labels.repeat(count)
+
+    def weights(self, recipe: Recipe) -> dict[str, float]:
+        """The share of each member in the blend for this task, by the support alone."""
+        names = list(recipe.members or self.tools.pool)
+        scores = []
+        for name in names:
+            features, labels = self.copies(name)
+            scores.append(recipe.blending.score(features, labels, self.prototypes(self.fixed(name))))
+        return dict(zip(names, recipe.blending.weights(torch.tensor(scores)).tolist(), strict=True))
+
+    def blended(self, recipe: Recipe) -> Voter:
+        return self.merged(self.weights(recipe), recipe.keep)
+
+    def merged(self, weights: Mapping[str, float], keep: float) -> Voter:
+        """The weighted sum of members, trimmed: W_res + sum of weight_i B_i A_i."""
+        used = {name: weight for name, weight in weights.items() if weight}
+        if len(used) == 1 and keep == 1:
+            return self.fixed(next(iter(used)))
+        name = f"{used} {keep:g}"
+        if name not in self.made:
+            adapter = trimmed(self.tools.base.model, merge(self.tools.pool, used), keep)
+            self.made[name] = Voter(name=name, model=fold(self.tools.features, adapter, check=False), is_fixed=False)
+        return self.made[name]
+
+    def of_least_loss(self) -> Voter:
+        """The member whose augmented support is classified with the smallest cross-entropy."""
+        losses = {}
+        for name in self.tools.pool:
+            features, labels = self.copies(name)
+            losses[name] = float(F.cross_entropy(cosine_logits(features, self.prototypes(self.fixed(name))), labels))
+        return self.fixed(min(losses, key=lambda name: losses[name]))
+
+    def classifier(self, voters: Sequence[Voter]) -> nn.Module:
+        """The task's classifier as it is attacked and deployed, in the precision asked for."""
+        found: list[nn.Module] = [
+            NearestCentroid(quick(voter.model, self.tools.precision), self.prototypes(voter)) for voter in voters
+        ]
+        return found[0] if len(found) == 1 else MeanLogits(found)
+
+    @cached_property
+    def clean_base_query(self) -> Tensor:
+        return self.bank.features(BASE, self.task.episode.query)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to classify a task: which models vote. `attacked` and `corrupted` say whether it is measured so."""
+
+    name: str
+    voters: Callable[[View], Sequence[Voter]]
+    attacked: bool = True
+    corrupted: bool = True

@@ -1,0 +1,40 @@
+"""A pool's folder: `pool/NAME` and `baselines/NAME`, and what its layers are."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from loradar.adapters import AdapterPool, check_shared_start, find_targets, load
+from loradar.core.errors import BadFileError, BadTargetError
+
+POOL, BASELINES = "pool", "baselines"
+
+
+def open_pool(folder: Path) -> AdapterPool:
+    """The members of a pool that share one start. Raises BadFileError where there is none, and WrongBaseError."""
+    found = sorted(path.parent for path in (folder / POOL).glob("*/adapter_config.json"))
+    if not found:
+        raise BadFileError(f"{folder} holds no pool; expected {POOL}/NAME/ as `loradar meta-tune` writes it")
+    pool = AdapterPool({path.name: load(path) for path in found})
+    check_shared_start(pool)
+    return pool
+
+
+def base_of(folder: Path) -> str:
+    """The base that a pool was tuned on, as it was named then. Raises BadFileError where the folder does not say."""
+    try:
+        return str(json.loads((folder / "run.json").read_text())["base"])
+    except (OSError, ValueError, KeyError) as error:
+        raise BadFileError(f"{folder} does not say which base its pool is for; give it with --base") from error
+
+
+def targets_of(model: nn.Module, asked: Sequence[str]) -> tuple[str, ...]:
+    """What was asked for; else attention and MLP of a transformer, else every convolution."""
+    if asked:
+        return find_targets(model, asked)
+    try:
+        return find_targets(model, "attention+mlp")
+    except BadTargetError:
+        return find_targets(model, "all-conv")

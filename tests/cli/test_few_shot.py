@@ -1,0 +1,130 @@
+"""The few-shot commands as a user meets them: from a tuned pool to answers, and one line for every mistake."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from loradar.cli import main
+from tests.data.pictures import digits_folder
+
+
+def loradar(monkeypatch: pytest.MonkeyPatch, *args: str | Path) -> None:
+    # in this process: starts of Python take longer than the work; that exit codes reach the shell is shown elsewhere
+    monkeypatch.setattr(sys, "argv", ["loradar", *map(str, args)])
+    monkeypatch.setenv("COLUMNS", "200")
+    main()
+
+
+@pytest.fixture(scope="module")
+def support(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return digits_folder(tmp_path_factory.mktemp("support"), classes=3, each=2)
+
+
+@pytest.fixture(scope="module")
+def pool(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pool of one member, tuned by the command itself."""
+    out = tmp_path_factory.mktemp("pool") / "pool"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        loradar(
+            patch,
+            *("meta-tune", base_folder, "--data", "digits", "--out", out, "--images-per-class", "8"),
+            *("--validation-classes", "4", "--validation-episodes", "1", "--setting", "3w1s", "--query", "1"),
+            *("--budgets", "8", "--rank", "1", "--epochs", "1", "--episodes", "1", "--warm-up", "0", "--no-baselines"),
+            *("--precision", "fp32"),
+        )
+    assert stopped.value.code == 0
+    return out
+
+
+def test_from_a_folder_to_answers(
+    pool: Path, support: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        loradar(monkeypatch, "few-shot", "fit", support, "--pool", pool, "--out", tmp_path / "task", "--keep", "1")
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert "classes: digit0, digit1, digit2" in said
+    assert "blend:   eps-8 1.00" in said
+    for step in ("features", "blend", "trim", "prototypes"):
+        assert f"{step} " in said
+    picture = support / "digit1" / "0.png"
+    with pytest.raises(SystemExit) as stopped:
+        loradar(monkeypatch, "few-shot", "classify", tmp_path / "task", picture)
+    assert stopped.value.code == 0
+    assert "digit" in capsys.readouterr().out
+
+
+def test_eval_prints_the_averages(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        loradar(
+            monkeypatch,
+            *("few-shot", "eval", "--pool", pool, "--domain", "digits=digits", "--out", tmp_path, "--setting", "3w1s"),
+            *("--query", "2", "--episodes", "2", "--attacked-episodes", "0", "--corrupted-episodes", "0"),
+            *("--no-ablations", "--keep", "1", "--precision", "fp32"),
+        )
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert "no tuning" in said
+    assert "report.html" in said
+    assert (tmp_path / "report.json").exists()
+
+
+BAD = {
+    "fewer images than shots": (
+        ["fit", "{support}", "--pool", "{pool}", "--shot", "3"],
+        "has 2 images, 3 shots asked for",
+    ),
+    "no support": (["fit", "nowhere", "--pool", "{pool}"], "there is no data 'nowhere'"),
+    "no pool": (["fit", "{support}", "--pool", "nowhere"], "nowhere holds no pool"),
+    "no adapter": (["classify", "{support}", "x.png"], "adapter"),
+    "a domain too small": (
+        ["eval", "--pool", "{pool}", "--domain", "a={support}"],
+        "5 classes a task asked for, 3 are there",
+    ),
+    "a class with no query": (
+        ["eval", "--pool", "{pool}", "--domain", "a={support}", "--setting", "3w2s"],
+        "needs 2 and one to ask about",
+    ),
+    "no domain": (["eval", "--pool", "{pool}"], "domain is missing"),
+    "an unknown attack": (
+        ["eval", "--pool", "{pool}", "--domain", "a=digits", "--attack", "pdg"],
+        "did you mean 'pgd'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_2(
+    case: str,
+    pool: Path,
+    support: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    args, says = BAD[case]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        loradar(monkeypatch, "few-shot", *(arg.format(pool=pool, support=support) for arg in args))
+    said = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert said.out == ""
+    assert says in said.err
+    assert said.err.count("\n") == 1
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_unreadable_pictures_are_named(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "x.png").write_bytes(b"no picture")
+    with pytest.raises(SystemExit) as stopped:
+        loradar(monkeypatch, "few-shot", "fit", tmp_path / "images", "--pool", pool, "--out", tmp_path / "task")
+    assert stopped.value.code == 2
+    assert "x.png cannot be read as an image" in capsys.readouterr().err
+    assert not (tmp_path / "task").exists()
