@@ -18,7 +18,7 @@ from loradar.core.modules import innermost
 from loradar.core.types import Images, Labels
 from loradar.data import load_source, read_images, varied
 from loradar.fewshot import Blending, cosine_logits, prototypes_of
-from loradar.models import Base, Precision, quick
+from loradar.models import Base, Precision, frozen, mergeable
 from loradar.recipes.pools import base_of, open_pool
 from loradar.recipes.tasks import first_of_each
 from loradar.recipes.workbench import open_base
@@ -116,8 +116,11 @@ class Fitter:
         model = base.model
         device = next(model.parameters()).device
         pool = AdapterPool({name: adapter.to(device) for name, adapter in pool.items()})
-        members = {name: quick(without_head(fold(model, adapter)), precision) for name, adapter in pool.items()}
         features = without_head(model)
+        merge = mergeable(features)
+        members = {
+            name: frozen(without_head(fold(model, adapter)), precision, merge=merge) for name, adapter in pool.items()
+        }
         return cls(
             base=model,
             pool=pool,

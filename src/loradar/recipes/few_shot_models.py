@@ -14,7 +14,7 @@ from loradar.core.errors import BadConfigError
 from loradar.core.types import Images
 from loradar.data import varied
 from loradar.fewshot import Blending, MeanLogits, NearestCentroid, cosine_logits, prototypes_of
-from loradar.models import Base, Precision, quick
+from loradar.models import Base, Pair, Precision, frozen, mergeable, nimble
 from loradar.recipes.pools import BASELINES
 from loradar.recipes.tasks import Domain, Task
 
@@ -29,6 +29,7 @@ class Tools:
     pool: AdapterPool
     fixed: Mapping[str, nn.Module]
     features: nn.Module
+    merge: tuple[Pair, ...]
     precision: Precision
     copies: int
     seed: int
@@ -48,12 +49,13 @@ class Tools:
         adapters[AVERAGE] = merge(pool, {name: 1 / len(pool) for name in pool})
         for path in sorted((folder / BASELINES).glob("*/adapter_config.json")):
             adapters[path.parent.name] = load(path.parent).to(device)
-        fixed = {name: fold(features, adapter, check=False) for name, adapter in adapters.items()}
+        fixed = {name: nimble(fold(features, adapter, check=False)) for name, adapter in adapters.items()}
         return cls(
             base=base,
             pool=pool,
-            fixed={BASE: features, **fixed},
+            fixed={BASE: nimble(without_head(base.model)), **fixed},
             features=features,
+            merge=mergeable(features),
             precision=precision,
             copies=copies,
             seed=seed,
@@ -154,7 +156,8 @@ class View:
         name = f"{used} {keep:g}"
         if name not in self.made:
             adapter = trimmed(self.tools.base.model, merge(self.tools.pool, used), keep)
-            self.made[name] = Voter(name=name, model=fold(self.tools.features, adapter, check=False), is_fixed=False)
+            model = nimble(fold(self.tools.features, adapter, check=False))
+            self.made[name] = Voter(name=name, model=model, is_fixed=False)
         return self.made[name]
 
     def of_least_loss(self) -> Voter:
@@ -167,8 +170,10 @@ class View:
 
     def classifier(self, voters: Sequence[Voter]) -> nn.Module:
         """The task's classifier as it is attacked and deployed, in the precision asked for."""
+        tools = self.tools
         found: list[nn.Module] = [
-            NearestCentroid(quick(voter.model, self.tools.precision), self.prototypes(voter)) for voter in voters
+            NearestCentroid(frozen(voter.model, tools.precision, merge=tools.merge), self.prototypes(voter))
+            for voter in voters
         ]
         return found[0] if len(found) == 1 else MeanLogits(found)
 

@@ -29,7 +29,7 @@ from loradar.core.randomness import generator, mix
 from loradar.core.types import Attack, Images, Progress, Silent
 from loradar.data import load_source
 from loradar.fewshot import NearestCentroid, Sampler, cosine_logits, parse_setting, prototypes_of
-from loradar.models import Base, quick
+from loradar.models import Base, frozen, mergeable, nimble
 from loradar.recipes.meta_members import MetaMember, plan
 from loradar.recipes.pools import BASELINES, POOL, targets_of
 from loradar.recipes.tasks import Domain, Task, first_of_each, split_classes
@@ -236,7 +236,8 @@ def _loss_of(member: MetaMember, bench: _Bench, adapter: Adapter) -> LossOf:
     """The loss of one task: the query attacked at the weights of the moment, then CE + weight * KL at the worst ones."""
     config = bench.config
     floor, worn = residual(bench.features, adapter), on_residual(adapter)
-    model = plug(floor, worn, check=False).train()
+    model = nimble(plug(floor, worn, check=False).train())
+    merge = mergeable(bench.features)
     perturbation = _perturbation(member, config)
     groups = [[d.a for d in worn.deltas.values()], [d.b for d in worn.deltas.values()]]
 
@@ -244,7 +245,7 @@ def _loss_of(member: MetaMember, bench: _Bench, adapter: Adapter) -> LossOf:
         task = bench.tuning.task(bench.sampler, seed, bench.device)
         if not member.attacks:
             return _clean_loss(model, task)
-        still = quick(fold(floor, worn, check=False), config.precision)
+        still = frozen(fold(floor, worn, check=False), config.precision, merge=merge)
         x_adv = attacked_query(_drawn(member, seed), still, task)
         return perturbed_loss(lambda: _robust_loss(model, task, x_adv, config), groups, perturbation)
 
@@ -281,7 +282,8 @@ def _clean_loss(model: nn.Module, task: Task) -> Tensor:
 
 def _judge(member: MetaMember, bench: _Bench, adapter: Adapter, blank: MetaEpoch) -> None:
     """Measures the adapter of the moment on the validation tasks, and puts both on disk."""
-    features = quick(fold(bench.features, adapter, check=False), bench.config.precision)
+    merge = mergeable(bench.features)
+    features = frozen(fold(bench.features, adapter, check=False), bench.config.precision, merge=merge)
     clean, attacked = [], []
     for index in range(bench.config.validation_episodes):
         task = bench.validation.task(bench.sampler, index, bench.device)
