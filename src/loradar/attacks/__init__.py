@@ -7,7 +7,20 @@ from loradar.attacks.fgsm import FGSM
 from loradar.attacks.mi_fgsm import MIFGSM
 from loradar.attacks.noise import UniformNoise
 from loradar.attacks.occlusion import ROA
+from loradar.attacks.one_of import OneOf
 from loradar.attacks.pgd import PGD
 from loradar.attacks.worst_of import WorstOf, strongest
 
-__all__ = ["FGSM", "FIA", "MIFGSM", "PGD", "ROA", "AutoAttack", "UniformNoise", "WorstOf", "ascend", "strongest"]
+__all__ = [
+    "FGSM",
+    "FIA",
+    "MIFGSM",
+    "PGD",
+    "ROA",
+    "AutoAttack",
+    "OneOf",
+    "UniformNoise",
+    "WorstOf",
+    "ascend",
+    "strongest",
+]

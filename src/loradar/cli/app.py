@@ -9,6 +9,7 @@ from rich.console import Console
 
 from loradar import __version__
 from loradar.cli.flags import command
+from loradar.cli.guard import guard
 from loradar.config import AuditConfig, HardenConfig, PretrainConfig
 from loradar.core.errors import LoradarError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 adapters = typer.Typer(no_args_is_help=True, help="List, show and verify adapter folders.")
 app.add_typer(adapters, name="adapters")
+app.add_typer(guard, name="guard")
 out, err = Console(), Console(stderr=True)
 
 

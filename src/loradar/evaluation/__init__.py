@@ -1,5 +1,6 @@
 """Floor 2: figures with their n, interval and threat; the checks that they deserve belief; the report."""
 
+from loradar.evaluation.guards import Cost, CostPoint, Identification, Reliability, Suspect
 from loradar.evaluation.leak import Leak, Sign, leak_test
 from loradar.evaluation.measure import NO_ATTACK, Row, accuracy_row, craft, device_of, predict
 from loradar.evaluation.names import labels, short_names
@@ -12,15 +13,20 @@ from loradar.evaluation.writing import read_report, write_report
 __all__ = [
     "NO_ATTACK",
     "Check",
+    "Cost",
+    "CostPoint",
     "Curve",
+    "Identification",
     "Leak",
     "Picture",
     "Point",
+    "Reliability",
     "Replugged",
     "Report",
     "Row",
     "Sign",
     "Size",
+    "Suspect",
     "accuracy_row",
     "check_masking",
     "check_transfer",

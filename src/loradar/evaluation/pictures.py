@@ -59,13 +59,14 @@ class Picture:
             before=before,
             after=after,
             gain=gain,
-            clean=_png(x),
-            attacked=_png(x_adv),
-            difference=_png(0.5 + delta * gain),
+            clean=png(x),
+            attacked=png(x_adv),
+            difference=png(0.5 + delta * gain),
         )
 
 
-def _png(image: Tensor) -> str:
+def png(image: Tensor) -> str:
+    """One image (channels, height, width) in [0, 1] as a PNG file in base64, shrunk to LARGEST."""
     shown = image.detach().cpu().float().clamp(0, 1)
     if max(shown.shape[1:]) > LARGEST:
         scale = LARGEST / max(shown.shape[1:])
