@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.timing import show, timed
-from loradar.models import new_base, quick
+from loradar.models import frozen, mergeable, new_base
 from loradar.recipes.build import parse_attack
 
 OURS = ("fgsm", "pgd", "pgd:norm=l2", "mi-fgsm", "noise", "fia", "roa", "roa:search=exhaustive,stride=4")
@@ -34,8 +34,8 @@ def prepare(case: str) -> tuple[Callable[[], object], int]:
         peer = getattr(torchattacks, rest)(base.model, **settings)
         return lambda: peer(x, y), batch
     precision, spec = rest.split(" ", 1)
-    attack, model = parse_attack(spec), base.model.to(memory_format=torch.channels_last).requires_grad_(False)
-    fast = quick(model, "bf16" if precision == "bf16" else "fp32")
+    attack, model = parse_attack(spec), base.model.to(memory_format=torch.channels_last)
+    fast = frozen(model, "bf16" if precision == "bf16" else "fp32", merge=mergeable(model))
     return lambda: attack(fast, x, y), batch
 
 

@@ -11,11 +11,22 @@ PUBLIC = {
         *("fingerprint", "fold", "fresh", "load", "merge", "plug", "save", "start", "verify"),
     },
     "models": {
-        *("Autocast", "Base", "Normalized", "Precision", "build", "load_base", "new_base", "quick"),
-        *("resolve_precision", "save_base", "wrap"),
+        *(
+            "Autocast",
+            "Base",
+            "Normalized",
+            "Pair",
+            "Precision",
+            "build",
+            "frozen",
+            "load_base",
+            "mergeable",
+            "new_base",
+        ),
+        *("nimble", "quick", "resolve_precision", "save_base", "wrap"),
     },
     "data": {"ImageSet", "Source", "Splits", "augment", "load_source", "split"},
-    "training": {"AdversarialCache", "FitSettings", "LossOf", "Step", "clean_loss", "fit", "one_to_one"},
+    "training": {"AdversarialCache", "FitSettings", "LossOf", "Step", "clean_loss", "fit", "moved", "one_to_one"},
 }
 
 

@@ -69,6 +69,7 @@ class HardenConfig(DataConfig):
     )
     baselines: bool = Field(True, description="Also train fc-only and fc+norm, so that the deltas earn their place.")
     literal: bool = Field(False, description="Also train each adapter from both factors at zero.")
+    keep: float = Field(0.0, ge=0, description="Weight of staying with the base's answers on clean images (KL).")
     epochs: int = Field(10, ge=1, description="Passes over the training images.")
     batch_size: int = Field(128, ge=1, description="Clean images a step; as many attacked ones beside them.")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Who descends.")

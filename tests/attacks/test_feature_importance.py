@@ -6,7 +6,7 @@ from loradar.attacks import FIA, ascend, door
 from loradar.core.errors import BadConfigError, BadTargetError
 from loradar.core.modules import capture
 from loradar.core.randomness import mix, uniform
-from tests.attacks.toys import Counting, Net, answers, pictures
+from tests.attacks.toys import Counting, Linear, Net, answers, pictures
 
 
 class Centred(nn.Module):
@@ -139,3 +139,25 @@ def test_layer_that_the_forward_pass_never_calls_is_refused() -> None:
 def test_drop_is_a_probability(drop: float) -> None:
     with pytest.raises(BadConfigError, match="expected a probability"):
         FIA(drop=drop)
+
+
+def test_the_ascent_goes_no_further_than_its_layer() -> None:
+    model, x = Net().double(), pictures(3)
+    y, passed = answers(model, x), []
+    handle = model.fc.register_forward_hook(lambda *_: passed.append(1))
+    FIA(masks=2, steps=6)(model, x, y)
+    handle.remove()
+    assert len(passed) == 1
+
+
+def test_a_random_label_tells_nothing_of_the_true_one() -> None:
+    model, x = Linear(classes=4), pictures(60)
+    true, other = torch.zeros(60, dtype=torch.int64), torch.ones(60, dtype=torch.int64)
+    fia = FIA(masks=2, steps=2, label="random")
+    crafted = fia(model, x, true)
+    assert torch.equal(crafted, fia(model, x, other))
+    assert torch.equal(crafted[7:9], fia(model, x[7:9], true[7:9]))
+    given = [FIA(masks=2, steps=2)(model, x, torch.full_like(true, label)) for label in range(4)]
+    same = torch.stack([(crafted == one).flatten(1).all(1) for one in given])
+    assert bool((same.sum(0) == 1).all())
+    assert bool((same.sum(1) >= 6).all())  # of 60 images 15 are expected for each of 4 labels

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from loradar.core.errors import BadTargetError
-from loradar.core.modules import capture, evaluating, find_layer, innermost
+from loradar.core.modules import capture, evaluating, find_layer, innermost, output_of
 
 
 class Wrapper(nn.Module):
@@ -46,13 +46,13 @@ def test_evaluating_puts_every_mode_back_even_after_an_error() -> None:
     assert [m.training for m in net.modules()] == before
 
 
-def test_capture_gives_the_last_output_and_leaves_no_hook() -> None:
+def test_capture_gives_the_first_output_and_leaves_no_hook() -> None:
     net = model().eval()
     first, second = torch.ones(2, 3), torch.zeros(2, 3)
     with capture(Wrapper(net), "0") as output:
         net(first)
         net(second)
-        assert torch.equal(output.value, net[0](second))
+        assert torch.equal(output.value, net[0](first))
     assert not net[0]._forward_hooks
     with pytest.raises(RuntimeError, match="inside"), capture(net, "0"):
         raise RuntimeError("inside")
@@ -72,3 +72,28 @@ def test_capture_of_an_unknown_layer_names_the_near_misses() -> None:
     net.add_module("layer1", nn.Identity())
     with pytest.raises(BadTargetError, match="did you mean 'layer1'"), capture(net, "layer2"):
         pass
+
+
+def test_the_output_of_a_layer_without_what_follows() -> None:
+    calls = []
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    net[2].register_forward_hook(lambda *_: calls.append(1))
+    x = torch.rand(2, 3)
+    out = output_of(Wrapper(net), "1", x)
+    assert isinstance(out, torch.Tensor)
+    assert torch.equal(out, net[1](net[0](x)))
+    assert calls == []
+    assert not net[1]._forward_hooks
+
+
+def test_the_output_of_a_layer_that_no_pass_comes_by() -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(3, 4), nn.Linear(3, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.used(x)
+            return out
+
+    assert output_of(Lazy(), "unused", torch.rand(2, 3)) is None

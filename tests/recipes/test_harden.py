@@ -9,10 +9,12 @@ import torch
 from loradar.adapters import load, plug, verify
 from loradar.config import AuditConfig, HardenConfig
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadTargetError
+from loradar.data import load_source
 from loradar.evaluation import read_report
 from loradar.models import load_base, new_base, save_base
 from loradar.recipes.audit import audit
 from loradar.recipes.harden import harden
+from loradar.training import moved
 
 ATTACKS = ["roa:steps=2,candidates=3", "fast=pgd:steps=2"]
 
@@ -203,3 +205,23 @@ def test_audit_refuses_images_that_were_trained_on(run: Path, base_folder: Path,
     config = AuditConfig(base=str(base_folder), adapter=[run / "run" / "adapters" / "fast"], limit=13, out=tmp_path)
     with pytest.raises(BadDataError, match="trained on some of these images"):
         audit(config)
+
+
+def test_keeping_holds_the_clean_answers(base_folder: Path, tmp_path: Path) -> None:
+    base = load_base(str(base_folder)).model.eval()
+    x = load_source("digits", size=(32, 32)).train.fetch(torch.arange(40))[0]
+    distances = []
+    for keep in (0.0, 20.0):
+        config = settings(
+            base_folder,
+            tmp_path / str(keep),
+            attacks=["fgsm"],
+            keep=keep,
+            learning_rate=0.02,
+            adaptive="none",
+            baselines=False,
+        )
+        harden(config)
+        with torch.no_grad():
+            distances.append(float(moved(plug(base, load(config.out / "adapters" / "fgsm")).eval()(x), base(x))))
+    assert distances[1] < distances[0] / 2

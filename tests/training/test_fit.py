@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError
-from loradar.training import FitSettings, Step, fit, one_to_one
-from loradar.training.objectives import clean_loss
+from loradar.training import FitSettings, Step, fit
 
 COUNT = 20
 
@@ -152,10 +151,3 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
 def test_settings_are_checked(wrong: dict[str, float]) -> None:
     with pytest.raises(BadConfigError, match=next(iter(wrong))):
         FitSettings(**wrong)  # type: ignore[arg-type]
-
-
-def test_one_to_one_is_the_mean_of_both_halves() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    x, x_adv, y = torch.rand(4, 3, 2, 2), torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])
-    halves = (clean_loss(model, x, y) + clean_loss(model, x_adv, y)) / 2
-    assert torch.allclose(one_to_one(model, x, x_adv, y), halves)

@@ -12,9 +12,9 @@ from loradar.attacks.door import NormBall, borrowed, check_counts, images_at_onc
 from loradar.core.balls import Linf
 from loradar.core.checks import check_labels
 from loradar.core.errors import BadConfigError, BadTargetError
-from loradar.core.modules import capture
+from loradar.core.modules import capture, output_of
 from loradar.core.randomness import mix, uniform
-from loradar.core.types import Images, Labels, Logits
+from loradar.core.types import Images, Labels
 
 _BALL = Linf(radius=16 / 255)
 
@@ -29,8 +29,9 @@ class FIA:
     2. From the image itself, ascend the sum of importance times features, with `momentum`, in `ball`.
 
     `label` says whose logit: the `true` one (what is passed as `y`), a `given` one (also `y`, not the true one: told
-    apart only for the report), or what the model `predicted` on `x`. The true label can leak through the perturbation
-    into whatever is trained on it.
+    apart only for the report), what the model `predicted` on `x`, or a `random` one, drawn per image from all classes.
+    The true label can leak through the perturbation into whatever is trained on it, and so can the predicted one where
+    the model is nearly always right; a random one tells nothing.
     """
 
     layer: str = "layer2"
@@ -40,7 +41,7 @@ class FIA:
     step: float = 1.6 / 255
     steps: int = 10
     momentum: float = 1.0
-    label: Literal["true", "predicted", "given"] = "true"
+    label: Literal["true", "predicted", "given", "random"] = "true"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -54,13 +55,15 @@ class FIA:
         Raises BadImagesError, and BadTargetError where `layer` does not exist or does not give one tensor.
         """
         with borrowed(model, x, y) as (x, y):
-            if self.label == "predicted":
+            if self.label in ("predicted", "random"):
                 with torch.no_grad():
-                    y = logits_of(model, x).argmax(1)
+                    logits = logits_of(model, x)
+                drawn = (uniform(x, mix(self.seed, -1), (1,))[:, 0] * logits.shape[1]).long()
+                y = logits.argmax(1) if self.label == "predicted" else drawn.clamp_max(logits.shape[1] - 1)
             importance = self._importance(model, x, y)
 
             def objective(x_adv: Images) -> Tensor:
-                features, _ = _features(model, self.layer, x_adv)
+                features = _feature_map(output_of(model, self.layer, x_adv), self.layer, x_adv)
                 return (importance * features).flatten(1).sum(1)
 
             return ascend(objective, x, x, ball=self.ball, step=self.step, steps=self.steps, momentum=self.momentum)
@@ -80,17 +83,16 @@ class FIA:
 
 def _label_gradient(model: nn.Module, layer: str, x: Images, y: Labels) -> Tensor:
     """The gradient of the logit of `y` with respect to the output of `layer`, of that output's shape."""
-    features, logits = _features(model, layer, x.requires_grad_())
+    with capture(model, layer) as output:
+        logits = logits_of(model, x.requires_grad_())
+    features = _feature_map(getattr(output, "value", None), layer, x)
     check_labels(y, count=len(x), classes=logits.shape[1])
     label_logits = logits.gather(1, y[:, None]).sum()
     (grad,) = torch.autograd.grad(label_logits, features, materialize_grads=True)
     return grad.float() if grad.dtype != torch.float64 else grad
 
 
-def _features(model: nn.Module, layer: str, x: Images) -> tuple[Tensor, Logits]:
-    with capture(model, layer) as output:
-        logits = logits_of(model, x)
-    features = getattr(output, "value", None)
-    if not isinstance(features, Tensor) or len(features) != len(x) or not features.requires_grad:
+def _feature_map(output: object, layer: str, x: Images) -> Tensor:
+    if not isinstance(output, Tensor) or len(output) != len(x) or not output.requires_grad:
         raise BadTargetError(f"layer {layer!r} gave no one tensor per batch; choose one whose output is a feature map")
-    return features, logits
+    return output

@@ -45,17 +45,45 @@ class _Output:
 
 @contextmanager
 def capture(model: nn.Module, layer: str) -> Iterator[_Output]:
-    """The output of `layer` at the last forward pass, as `.value`, for the time of the block.
+    """The output of `layer`, at its first call within the block, as `.value`.
 
     Raises BadTargetError for a layer that does not exist.
     """
     output = _Output()
 
     def keep(_module: nn.Module, _args: object, out: Tensor) -> None:
-        output.value = out
+        if not hasattr(output, "value"):
+            output.value = out
 
     handle = find_layer(model, layer).register_forward_hook(keep)
     try:
         yield output
     finally:
         handle.remove()
+
+
+class _Reached(Exception):  # noqa: N818  # nothing went wrong
+    """Carries the output of a layer out of the forward pass, which is then over."""
+
+    def __init__(self, out: object) -> None:
+        super().__init__()
+        self.out = out
+
+
+def output_of(model: nn.Module, layer: str, x: Tensor) -> object:
+    """What `layer` gives at its first call when `model` is asked for `x`; the layers behind it are not computed.
+
+    None where the forward pass does not come by. Raises BadTargetError for a layer that does not exist.
+    """
+
+    def leave(_module: nn.Module, _args: object, out: object) -> None:
+        raise _Reached(out)
+
+    handle = find_layer(model, layer).register_forward_hook(leave)
+    try:
+        model(x)
+    except _Reached as reached:
+        return reached.out
+    finally:
+        handle.remove()
+    return None

@@ -3,6 +3,7 @@
 from loradar.models.backbones import build
 from loradar.models.base import Base, new_base, wrap
 from loradar.models.folders import save_base
+from loradar.models.frozen import Pair, frozen, mergeable, nimble
 from loradar.models.loading import load_base
 from loradar.models.normalized import Normalized
 from loradar.models.precision import Autocast, Precision, quick, resolve_precision
@@ -11,10 +12,14 @@ __all__ = [
     "Autocast",
     "Base",
     "Normalized",
+    "Pair",
     "Precision",
     "build",
+    "frozen",
     "load_base",
+    "mergeable",
     "new_base",
+    "nimble",
     "quick",
     "resolve_precision",
     "save_base",

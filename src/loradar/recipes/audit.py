@@ -26,12 +26,12 @@ def audit(config: AuditConfig, *, progress: Progress | None = None) -> Path:
     base = open_base(config.base, config.device)
     adapters = [load(folder) for folder in config.adapter]
     bench = open_bench(base, config, progress)
-    contenders = [Contender(name="base", model=base.model, merged=base.model)]
+    contenders = [Contender(name="base", model=base.model)]
     for folder, adapter in zip(config.adapter, adapters, strict=True):
         name = adapter.card.name
         if name in {one.name for one in contenders}:
             raise BadConfigError(f"two adapters are called {name!r}, one of them in {folder}; audit them one by one")
-        contenders.append(Contender.plugged(base.model, adapter.to(bench.device), name=name))
+        contenders.append(Contender.wearing(base.model, adapter.to(bench.device), name=name))
     source = load_source(config.data, size=base.input_size[1:])
     check_classes(base, source)
     make_folder(config.out)

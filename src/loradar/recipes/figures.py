@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from loradar.adapters import Adapter, fold, plug
+from loradar.adapters import Adapter, fold
 from loradar.attacks import PGD, UniformNoise
 from loradar.core.balls import Linf
 from loradar.core.types import Attack, Images, Labels, Threat
@@ -17,17 +17,15 @@ from loradar.recipes.workbench import Workbench
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Contender:
-    """A model that is measured. `model` wears its adapter as a user would; `merged` is the same on merged weights."""
+    """A model that is measured: the base, or the merged weights of the base and an adapter."""
 
     name: str
     model: nn.Module
-    merged: nn.Module
     trained_against: str = ""
 
     @classmethod
-    def plugged(cls, base: nn.Module, adapter: Adapter, *, name: str) -> "Contender":
-        against = adapter.card.trained_against
-        return cls(name=name, model=plug(base, adapter), merged=fold(base, adapter), trained_against=against)
+    def wearing(cls, base: nn.Module, adapter: Adapter, *, name: str) -> "Contender":
+        return cls(name=name, model=fold(base, adapter), trained_against=adapter.card.trained_against)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +46,7 @@ def row(bench: Workbench, one: Contender, x: Images, reported: Reported, attack:
         model=one.name,
         attack=NO_ATTACK if attack is None else repr(attack),
         threat=threat,
-        correct=bench.right(bench.quick(one.model), x, reported.y),
+        correct=bench.right(bench.frozen(one.model, attack), x, reported.y),
         total=len(reported.y),
         seed=reported.seed,
         trained_against=one.trained_against,
@@ -72,21 +70,21 @@ def transfer_row(bench: Workbench, one: Contender, attack: Attack, reported: Rep
 def adaptive_row(bench: Workbench, one: Contender, attack: Attack, reported: Reported) -> Row:
     """The attack on the contender itself."""
     name = f"craft {_short(attack)} on {one.name}, {len(reported.y)} reported images"
-    x_adv = bench.attacked(attack, one.merged, reported.x, reported.y, name=name)
+    x_adv = bench.attacked(attack, one.model, reported.x, reported.y, name=name)
     return row(bench, one, x_adv, reported, attack, "adaptive")
 
 
 def leak(bench: Workbench, one: Contender, attack: Attack, reported: Reported) -> Leak:
     """Whether the contender reads the label out of this attack's perturbation (see `leak_test`)."""
     fields = {f.name for f in dataclasses.fields(attack)}  # type: ignore[arg-type]
-    base = bench.quick(bench.base.model)
+    base = bench.frozen(bench.base.model, attack)
 
     def labelled(label: str) -> Attack:
         variant = dataclasses.replace(attack, label=label) if "label" in fields else attack  # type: ignore[type-var]
         return bench.cache.through(variant, base, model_key=bench.key(bench.base.model))
 
     return leak_test(
-        bench.quick(one.model),
+        bench.frozen(one.model, attack),
         base,
         reported.x,
         reported.y,
@@ -103,7 +101,7 @@ def leak(bench: Workbench, one: Contender, attack: Attack, reported: Reported) -
 def masking(bench: Workbench, one: Contender, reported: Reported) -> tuple[Check, ...]:
     """Signs of masked gradients, by PGD in an L-inf ball of 8/255 (and of 1 for the unbounded one)."""
     ball = Linf(radius=8 / 255)
-    fast, key = bench.quick(one.merged), bench.key(one.merged)
+    fast, key = bench.frozen(one.model), bench.key(one.model)
 
     def kept(attack: Attack) -> Attack:
         return bench.cache.through(attack, fast, model_key=key)
@@ -127,10 +125,10 @@ def pictures(
 ) -> tuple[Picture, ...]:
     """Up to three transferred images: two that fool the base and not the contender, and one that fools both."""
     x_adv = transferred(bench, attack, reported)
-    base, quick = bench.quick(bench.base.model), bench.quick(one.model)
+    base, own = bench.frozen(bench.base.model, attack), bench.frozen(one.model, attack)
     fooled = predict(base, x_adv, batch_size=bench.batch_size) != reported.y
-    before = predict(quick, reported.x, batch_size=bench.batch_size)
-    after = predict(quick, x_adv, batch_size=bench.batch_size)
+    before = predict(own, reported.x, batch_size=bench.batch_size)
+    after = predict(own, x_adv, batch_size=bench.batch_size)
     saved = torch.nonzero(fooled & (after == reported.y)).flatten()[:2]
     lost = torch.nonzero(fooled & (after != reported.y) & (before == reported.y)).flatten()[:1]
     return tuple(

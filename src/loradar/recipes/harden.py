@@ -129,7 +129,7 @@ class _Measuring:
 
 def _report(measuring: _Measuring, trained: Sequence[Trained], splits: Splits, classes: Sequence[str]) -> Report:
     bench, config, base = measuring.bench, measuring.config, measuring.bench.base.model
-    rows = measuring.rows(Contender(name="base", model=base, merged=base), None)
+    rows = measuring.rows(Contender(name="base", model=base), None)
     last: list[Row] = []
     leaks: list[Leak] = []
     checks: list[Check] = []
@@ -137,9 +137,9 @@ def _report(measuring: _Measuring, trained: Sequence[Trained], splits: Splits, c
     replugged: list[Replugged] = []
     for one in trained:
         attack = one.member.attack
-        contender = Contender.plugged(base, _on_device(bench, one.selected.folder), name=one.member.model)
+        contender = Contender.wearing(base, _on_device(bench, one.selected.folder), name=one.member.model)
         rows += measuring.rows(contender, one.member)
-        final = Contender.plugged(base, _on_device(bench, one.last.folder), name=one.member.model)
+        final = Contender.wearing(base, _on_device(bench, one.last.folder), name=one.member.model)
         last += measuring.last_rows(final, one.member)
         replugged.append(_replug(bench, one, attack, measuring.reported))
         if one.member.kind == "adapter":

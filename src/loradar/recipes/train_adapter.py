@@ -104,9 +104,12 @@ def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfi
 
 
 def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenConfig, adapter: Adapter) -> LossOf:
-    """The 1:1 loss of a batch, against images crafted once on the base or crafted now on the defended model."""
+    """The 1:1 loss of a batch, against images crafted once on the base or crafted now on the defended model.
+
+    With `keep`, also what the clean answers have moved from the base's.
+    """
     base, device = bench.base.model, bench.device
-    fast = bench.quick(plug(base, adapter).train())
+    fast, undefended = bench.trainable(plug(base, adapter).train()), bench.frozen(base)
     kept: Images | None = None
     if member.target == "base":
         name = f"craft {member.against}, {len(splits.train)} training images"
@@ -119,8 +122,10 @@ def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenCon
         else:
             (x,) = augment((x,), crop=config.crop, flip=config.flip, seed=seed)
             # merged weights are cheaper to attack than two branches, and give the same gradient
-            x_adv = reseeded(member.attack, seed)(bench.quick(fold(base, adapter)), x, y)
-        return one_to_one(fast, x, x_adv, y)
+            x_adv = reseeded(member.attack, seed)(bench.frozen(fold(base, adapter), member.attack), x, y)
+        with torch.no_grad():
+            before = undefended(x) if config.keep else None
+        return one_to_one(fast, x, x_adv, y, before=before, keep=config.keep)
 
     return loss_of
 
@@ -134,10 +139,10 @@ def _judge(
     kept = bench.attacked(member.attack, base, x, y, name=name) if member.target == "base" else None
 
     def judge(number: int, loss: float) -> Epoch:
-        model = fold(base, adapter)
+        model = bench.frozen(fold(base, adapter), member.attack)
         x_adv = kept
         if x_adv is None:
-            x_adv = craft(member.attack, bench.quick(model), x, y, batch_size=bench.batch_size)
+            x_adv = craft(member.attack, model, x, y, batch_size=bench.batch_size)
         clean, adversarial = bench.right(model, x, y), bench.right(model, x_adv, y)
         place = folder / "epochs" / f"{number:03d}"
         epoch = Epoch(epoch=number, loss=loss, clean=clean, adversarial=adversarial, total=len(y), folder=place)

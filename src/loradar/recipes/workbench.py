@@ -16,19 +16,21 @@ from loradar.core.files import make_folder
 from loradar.core.types import Attack, Images, Labels, Progress, Silent, Task
 from loradar.data import ImageSet, Source
 from loradar.evaluation import craft, predict
-from loradar.models import Base, Precision, load_base, quick, resolve_precision
+from loradar.models import Base, Pair, Precision, frozen, load_base, mergeable, nimble, quick, resolve_precision
 from loradar.training import AdversarialCache
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workbench:
-    """A base on its device. Models are trained, attacked and reported in `precision`.
+    """A base on its device. Models are trained, attacked, selected and reported in `precision`.
 
-    The epoch is selected, and the plug-again check made, in the precision of the weights themselves.
+    The plug-again check alone is made in the precision of the weights themselves. `merge` is what `frozen` may merge in
+    the base, and in everything that is made of it.
     """
 
     base: Base
     precision: Precision
+    merge: tuple[Pair, ...]
     cache: AdversarialCache
     batch_size: int
     progress: Progress
@@ -37,17 +39,22 @@ class Workbench:
     def device(self) -> torch.device:
         return next(self.base.model.parameters()).device
 
-    def quick(self, model: nn.Module) -> nn.Module:
-        """`model` in the precision of the bench."""
-        return quick(model, self.precision)
+    def trainable(self, twin: nn.Module) -> nn.Module:
+        """`twin`, a plugged model of nobody else's, in the precision of the bench."""
+        return quick(nimble(twin), self.precision)
+
+    def frozen(self, model: nn.Module, attack: Attack | None = None) -> nn.Module:
+        """A copy of `model`, as it is now, for `attack` and for counting; see `loradar.models.frozen`."""
+        apart = layers_read(attack)
+        return frozen(model, self.precision, merge=[pair for pair in self.merge if not apart & set(pair)])
 
     def key(self, model: nn.Module) -> str:
         """What names `model` in the cache: its weights, and the precision that attacks see them in."""
-        return f"{fingerprint(model)} {resolve_precision(self.precision, self.device)}"
+        return f"{fingerprint(model)} frozen {resolve_precision(self.precision, self.device)}"
 
     def attacked(self, attack: Attack, model: nn.Module, x: Images, y: Labels, *, name: str) -> Images:
         """`attack` on `model` at every image, from the cache where it is there; float32 on the CPU."""
-        fast = self.quick(model)
+        fast = self.frozen(model, attack)
         remembered = self.cache.through(attack, fast, model_key=self.key(model))
         return craft(remembered, fast, x, y, batch_size=self.batch_size, progress=self.named(name))
 
@@ -93,10 +100,18 @@ def open_bench(
     return Workbench(
         base=base,
         precision=config.precision,
+        merge=mergeable(base.model),
         cache=cache_at(config.cache),
         batch_size=config.batch_size,
         progress=progress or Silent(),
     )
+
+
+def layers_read(attack: object) -> set[str]:
+    """Names of the layers whose output an attack, or a member of it, looks at."""
+    members = getattr(attack, "attacks", ())
+    named = getattr(attack, "layer", None)
+    return set().union(*map(layers_read, members), {named} if named else ())
 
 
 def pick_device(name: str) -> torch.device:
