@@ -117,21 +117,16 @@ def test_forced_measures_need_no_alarm_and_end_the_cascade(guard: Guard, x: Tens
     torch.testing.assert_close(verdict.logits, expected.logits)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"fusion": "majority", "base_votes": True},
-        {"level": "raised", "policy": Policy(responses={"patch": ("mask",), "noise": ("jpeg", "smooth")})},
-        {"level": "raised", "policy": Policy(responses={"patch": ("inpaint",), "noise": ("bit-depth",)})},
-    ],
-)
+RESPONSES = Policy(responses={"patch": ("mask", "inpaint"), "noise": ("jpeg", "smooth", "bit-depth")})
+
+
+@pytest.mark.parametrize("changes", [{"fusion": "majority"}, {"level": "raised", "masks": 2, "policy": RESPONSES}])
 def test_what_is_exported_answers_as_what_is_run(guard: Guard, x: Tensor, changes: dict[str, Any]) -> None:
     one = guard.altered(**changes)
     exported = torch.export.export(one, (x,)).module()
+    other = toys.traffic(seed=8)
     with torch.no_grad():
-        torch.testing.assert_close(exported(x), one(x), atol=1e-4, rtol=1e-4)
-        other = toys.traffic(seed=8)
+        assert {0, 1, 2} <= set(one.judge(other).posterior.argmax(1).tolist())
         torch.testing.assert_close(exported(other), one(other), atol=1e-4, rtol=1e-4)
 
 
@@ -140,17 +135,16 @@ def test_threads_on_one_base_answer_as_one_thread_does() -> None:
     first = toys.guard(fusion="mean")
     second = first.altered(fusion="routed", cascade=False)
     assert second.tails[0] is first.tails[0]
-    batches = [toys.traffic(20, seed=seed) for seed in range(10)]
+    batches = [toys.traffic(8, seed=seed) for seed in range(8)]
     with torch.no_grad():
         expected = {id(g): [g(batch) for batch in batches] for g in (first, second)}
     wrong: list[int] = []
 
     def serve(one: Guard) -> None:
         with torch.no_grad():
-            for _ in range(2):
-                for batch, logits in zip(batches, expected[id(one)], strict=True):
-                    if not torch.equal(one(batch), logits):
-                        wrong.append(1)
+            for batch, logits in zip(batches, expected[id(one)], strict=True):
+                if not torch.equal(one(batch), logits):
+                    wrong.append(1)
 
     threads = [threading.Thread(target=serve, args=(one,)) for one in (first, second) for _ in range(2)]
     for thread in threads:

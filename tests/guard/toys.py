@@ -22,6 +22,7 @@ from tests.adapters import tiny
 THREATS = ("patch", "noise")
 CLASSES = 4
 WINDOW = (5, 5)
+TEMPERATURES = {"base": 1.5, "patch": 0.8, "noise": 1.0}
 
 
 def models(seed: int = 0, targets: str = "layer3*.conv1") -> dict[str, nn.Module]:
@@ -47,7 +48,7 @@ def smooth_images(count: int, seed: int = 0) -> Tensor:
 
 def features(voters: dict[str, nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        log_probs = torch.stack([model(x).log_softmax(1) for model in voters.values()])
+        log_probs = torch.stack([(model(x) / TEMPERATURES[n]).log_softmax(1) for n, model in voters.items()])
     statistics = residual_statistics(x, window=WINDOW)
     return (
         torch.cat([statistics, opinion_features(log_probs)], dim=1),
@@ -56,16 +57,20 @@ def features(voters: dict[str, nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def identifiers(voters: dict[str, nn.Module]) -> tuple[Identifier, Identifier]:
-    x = smooth_images(24)
-    kinds = [x, attacked("patch", x), attacked("noise", x), 1 - x.flip(2).square()]
-    labels = torch.arange(len(kinds)).repeat_interleave(len(x))
-    every = [features(voters, images) for images in kinds]
+    every, labels = _fitting(voters, 96, seed=0)
+    apart, _ = _fitting(voters, 48, seed=1)
     found = []
     for part in (0, 1):
-        fitted = torch.cat([pair[part] for pair in every])
-        held = torch.cat([pair[part] for pair in every[:3]])
-        found.append(fit_identifier(fitted, labels, threats=THREATS, held=held, seed=0))
+        held = apart[part][: 3 * 48]
+        found.append(fit_identifier(every[part], labels, threats=THREATS, held=held, seed=0))
     return found[0], found[1]
+
+
+def _fitting(voters: dict[str, nn.Module], count: int, seed: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Clean images, both attacks, and strays, with their labels."""
+    x = smooth_images(count, 100 + seed)
+    kinds = [x, attacked("patch", x), attacked("noise", x), 1 - x.flip(2).square()]
+    return features(voters, torch.cat(kinds)), torch.arange(len(kinds)).repeat_interleave(count)
 
 
 def settings(**changes: Any) -> GuardSettings:
@@ -73,9 +78,8 @@ def settings(**changes: Any) -> GuardSettings:
         "threats": THREATS,
         "specialists": {name: name for name in THREATS},
         "calibrations": {
-            "base": Calibration(temperature=1.5, right=30, total=40),
-            "patch": Calibration(temperature=0.8, right=35, total=40),
-            "noise": Calibration(temperature=1.0, right=20, total=40),
+            name: Calibration(temperature=temperature, right=right, total=40)
+            for (name, temperature), right in zip(TEMPERATURES.items(), (30, 35, 20), strict=True)
         },
         "window": WINDOW,
         "masks": 3,

@@ -109,7 +109,7 @@ def cleansed(classify: Classify, x: Images, masks: Tensor) -> tuple[Labels, Tens
 
 def _answers(classify: Classify, x: Images, masks: Tensor) -> Labels:
     """(batch, len(masks)) answers, a bounded number of images at once."""
-    at_once = max(1, _AT_ONCE // len(x))
+    at_once = max(1, _AT_ONCE // max(1, len(x)))
     parts = []
     for chosen in torch.split(masks, at_once):
         painted = x[:, None].masked_fill(chosen[None, :, None], GREY)

@@ -29,7 +29,7 @@ def share(models: Sequence[nn.Module]) -> tuple[Trunk, list[nn.Module]]:
     Models that torch.fx cannot trace, or whose graphs differ, share nothing: each is its own tail.
     """
     try:
-        graphs = [fx.symbolic_trace(model) for model in models]
+        graphs = [fx.GraphModule(model, _Tracer().trace(model)) for model in models]
     except Exception:  # tracing runs the models' own code on stand-ins, which can fail in any way
         return Trunk(), list(models)
     lines = list(zip(*(list(g.graph.nodes) for g in graphs), strict=False))
@@ -47,6 +47,13 @@ def share(models: Sequence[nn.Module]) -> tuple[Trunk, list[nn.Module]]:
     if any(_overwrites(graphs[0], user) for node in border for user in node.users if user.name not in common):
         return Trunk(), list(models)
     return Trunk(_head(graphs[0], common, border)), [_tail(g, common, [n.name for n in border]) for g in graphs]
+
+
+class _Tracer(fx.Tracer):
+    """Takes every module without children as one step, whoever's it is."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return next(m.children(), None) is None or super().is_leaf_module(m, module_qualified_name)
 
 
 def _call(node: fx.Node) -> tuple[str, str, str, str]:

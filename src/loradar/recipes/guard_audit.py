@@ -79,12 +79,13 @@ _UNION = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Contender:
-    """What is measured. `target` is attacked in its place, `key` names it in the cache; `guard` is None for one model."""
+    """What is measured; `guard` is None for one model. `target` is what attacks are given in its place: the model, or the
+    guard's surrogate, which `key` names in the cache."""
 
     name: str
     right: Callable[[Images, Labels], Tensor]
     target: nn.Module
-    key: str
+    key: str = ""
     guard: Guard | None = None
     trained_against: str = ""
 
@@ -192,21 +193,23 @@ class _Audit:
 
     def _crafted(self, one: _Contender, attack: Attack) -> tuple[Images, Labels]:
         """The attack on the contender itself: on a guard through its surrogate, unless the attack needs no gradient."""
-        bench, few = self.bench, self.config.adaptive_limit
-        target, key, made = one.target, one.key, attack
-        if one.guard is not None and _needs_no_gradient(attack):
-            target, key = one.guard, fingerprint(one.guard)
-        elif one.guard is not None:
-            made = self._through(attack)
-        name = f"craft {_short(attack)} on {one.name}, {len(self.y[:few])} reported images"
+        bench = self.bench
+        x, y = self.x[: self.config.adaptive_limit], self.y[: self.config.adaptive_limit]
+        name = f"craft {_short(attack)} on {one.name}, {len(y)} reported images"
+        if one.guard is None:
+            return bench.attacked(attack, one.target, x, y, name=name), y
+        target, made, key = one.target, self._through(attack), one.key
+        if _needs_no_gradient(attack):
+            target, made, key = one.guard, attack, fingerprint(one.guard)
         kept = bench.cache.through(made, target, model_key=key)
-        x_adv = craft(kept, target, self.x[:few], self.y[:few], batch_size=bench.batch_size, progress=bench.named(name))
-        return x_adv, self.y[:few]
+        return craft(kept, target, x, y, batch_size=bench.batch_size, progress=bench.named(name)), y
 
     def _through(self, attack: Attack) -> Attack:
         if isinstance(attack, Evading):
             return Evading(attack=self._through(attack.attack), steps=attack.steps, weight=attack.weight)
-        return Through(attack=attack, voters=tuple(self.bench.quick(model) for model in self.opened.voters.values()))
+        return Through(
+            attack=attack, voters=tuple(self.bench.frozen(model, attack) for model in self.opened.voters.values())
+        )
 
     def look(self, unfitted: Mapping[str, Attack]) -> Looked:
         """The guard on clean images, on transferred attacks, and on threats that it does not know."""
@@ -230,7 +233,7 @@ class _Audit:
         x, y = self.x[:few], self.y[:few]
         mask_set = MaskSet(height=settings.window[0], width=settings.window[1], count=settings.masks)
         masks = mask_set.masks((x.shape[2], x.shape[3])).to(self.bench.device)
-        model = self.bench.quick(self.opened.voters[settings.masker])
+        model = self.bench.frozen(self.opened.voters[settings.masker])
         task = self.bench.progress.task(f"certify masking by {settings.masker}", len(y))
         right, sure = [], []
         with torch.inference_mode():
@@ -287,12 +290,12 @@ def _of_guard(name: str, guard: Guard, batch_size: int) -> _Contender:
 
 
 def _of_model(bench: Workbench, name: str, model: nn.Module, against: str) -> _Contender:
-    quick = bench.quick(model)
+    counted = bench.frozen(model)
 
     def right(x: Images, y: Labels) -> Tensor:
-        return right_on(quick, x, y, batch_size=bench.batch_size)
+        return right_on(counted, x, y, batch_size=bench.batch_size)
 
-    return _Contender(name=name, right=right, target=quick, key=bench.key(model), trained_against=against)
+    return _Contender(name=name, right=right, target=model, trained_against=against)
 
 
 def _passes(one: _Contender) -> float:

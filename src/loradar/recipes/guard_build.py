@@ -130,7 +130,7 @@ def _look(
     task = bench.progress.task("ask the voters", len(voters), "voters")
     logits = {}
     for name, model in voters.items():
-        logits[name] = logits_on(bench.quick(model), every, batch_size=bench.batch_size)
+        logits[name] = logits_on(bench.frozen(model), every, batch_size=bench.batch_size)
         task.advance()
     rows = torch.cat([rows for _, rows, _ in parts])
     return _Seen(
@@ -210,8 +210,9 @@ def _masker(bench: Workbench, voters: Mapping[str, nn.Module], seen: _Seen, conf
     masks = mask_set.masks((x.shape[2], x.shape[3])).to(bench.device)
 
     def right(name: str) -> int:
+        model = bench.frozen(voters[name])
         with torch.inference_mode():
-            answers = single_answers(bench.quick(voters[name]), x, masks)
+            answers = single_answers(model, x, masks)
         return int((answers == y[:, None]).sum())
 
     return max(voters, key=right)

@@ -14,7 +14,7 @@ from loradar.core.files import sha256
 from loradar.core.types import Images, Labels
 from loradar.evaluation import predict
 from loradar.guard import BASE, Guard, GuardRecord, Identifier, Parts, read_guard, share
-from loradar.models import Base, Precision, resolve_precision
+from loradar.models import Base, Precision, frozen, mergeable, resolve_precision
 from loradar.recipes.workbench import open_base
 
 WEIGHTS = "adapter_model.safetensors"
@@ -86,10 +86,15 @@ def parts_of(
     costs: Mapping[str, float],
     precision: Precision,
 ) -> Parts:
-    """What a guard is made of, on the base's device."""
+    """What a guard is made of: frozen copies on the base's device, their weights in the type that they compute in."""
     device = next(base.model.parameters()).device
-    trunk, tails = share(list(voters.values()))
+    merge = mergeable(base.model)
+    trunk, tails = share([frozen(model, "fp32", merge=merge) for model in voters.values()])
     dtype = resolve_precision(precision, device)
+    if dtype != torch.float32:
+        for module in (m for part in (trunk, *tails) for m in part.modules()):
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.to(dtype)
     return Parts(
         trunk=trunk.eval(),
         tails=[tail.eval() for tail in tails],
