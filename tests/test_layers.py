@@ -15,6 +15,7 @@ FLOOR = {
     "data": 2,
     "training": 2,
     "evaluation": 2,
+    "guard": 2,
     "config": 3,
     "recipes": 3,
     "cli": 4,

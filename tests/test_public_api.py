@@ -5,7 +5,19 @@ import importlib
 import pytest
 
 PUBLIC = {
-    "attacks": {"FGSM", "FIA", "MIFGSM", "PGD", "ROA", "AutoAttack", "UniformNoise", "WorstOf", "ascend", "strongest"},
+    "attacks": {
+        "FGSM",
+        "FIA",
+        "MIFGSM",
+        "PGD",
+        "ROA",
+        "AutoAttack",
+        "OneOf",
+        "UniformNoise",
+        "WorstOf",
+        "ascend",
+        "strongest",
+    },
     "adapters": {
         *("PRESETS", "Adapter", "AdapterPool", "Card", "Delta", "Start", "find_head", "find_norms", "find_targets"),
         *("fingerprint", "fold", "fresh", "load", "merge", "plug", "save", "start", "verify"),
@@ -26,6 +38,13 @@ PUBLIC = {
         *("nimble", "quick", "resolve_precision", "save_base", "wrap"),
     },
     "data": {"ImageSet", "Source", "Splits", "augment", "load_source", "split"},
+    "guard": {
+        *("ABSTAINED", "BASE", "CLEAN", "FUSIONS", "MEASURES", "RULES", "STATEMENT", "UNKNOWN", "Bins"),
+        *("Calibration", "Event", "Guard", "GuardRecord", "GuardSettings", "Identifier", "Level", "MaskSet"),
+        *("Measure", "Opinions", "Parts", "Policy", "Rule", "Surrogate", "TrafficMonitor", "Trunk", "Verdict"),
+        *("calibrate", "certified", "cleansed", "fit_identifier", "loudest", "opinion_features", "pair_answers"),
+        *("read_guard", "reliability", "residual_statistics", "save_guard", "share", "two_round"),
+    },
     "training": {"AdversarialCache", "FitSettings", "LossOf", "Step", "clean_loss", "fit", "moved", "one_to_one"},
 }
 

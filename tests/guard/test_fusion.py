@@ -94,3 +94,11 @@ def test_every_surrogate_has_a_gradient_to_every_voter_that_it_hears(rule: Rule)
     copy = Opinions(log_probs=log_probs, weights=given_opinions.weights, trust=given_opinions.trust)
     (grad,) = torch.autograd.grad(SURROGATES[rule](copy)[:, 0].sum(), log_probs)
     assert bool((grad.abs().sum((1, 2)) > 0).all())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_surrogate_of_confident_voters_still_has_a_gradient(rule: Rule) -> None:
+    log_probs = torch.tensor([[0.0, -60.0, -61.0]] * 3)[:, None].requires_grad_()
+    scores = SURROGATES[rule](plain(log_probs))
+    (grad,) = torch.autograd.grad(torch.nn.functional.cross_entropy(scores, torch.tensor([2])), log_probs)
+    assert bool((grad.abs().sum((1, 2)) > 0.1).all())

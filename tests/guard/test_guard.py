@@ -174,13 +174,21 @@ SOFT = [
 ]
 
 
+def test_the_name_clean_has_a_gradient_even_where_its_probability_is_none(guard: Guard) -> None:
+    strange = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).round().requires_grad_()
+    log_clean = Surrogate(guard).attacked(strange)[1]
+    assert float(log_clean.detach().max()) < -20
+    (grad,) = torch.autograd.grad(log_clean.sum(), strange)
+    assert bool((grad.flatten(1).abs().sum(1) > 0).all())
+
+
 @pytest.mark.parametrize("changes", SOFT)
 def test_the_surrogate_has_gradients_and_is_near(guard: Guard, x: Tensor, changes: dict[str, Any]) -> None:
     one = guard.altered(**changes)
     surrogate = Surrogate(one)
     leaf = x.clone().requires_grad_()
-    logits = surrogate(leaf)
-    (grad,) = torch.autograd.grad((logits[:, 0] + surrogate.log_clean(leaf)).sum(), leaf)
+    logits, log_clean = surrogate.attacked(leaf)
+    (grad,) = torch.autograd.grad((logits[:, 0] + log_clean).sum(), leaf)
     assert bool(grad.isfinite().all())
     assert bool((grad.flatten(1).abs().sum(1) > 0).all())
     with torch.no_grad():

@@ -1,6 +1,6 @@
 import pytest
 
-from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, UniformNoise, WorstOf
+from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, OneOf, UniformNoise, WorstOf
 from loradar.core.balls import L2, Linf
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack
@@ -22,6 +22,7 @@ SPECS: list[tuple[str, Attack]] = [
     ("noise", UniformNoise()),
     ("autoattack:radius=1/255", AutoAttack(radius=1 / 255)),
     ("pgd+roa:steps=3", WorstOf(attacks=(PGD(), ROA(steps=3)))),
+    ("pgd|roa+fgsm", OneOf(attacks=(PGD(), WorstOf(attacks=(ROA(), FGSM()))))),
 ]
 
 

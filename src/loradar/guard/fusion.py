@@ -45,13 +45,13 @@ def weighted(opinions: Opinions) -> Tensor:
 
 def mean(opinions: Opinions) -> Tensor:
     """The mean of the calibrated probabilities (the linear pool)."""
-    return opinions.log_probs.exp().mean(0).clamp_min(_LEAST).log()
+    return _mixed(opinions.log_probs, torch.full_like(opinions.trust, 1 / len(opinions.log_probs)))
 
 
 def weighted_mean(opinions: Opinions) -> Tensor:
     """The mean of the calibrated probabilities under the fitted weights: what a weighted vote is attacked through."""
     shares = opinions.weights / opinions.weights.sum().clamp_min(_LEAST)
-    return (opinions.log_probs.exp() * shares[:, None, None]).sum(0).clamp_min(_LEAST).log()
+    return _mixed(opinions.log_probs, shares[:, None].expand_as(opinions.trust))
 
 
 def logpool(opinions: Opinions) -> Tensor:
@@ -103,5 +103,6 @@ def _vote(log_probs: Tensor, weights: Tensor) -> Tensor:
     return scores.clamp_min(_LEAST).log()
 
 
-def _mixed(log_probs: Tensor, trust: Tensor) -> Tensor:
-    return (log_probs.exp() * trust[:, :, None]).sum(0).clamp_min(_LEAST).log()
+def _mixed(log_probs: Tensor, shares: Tensor) -> Tensor:
+    """The linear pool under `shares` (voters, batch), in logarithms: the gradients of confident voters do not round to 0."""
+    return (log_probs + shares.clamp_min(torch.finfo(shares.dtype).tiny).log()[:, :, None]).logsumexp(0)

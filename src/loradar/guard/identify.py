@@ -62,12 +62,16 @@ class Identifier(nn.Module):
             self.register_buffer(name, tensors[name].detach().clone().float())
 
     def forward(self, features: Tensor) -> Tensor:
+        return self.log_posterior(features).exp()
+
+    def log_posterior(self, features: Tensor) -> Tensor:
+        """(batch, labels), with gradients however sure it is: a probability that rounds to 0 would have none."""
         values = (features.float() - self.center) / self.scale
         scores = F.linear(F.relu(F.linear(values, self.weight_in, self.bias_in)), self.weight_out, self.bias_out)
         limit, width = self.limits
-        far = ((self.distance(values) - limit) / width).sigmoid()[:, None]
-        posterior: Tensor = scores.softmax(1) * (1 - far)
-        return torch.cat([posterior[:, :-1], posterior[:, -1:] + far], dim=1)
+        beyond = ((self.distance(values) - limit) / width)[:, None]
+        near = scores.log_softmax(1) + F.logsigmoid(-beyond)
+        return torch.cat([near[:, :-1], torch.logaddexp(near[:, -1:], F.logsigmoid(beyond))], dim=1)
 
     def distance(self, values: Tensor) -> Tensor:
         """(batch,) Mahalanobis distance of scaled features to the nearest label's mean, per feature."""

@@ -1,8 +1,10 @@
 """What a gradient attack on a guard goes through: the guard with every hard choice softened."""
 
+import math
 from collections import defaultdict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loradar.core.types import Images, Logits
@@ -20,7 +22,6 @@ STATEMENT = (
     "mixture of its measures under the posterior; rounding by the gradient of the identity (BPDA); two-round masking as "
     "the mean over 8 evenly spread masks. Every image that it yields is judged by the guard itself."
 )
-_LEAST = 1e-8
 
 
 class Surrogate(nn.Module):
@@ -33,22 +34,20 @@ class Surrogate(nn.Module):
         self.guard = guard.altered(fusion=same) if same else guard
 
     def forward(self, x: Images) -> Logits:
-        guard, settings = self.guard, self.guard.settings
-        log_probs, posterior, statistics = self._look(x)
-        scores = self._responded(x, log_probs, posterior)
-        if self._gated:
-            passed = guard.gate(torch.cat([statistics, opinion_features(log_probs[:1])], dim=1))[:, :1]
-            through = ((passed - settings.gate) / GATE_WIDTH).sigmoid()
-            mixed = through * log_probs[0].exp() + (1 - through) * scores.softmax(1)
-            scores = mixed.clamp_min(_LEAST).log()
-        return scores
+        return self.attacked(x)[0]
 
-    def log_clean(self, x: Images) -> Tensor:
-        """(batch,) log-probability of the name clean: the gate's where there is one, since its word lets an image pass."""
-        log_probs, posterior, statistics = self._look(x)
-        if self._gated:
-            posterior = self.guard.gate(torch.cat([statistics, opinion_features(log_probs[:1])], dim=1))
-        return posterior[:, 0].clamp_min(_LEAST).log()
+    def attacked(self, x: Images) -> tuple[Logits, Tensor]:
+        """The logits, and (batch,) the log-probability of the name clean: the gate's, whose word lets an image pass, where
+        there is one."""
+        guard, settings = self.guard, self.guard.settings
+        log_probs, log_posterior, statistics = self._look(x)
+        scores = self._responded(x, log_probs, log_posterior)
+        if not self._gated:
+            return scores, log_posterior[:, 0]
+        log_clean = guard.gate.log_posterior(torch.cat([statistics, opinion_features(log_probs[:1])], dim=1))[:, 0]
+        above = ((log_clean.exp() - settings.gate) / GATE_WIDTH)[:, None]
+        passed, held = F.logsigmoid(above) + log_probs[0], F.logsigmoid(-above) + scores.log_softmax(1)
+        return torch.logaddexp(passed, held), log_clean
 
     @property
     def _gated(self) -> bool:
@@ -56,20 +55,21 @@ class Surrogate(nn.Module):
         return settings.cascade and settings.level == "calm" and not settings.policy.forced
 
     def _look(self, x: Images) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities of all voters, the posterior, and the image's statistics."""
+        """Log-probabilities of all voters, the log-posterior, and the image's statistics."""
         guard = self.guard
         shared = guard.enter(x)
         log_probs = torch.stack([guard.opinion(voter, shared) for voter in range(len(guard.tails))])
         statistics = residual_statistics(x.float(), window=guard.settings.window)
-        return log_probs, guard.identifier(torch.cat([statistics, opinion_features(log_probs)], dim=1)), statistics
+        features = torch.cat([statistics, opinion_features(log_probs)], dim=1)
+        return log_probs, guard.identifier.log_posterior(features), statistics
 
-    def _responded(self, x: Images, log_probs: Tensor, posterior: Tensor) -> Logits:
+    def _responded(self, x: Images, log_probs: Tensor, log_posterior: Tensor) -> Logits:
         """The softened fusion; where the policy acts, mixed over its chains of measures under the posterior."""
         guard, settings = self.guard, self.guard.settings
         chains: dict[tuple[Measure, ...], list[int]] = defaultdict(list)
         for index, label in enumerate(settings.labels):
             chains[settings.policy.taken(label, settings.level)].append(index)
-        found = torch.zeros_like(log_probs[0])
+        posterior, parts = log_posterior.exp(), []
         for chain, labels in chains.items():
             if chain:
                 logits = self._chain(x, chain, posterior)
@@ -77,8 +77,8 @@ class Surrogate(nn.Module):
                 logits = SURROGATES[settings.fusion](guard.opinions(log_probs, posterior))
             if len(chains) == 1:
                 return logits
-            found = found + posterior[:, labels].sum(1, keepdim=True) * logits.softmax(1)
-        return found.clamp_min(_LEAST).log()
+            parts.append(log_posterior[:, labels].logsumexp(1, keepdim=True) + logits.log_softmax(1))
+        return torch.stack(parts).logsumexp(0)
 
     def _chain(self, x: Images, chain: tuple[Measure, ...], posterior: Tensor) -> Logits:
         guard = self.guard
@@ -94,5 +94,5 @@ class Surrogate(nn.Module):
         masks = self.guard.mask_set.masks((x.shape[2], x.shape[3])).to(x.device)
         chosen = masks[torch.linspace(0, len(masks) - 1, min(MASKS, len(masks)), device=x.device).long()]
         painted = x[:, None].masked_fill(chosen[None, :, None], GREY).flatten(0, 1)
-        probabilities = self.guard.masker(painted).exp().view(len(x), len(chosen), -1).mean(1)
-        return probabilities.clamp_min(_LEAST).log()
+        log_probs = self.guard.masker(painted).view(len(x), len(chosen), -1)
+        return log_probs.logsumexp(1) - math.log(len(chosen))

@@ -68,7 +68,8 @@ class Evading:
         ball, step = self._ball(x, start)
 
         def objective(x_adv: Images) -> Tensor:
-            return cross_entropy(model(x_adv), y).clamp_max(ENOUGH) + self.weight * model.log_clean(x_adv)
+            logits, log_clean = model.attacked(x_adv)
+            return cross_entropy(logits, y).clamp_max(ENOUGH) + self.weight * log_clean
 
         with evaluating(model), torch.enable_grad():
             best, current = start, start
@@ -81,7 +82,9 @@ class Evading:
         return best
 
     def _ball(self, x: Images, x_adv: Images) -> tuple[Ball, float]:
-        inner = self.attack.attack if isinstance(self.attack, Through) else self.attack
+        inner = self.attack
+        while not can_evade(inner) and hasattr(inner, "attack"):  # what wraps an attack: Through, a memory
+            inner = inner.attack
         ball = getattr(inner, "ball", None)
         if ball is not None:
             return ball, ball.radius / 15

@@ -1,5 +1,6 @@
 """Attacks a guard as a whole, and beside it everything it is made of: one report, the union accuracy first."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,18 +199,18 @@ class _Audit:
         name = f"craft {_short(attack)} on {one.name}, {len(y)} reported images"
         if one.guard is None:
             return bench.attacked(attack, one.target, x, y, name=name), y
-        target, made, key = one.target, self._through(attack), one.key
+        target, made, key = one.target, self._through(one, attack), one.key
         if _needs_no_gradient(attack):
             target, made, key = one.guard, attack, fingerprint(one.guard)
         kept = bench.cache.through(made, target, model_key=key)
         return craft(kept, target, x, y, batch_size=bench.batch_size, progress=bench.named(name)), y
 
-    def _through(self, attack: Attack) -> Attack:
+    def _through(self, one: _Contender, attack: Attack) -> Attack:
         if isinstance(attack, Evading):
-            return Evading(attack=self._through(attack.attack), steps=attack.steps, weight=attack.weight)
-        return Through(
-            attack=attack, voters=tuple(self.bench.frozen(model, attack) for model in self.opened.voters.values())
-        )
+            # it goes on from images that are kept already
+            first = self.bench.cache.through(self._through(one, attack.attack), one.target, model_key=one.key)
+            return dataclasses.replace(attack, attack=first)
+        return Through(attack=attack, voters=tuple(self.bench.frozen(m, attack) for m in self.opened.voters.values()))
 
     def look(self, unfitted: Mapping[str, Attack]) -> Looked:
         """The guard on clean images, on transferred attacks, and on threats that it does not know."""
