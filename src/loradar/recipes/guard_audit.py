@@ -25,6 +25,7 @@ from loradar.recipes.corruptions import KINDS, Corruption
 from loradar.recipes.guard_attacks import Evading, Through, can_evade
 from loradar.recipes.guard_figures import Looked, cost_of, identification_of, judged, reliabilities_of, suspects_of
 from loradar.recipes.guard_pool import OpenGuard, folded, named_adapters, open_guard, right_on
+from loradar.recipes.guard_tally import UNION, Meeting, Tally
 from loradar.recipes.members import named
 from loradar.recipes.workbench import Workbench, check_classes, everything, open_bench
 
@@ -66,16 +67,9 @@ def audit_guard(config: GuardAuditConfig, *, progress: Progress | None = None) -
         cost=cost_of(looked, opened.guard, tally.costs),
         reliabilities=reliabilities_of(looked, opened.guard),
         suspects=suspects_of(looked, opened.guard, opened.base.classes or source.classes, attacks),
-        notes=(STATEMENT, _UNION),
+        notes=(STATEMENT, UNION),
     )
     return write_report(report, config.out)
-
-
-_UNION = (
-    "Union: an image counts only if it is answered rightly clean, under every transferred attack, and under every adaptive "
-    "one; for a guard also under those that would be named clean, and under what was crafted through the other guards of "
-    "this report."
-)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,61 +85,6 @@ class _Contender:
     trained_against: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Meeting:
-    contender: str
-    attack: str
-    threat: Threat
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Tally:
-    """Who was right on which image, bool (n,), in every meeting; adaptive meetings on the first images alone."""
-
-    meetings: Mapping[_Meeting, Tensor]
-    pooled: Mapping[str, Tensor]
-    against: Mapping[str, str]
-    costs: Mapping[str, float]
-    seed: int
-
-    def rows(self) -> list[Row]:
-        return [self._row(m.contender, m.attack, m.threat, right) for m, right in self.meetings.items()]
-
-    def mixtures(self) -> list[Row]:
-        """Clean and all transferred attacks in equal parts."""
-        found = []
-        for name in self.against:
-            mine = [r for m, r in self.meetings.items() if m.contender == name and m.threat != "adaptive"]
-            if len(mine) > 1:
-                found.append(
-                    self._row(name, f"mixture(clean and {len(mine) - 1} attacks)", "transfer", torch.cat(mine))
-                )
-        return found
-
-    def unions(self) -> list[Row]:
-        """An image counts only where it survives everything."""
-        found = []
-        for name in self.against:
-            mine = {m: r for m, r in self.meetings.items() if m.contender == name}
-            if any(m.threat == "adaptive" for m in mine):
-                few = min(len(r) for r in mine.values())
-                right = torch.stack([r[:few] for r in mine.values()]).all(0) & self.pooled.get(name, torch.tensor(True))
-                tried = len(mine) - 1
-                found.append(self._row(name, f"union(of {tried} attacks)", "adaptive", right))
-        return found
-
-    def _row(self, name: str, attack: str, threat: Threat, right: Tensor) -> Row:
-        return Row.count(
-            model=name,
-            attack=attack,
-            threat=threat,
-            correct=int(right.sum()),
-            total=len(right),
-            seed=self.seed,
-            trained_against=self.against[name],
-        )
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Audit:
     bench: Workbench
@@ -155,23 +94,23 @@ class _Audit:
     x: Images
     y: Labels
 
-    def tally(self, contenders: Sequence[_Contender]) -> _Tally:
-        meetings: dict[_Meeting, Tensor] = {}
+    def tally(self, contenders: Sequence[_Contender]) -> Tally:
+        meetings: dict[Meeting, Tensor] = {}
         crafted: dict[tuple[str, str], Images] = {}
         for one in contenders:
-            meetings[_Meeting(contender=one.name, attack=NO_ATTACK, threat="clean")] = one.right(self.x, self.y)
+            meetings[Meeting(contender=one.name, attack=NO_ATTACK, threat="clean")] = one.right(self.x, self.y)
             for attack in self.attacks.values() if "transfer" in self.config.threat else ():
-                meeting = _Meeting(contender=one.name, attack=repr(attack), threat="transfer")
+                meeting = Meeting(contender=one.name, attack=repr(attack), threat="transfer")
                 meetings[meeting] = one.right(self.transferred(attack, self.x, self.y), self.y)
         for one in contenders if "adaptive" in self.config.threat else ():
             for attack in self._adaptive(one):
                 x_adv, y = self._crafted(one, attack)
-                meetings[_Meeting(contender=one.name, attack=repr(attack), threat="adaptive")] = one.right(x_adv, y)
+                meetings[Meeting(contender=one.name, attack=repr(attack), threat="adaptive")] = one.right(x_adv, y)
                 if one.guard is not None:
                     crafted[one.key, repr(attack)] = x_adv
         guards = [one for one in contenders if one.guard is not None]
         few = self.y[: self.config.adaptive_limit]
-        return _Tally(
+        return Tally(
             meetings=meetings,
             pooled={
                 one.name: torch.stack([one.right(x, few) for x in crafted.values()]).all(0) for one in guards if crafted

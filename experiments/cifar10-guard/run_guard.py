@@ -1,7 +1,7 @@
 """The guard on CIFAR-10: specialists and joint adapters, a guard of the specialists, and the audit of all of them.
 
-    python experiments/cifar10-guard/run.py                  # about an hour on one core; a killed run goes on
-    python experiments/cifar10-guard/run.py --only audit     # of what is there already
+    python experiments/cifar10-guard/run_guard.py                  # about an hour on one core; a killed run goes on
+    python experiments/cifar10-guard/run_guard.py --only audit     # of what is there already
 
 reads CIFAR-10 and the base from the places that the YAML files name, and writes the report beside this file. Work lies in
 `runs/cifar10-guard`. Every number is a setting of `harden.yaml`, `build.yaml` or `audit.yaml`.
