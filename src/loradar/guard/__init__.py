@@ -4,12 +4,13 @@ from loradar.guard.calibration import Bins, Calibration, calibrate, reliability
 from loradar.guard.features import loudest, opinion_features, residual_statistics
 from loradar.guard.files import GuardRecord, read_guard, save_guard
 from loradar.guard.fusion import FUSIONS, RULES, Opinions, Rule
-from loradar.guard.guard import ABSTAINED, BASE, Guard, GuardSettings, Parts, Verdict
+from loradar.guard.guard import ABSTAINED, Guard, Parts, Verdict
 from loradar.guard.identify import Identifier, fit_identifier
 from loradar.guard.masking import MaskSet, certified, cleansed, pair_answers, two_round
 from loradar.guard.measures import MEASURES, Measure
 from loradar.guard.monitor import Event, TrafficMonitor
 from loradar.guard.respond import CLEAN, UNKNOWN, Level, Policy
+from loradar.guard.settings import BASE, GuardSettings
 from loradar.guard.surrogate import STATEMENT, Surrogate
 from loradar.guard.trunk import Trunk, share
 

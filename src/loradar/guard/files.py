@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 
 from loradar.core.errors import BadConfigError, BadFileError
 from loradar.core.files import sha256, write_atomically
-from loradar.guard.guard import GuardSettings
 from loradar.guard.identify import Identifier
+from loradar.guard.settings import GuardSettings
 
 RECORD, TENSORS = "guard.json", "guard.safetensors"
 SCHEMA = 1

@@ -2,76 +2,25 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from loradar.core.errors import BadConfigError, did_you_mean
+from loradar.core.errors import BadConfigError
 from loradar.core.types import Images, Labels, Logits
-from loradar.guard.calibration import Calibration
 from loradar.guard.features import opinion_features, residual_statistics
-from loradar.guard.fusion import FUSIONS, RULES, Opinions, Rule
+from loradar.guard.fusion import FUSIONS, Opinions
 from loradar.guard.identify import Identifier
 from loradar.guard.masking import MaskSet, cleansed, pair_answers, two_round
 from loradar.guard.measures import transforms
-from loradar.guard.respond import CLEAN, UNKNOWN, Level, Policy
+from loradar.guard.respond import CLEAN
+from loradar.guard.settings import GuardSettings, tables
 from loradar.guard.trunk import Trunk
 
-BASE = "base"
 ABSTAINED = -1
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuardSettings:
-    """What a guard is, besides its models and its identifier. Plain values: it goes to JSON and back unchanged.
-
-    `specialists` names the voter for each threat ("" where none is: all of them are heard then). An answer of less
-    `abstain` confidence is none. With `cascade`, an image that the gate takes for clean with probability `gate` or more
-    gets the base's answer, while the level is calm and no measure is forced. `masker` is the voter that masking asks.
-    """
-
-    threats: tuple[str, ...]
-    specialists: Mapping[str, str]
-    calibrations: Mapping[str, Calibration]
-    fusion: Rule = "mean"
-    base_votes: bool = False
-    abstain: float = 0.0
-    cascade: bool = True
-    gate: float = 0.5
-    level: Level = "calm"
-    policy: Policy = field(default_factory=Policy)
-    window: tuple[int, int] = (5, 5)
-    masker: str = BASE
-    masks: int = 6
-
-    def __post_init__(self) -> None:
-        if self.fusion not in RULES:
-            raise BadConfigError(f"there is no fusion {self.fusion!r}; {did_you_mean(self.fusion, RULES)}")
-        if BASE not in self.calibrations or len(self.calibrations) < 2:
-            raise BadConfigError("a guard needs the base and an adapter at least, each calibrated")
-        for name in (self.masker, *filter(None, self.specialists.values())):
-            if name not in self.calibrations:
-                raise BadConfigError(f"the guard has no voter {name!r}; {did_you_mean(name, self.calibrations)}")
-        if odd := set(self.specialists) ^ set(self.threats):
-            raise BadConfigError(f"{min(odd)!r} is a threat in one of threats and specialists alone; name it in both")
-        if CLEAN in self.threats or UNKNOWN in self.threats:
-            raise BadConfigError(f"a threat is called {CLEAN!r} or {UNKNOWN!r}; these names are taken, choose another")
-        if not 0 <= self.abstain <= 1 or not 0 <= self.gate <= 1:
-            raise BadConfigError(f"abstain is {self.abstain} and gate {self.gate}; expected probabilities")
-        self.policy.check(self.threats)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The names that the identifier gives."""
-        return (CLEAN, *self.threats, UNKNOWN)
-
-    @property
-    def voters(self) -> tuple[str, ...]:
-        """The base first, then the adapters, whether or not the base's vote counts."""
-        return (BASE, *(name for name in self.calibrations if name != BASE))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,12 +28,25 @@ class Verdict:
     """What a guard says of a batch.
 
     `logits` (batch, classes); `answers` (batch,), -1 where it abstains; `posterior` (batch, labels); `log_probs`
-    (voters, batch, classes), NaN for adapters that were not asked; `passes` (batch,) the work, in forward passes of the
-    base; `measured` (batch,) bool, whether the response changed anything about how the image was judged.
+    (voters, batch, classes), NaN for adapters that were not asked; `gate` (batch,) the gate's probability of clean;
+    `passes` (batch,) the work, in forward passes of the base; `measured` (batch,) bool, whether the response changed
+    anything about how the image was judged.
     """
 
     logits: Logits
     answers: Labels
+    posterior: Tensor
+    log_probs: Tensor
+    gate: Tensor
+    passes: Tensor
+    measured: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Consulted:
+    """What all voters together say of images: fields as in `Verdict`."""
+
+    logits: Logits
     posterior: Tensor
     log_probs: Tensor
     passes: Tensor
@@ -133,7 +95,7 @@ class Guard(nn.Module):
         self.parts, self.settings = parts, settings
         self.trunk, self.tails = parts.trunk, nn.ModuleList(parts.tails)
         self.identifier, self.gate, self.dtype = parts.identifier, parts.gate, parts.dtype
-        for name, tensor in _tables(settings).items():
+        for name, tensor in tables(settings).items():
             self.register_buffer(name, tensor.to(parts.costs.device))
         self.register_buffer("costs", parts.costs)
         # fingerprints see tensors alone: two guards that differ by a rule must not pass for one
@@ -174,6 +136,7 @@ class Guard(nn.Module):
             answers=answers.masked_fill(confidence < settings.abstain, ABSTAINED),
             posterior=torch.where(skipped[:, None], passed, full.posterior),
             log_probs=full.log_probs,
+            gate=passed[:, 0],
             passes=asked,
             measured=full.measured & ~skipped,
         )
@@ -198,13 +161,12 @@ class Guard(nn.Module):
         trust = (posterior @ self.route).transpose(0, 1)[first:]
         return Opinions(log_probs=log_probs[first:], weights=self.weights[first:], trust=trust)
 
-    def _consult(self, x: Images, shared: tuple[Tensor, ...], base: Tensor, statistics: Tensor) -> Verdict:
+    def _consult(self, x: Images, shared: tuple[Tensor, ...], base: Tensor, statistics: Tensor) -> _Consulted:
         """All voters on all of `x`, and the response."""
         log_probs = torch.stack([base, *(self.opinion(v, shared) for v in range(1, len(self.tails)))])
         posterior = self.identifier(torch.cat([statistics, opinion_features(log_probs)], dim=1))
-        fused = Verdict(
+        fused = _Consulted(
             logits=FUSIONS[self.settings.fusion](self.opinions(log_probs, posterior)),
-            answers=torch.zeros(0, dtype=torch.int64, device=x.device),
             posterior=posterior,
             log_probs=log_probs,
             passes=self.costs.sum().expand(len(x)),
@@ -212,8 +174,8 @@ class Guard(nn.Module):
         )
         return self._respond(x, fused)
 
-    def _respond(self, x: Images, verdict: Verdict) -> Verdict:
-        """The verdict after the measures that the policy takes against the likeliest label of each image."""
+    def _respond(self, x: Images, verdict: _Consulted) -> _Consulted:
+        """What is said after the measures that the policy takes against the likeliest label of each image."""
         taken = [self.settings.policy.taken(label, self.settings.level) for label in self.settings.labels]
         if not any(taken):
             return verdict
@@ -254,16 +216,15 @@ class Guard(nn.Module):
         """The voter that masking asks."""
         return self.opinion(self.settings.voters.index(self.settings.masker), self.enter(x))
 
-    def _spread(self, part: Verdict, rows: Tensor, count: int) -> Verdict:
-        """A verdict of some rows among `count`, the others left empty."""
+    def _spread(self, part: _Consulted, rows: Tensor, count: int) -> _Consulted:
+        """What was said of some rows among `count`, the others left empty."""
 
         def spread(tensor: Tensor, filler: float) -> Tensor:
             return tensor.new_full((count, *tensor.shape[1:]), filler).index_copy(0, rows, tensor)
 
         voters = spread(part.log_probs.transpose(0, 1), torch.nan).transpose(0, 1)
-        return Verdict(
+        return _Consulted(
             logits=spread(part.logits, 0.0),
-            answers=part.answers,
             posterior=spread(part.posterior, 0.0),
             log_probs=voters,
             passes=spread(part.passes, 0.0),
@@ -275,21 +236,3 @@ def _on_top(logits: Logits, answers: Labels) -> Logits:
     """The logits with the largest moved to the answer's class: confidence stays, the answer is another."""
     top, old = logits.max(1, keepdim=True)
     return logits.scatter(1, old, logits.gather(1, answers[:, None])).scatter(1, answers[:, None], top)
-
-
-def _tables(settings: GuardSettings) -> dict[str, Tensor]:
-    """Temperatures and weights by voter, and voters' trust by label."""
-    found = [settings.calibrations[name] for name in settings.voters]
-    heard = settings.voters if settings.base_votes else settings.voters[1:]
-    chosen = {CLEAN: BASE if settings.base_votes else "", UNKNOWN: "", **settings.specialists}
-    return {
-        "temperatures": torch.tensor([each.temperature for each in found]),
-        "weights": torch.tensor([each.weight for each in found]),
-        "route": torch.stack([_trust(chosen[label], settings.voters, heard) for label in settings.labels]),
-    }
-
-
-def _trust(specialist: str, voters: Sequence[str], heard: Sequence[str]) -> Tensor:
-    """(voters,) all trust in the specialist, or an equal part in everyone who is heard."""
-    wanted = [specialist] if specialist in heard else heard
-    return torch.tensor([(name in wanted) / len(wanted) for name in voters])

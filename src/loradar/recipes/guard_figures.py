@@ -24,6 +24,7 @@ class Judged:
     answers: Labels
     posterior: Tensor
     log_probs: Tensor
+    gate: Tensor
     passes: Tensor
 
 
@@ -48,6 +49,7 @@ def judged(guard: Guard, x: Images, *, batch_size: int) -> Judged:
         answers=torch.cat([v.answers for v in found]).cpu(),
         posterior=torch.cat([v.posterior for v in found]).cpu(),
         log_probs=torch.cat([v.log_probs for v in found], dim=1).cpu(),
+        gate=torch.cat([v.gate for v in found]).cpu(),
         passes=torch.cat([v.passes for v in found]).cpu(),
     )
 
@@ -92,17 +94,25 @@ def cost_of(looked: Looked, guard: Guard, whole: Mapping[str, float]) -> Cost:
     per_image = {name: float(verdict.passes.mean()) for name, verdict in looked.known.items()}
     per_image["everything runs"] = float(guard.costs.sum())
     points = [_point("the gate as it is", looked.known, y), _point("everything runs", looked.everything, y)]
-    if guard.settings.cascade:
-        for gate in _GATES:
-            moved = guard.altered(gate=gate)
-            verdicts = {n: judged(moved, x, batch_size=256) for n, x in looked.images.items()}
-            points.append(_point(f"gate at {gate:g}", verdicts, y))
+    points += [_gated(gate, looked.everything, y, float(guard.costs[:2].sum())) for gate in _GATES]
     for index, voter in enumerate(guard.settings.voters):
         right = sum(int((v.log_probs[index].argmax(1) == y).sum()) for v in looked.everything.values())
         points.append(
             CostPoint(label=f"{voter} alone", passes=whole[voter], correct=right, total=len(y) * len(looked.known))
         )
     return Cost(forwards_per_image=per_image, points=tuple(points))
+
+
+def _gated(gate: float, verdicts: Mapping[str, Judged], y: Labels, least: float) -> CostPoint:
+    """Were the gate's threshold `gate`: the base's answer, at the cost of `least`, for whatever passes it."""
+    passes, correct = [], 0
+    for verdict in verdicts.values():
+        through = verdict.gate >= gate
+        correct += int((torch.where(through, verdict.log_probs[0].argmax(1), verdict.answers) == y).sum())
+        passes.append(torch.where(through, least, verdict.passes))
+    return CostPoint(
+        label=f"gate at {gate:g}", passes=float(torch.cat(passes).mean()), correct=correct, total=len(y) * len(passes)
+    )
 
 
 def _point(label: str, verdicts: Mapping[str, Judged], y: Labels) -> CostPoint:
