@@ -38,6 +38,8 @@ from loradar.recipes.workbench import Workbench, check_classes, everything, open
 
 FITTED = 0.7
 """Of the calibration images, the part that the identifiers are fitted on; the rest sets their thresholds."""
+FAINT = 3 / 255
+"""Root mean square, in [0, 1] pixels, below which a perturbation without its aim is as good as none."""
 _MASK_IMAGES = 64
 
 
@@ -145,18 +147,18 @@ def _look(
 
 
 def _strays(x: Images, attacked: Sequence[Images]) -> list[tuple[Tensor, Images]]:
-    """Stand-ins for attacks that nobody knows: rows of `x` and images, in all two for each image of `x`.
+    """Stand-ins for attacks that nobody knows: rows of `x` and images, no more than there are in `x`.
 
-    A known perturbation on another image has the statistics without the aim; half of it has the aim without the strength.
-    (Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with Outlier Exposure", 2019, show that outliers of another
-    kind than those to come teach a detector as well.)
+    A known perturbation on another image has the statistics without the aim. Perturbations of less than FAINT are left
+    out: on another image they cannot be told from nothing. (Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection
+    with Outlier Exposure", 2019, show that outliers of another kind than those to come teach a detector as well.)
     """
+    changes = [images - x for images in attacked]
+    loud = [change for change in changes if float(change.square().mean().sqrt()) >= FAINT] or changes
     found = []
-    for index, images in enumerate(attacked):
-        rows = torch.arange(index, len(x), len(attacked))
-        change = images[rows] - x[rows]
-        found.append((rows, (x[rows] + change.roll(1, 0)).clamp(0, 1)))
-        found.append((rows, x[rows] + change / 2))
+    for index, change in enumerate(loud):
+        rows = torch.arange(index, len(x), len(loud))
+        found.append((rows, (x[rows] + change[rows].roll(1, 0)).clamp(0, 1)))
     return found
 
 
