@@ -28,7 +28,6 @@ check: $(READY) ## Lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy experiments/few-shot/run.py
 
 bench: $(READY) ## Time attacks and training beside their peers; JSON under benchmarks/results
 	$(BIN)/python -m benchmarks.attacks

@@ -16,6 +16,7 @@ FLOOR = {
     "training": 2,
     "evaluation": 2,
     "fewshot": 2,
+    "guard": 2,
     "config": 3,
     "recipes": 3,
     "cli": 4,

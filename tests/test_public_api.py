@@ -6,7 +6,7 @@ import pytest
 
 PUBLIC = {
     "attacks": {
-        *("FGSM", "FIA", "MIFGSM", "PGD", "ROA", "AutoAttack", "Pyramid", "UniformNoise", "WorstOf", "ascend"),
+        *("FGSM", "FIA", "MIFGSM", "PGD", "ROA", "AutoAttack", "OneOf", "Pyramid", "UniformNoise", "WorstOf", "ascend"),
         "strongest",
     },
     "adapters": {
@@ -29,6 +29,13 @@ PUBLIC = {
     "training": {
         *("KL", "AdversarialCache", "FitSettings", "LossOf", "RawPerturbation", "RelativePerturbation", "Step"),
         *("WeightPerturbation", "clean_loss", "drift", "fit", "moved", "one_to_one", "perturbed_loss", "robust_loss"),
+    },
+    "guard": {
+        *("ABSTAINED", "BASE", "CLEAN", "FUSIONS", "MEASURES", "RULES", "STATEMENT", "UNKNOWN", "Bins"),
+        *("Calibration", "Event", "Guard", "GuardRecord", "GuardSettings", "Identifier", "Level", "MaskSet"),
+        *("Measure", "Opinions", "Parts", "Policy", "Rule", "Surrogate", "TrafficMonitor", "Trunk", "Verdict"),
+        *("calibrate", "certified", "cleansed", "fit_identifier", "loudest", "opinion_features", "pair_answers"),
+        *("read_guard", "reliability", "residual_statistics", "save_guard", "share", "two_round"),
     },
 }
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import loradar.attacks
-from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, Pyramid, UniformNoise, WorstOf
+from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, OneOf, Pyramid, UniformNoise, WorstOf
 from loradar.attacks.rectangles import grid
 from loradar.core.balls import L2, Linf
 from loradar.core.errors import BadImagesError
@@ -103,6 +103,7 @@ CASES = {
     "WorstOf": Case(
         attack=WorstOf(attacks=(UniformNoise(ball=LINF), PGD(ball=LINF))), inside=in_linf, optimum=best_in_linf
     ),
+    "OneOf": Case(attack=OneOf(attacks=(FGSM(ball=LINF), PGD(ball=LINF))), inside=in_linf, optimum=best_in_linf),
     # it stops where an image is fooled, and draws for the batch as a whole
     "AutoAttack": Case(
         attack=AutoAttack(radius=RADIUS, attacks=("apgd-ce",)),

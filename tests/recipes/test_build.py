@@ -1,6 +1,6 @@
 import pytest
 
-from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, Pyramid, UniformNoise, WorstOf
+from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, OneOf, Pyramid, UniformNoise, WorstOf
 from loradar.core.balls import L2, Linf
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack
@@ -23,6 +23,7 @@ SPECS: list[tuple[str, Attack]] = [
     ("noise", UniformNoise()),
     ("autoattack:radius=1/255", AutoAttack(radius=1 / 255)),
     ("pgd+roa:steps=3", WorstOf(attacks=(PGD(), ROA(steps=3)))),
+    ("pgd|roa+fgsm", OneOf(attacks=(PGD(), WorstOf(attacks=(ROA(), FGSM()))))),
 ]
 
 

@@ -7,6 +7,7 @@ from loradar.attacks.fgsm import FGSM
 from loradar.attacks.mi_fgsm import MIFGSM
 from loradar.attacks.noise import UniformNoise
 from loradar.attacks.occlusion import ROA
+from loradar.attacks.one_of import OneOf
 from loradar.attacks.pgd import PGD
 from loradar.attacks.pyramid import Pyramid
 from loradar.attacks.worst_of import WorstOf, strongest
@@ -18,6 +19,7 @@ __all__ = [
     "PGD",
     "ROA",
     "AutoAttack",
+    "OneOf",
     "Pyramid",
     "UniformNoise",
     "WorstOf",

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from loradar import __version__
 from loradar.cli.flags import command
+from loradar.cli.guard import guard
 from loradar.config import (
     AuditConfig,
     FewShotEvalConfig,
@@ -35,6 +36,7 @@ adapters = typer.Typer(no_args_is_help=True, help="List, show and verify adapter
 app.add_typer(adapters, name="adapters")
 few_shot = typer.Typer(no_args_is_help=True, help="A few labelled images of a new task: fit, classify, evaluate.")
 app.add_typer(few_shot, name="few-shot")
+app.add_typer(guard, name="guard")
 out, err = Console(), Console(stderr=True)
 
 

@@ -10,6 +10,7 @@ from loradar.evaluation.few_shot import (
     read_few_shot_report,
     write_few_shot_report,
 )
+from loradar.evaluation.guards import Cost, CostPoint, Identification, Reliability, Suspect
 from loradar.evaluation.leak import Leak, Sign, leak_test
 from loradar.evaluation.measure import NO_ATTACK, Row, accuracy_row, craft, device_of, predict
 from loradar.evaluation.names import labels, short_names
@@ -23,18 +24,23 @@ __all__ = [
     "NO_ATTACK",
     "BlendWeights",
     "Check",
+    "Cost",
+    "CostPoint",
     "Curve",
     "FewShotReport",
     "FewShotRow",
+    "Identification",
     "Leak",
     "Picture",
     "Point",
+    "Reliability",
     "Replugged",
     "Report",
     "Row",
     "Shown",
     "Sign",
     "Size",
+    "Suspect",
     "TaskPicture",
     "accuracy_row",
     "averaged",

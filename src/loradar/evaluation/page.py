@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from loradar.evaluation.guard_plots import cost_svg, reliability_svg
 from loradar.evaluation.leak import RULE
 from loradar.evaluation.measure import Row
 from loradar.evaluation.names import flat, labels, readable, short_names
@@ -19,7 +20,13 @@ def to_html(report: Report) -> str:
     """The whole page: styles, pictures and drawings within it; light and dark, phone and desk."""
     # matplotlib escapes the text in its SVG itself
     drawings = [Markup(curve_svg(curve, key=f"curve{i}")) for i, curve in enumerate(report.curves)]
-    return environment(escape=True).get_template("page.html.jinja").render(_content(report), drawings=drawings)
+    reliability = Markup(reliability_svg(report.reliabilities, key="reliability"))
+    cost = Markup(cost_svg(report.cost, key="cost") if report.cost else "")
+    return (
+        environment(escape=True)
+        .get_template("page.html.jinja")
+        .render(_content(report), drawings=drawings, reliability=reliability, cost=cost)
+    )
 
 
 def to_markdown(report: Report) -> str:

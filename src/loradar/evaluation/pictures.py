@@ -66,7 +66,7 @@ class Picture:
 
 
 def png(image: Tensor) -> str:
-    """An image (channels, height, width) in [0, 1] as a PNG file in base64."""
+    """One image (channels, height, width) in [0, 1] as a PNG file in base64, shrunk to LARGEST."""
     shown = image.detach().cpu().float().clamp(0, 1)
     if max(shown.shape[1:]) > LARGEST:
         scale = LARGEST / max(shown.shape[1:])

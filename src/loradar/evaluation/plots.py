@@ -21,23 +21,23 @@ _VARIABLES = {
     "#010208": "--transfer",
     "#010209": "--heat",
 }
-_INK, _MUTED, _LINE, _CLEAN, _ATTACK, _TRANSFER, _HEAT = _VARIABLES
-SERIES = (_ATTACK, _MUTED, _TRANSFER, _CLEAN, _HEAT, _INK)
+INK, MUTED, LINE, CLEAN, ATTACK, TRANSFER, HEAT = _VARIABLES
+SERIES = (ATTACK, MUTED, TRANSFER, CLEAN, HEAT, INK)
 """Colours that are told apart, the first for what a report is about."""
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "loradar",
     "font.size": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _MUTED,
-    "axes.edgecolor": _LINE,
-    "xtick.color": _LINE,
-    "ytick.color": _LINE,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": LINE,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "grid.color": _LINE,
+    "grid.color": LINE,
     "grid.linewidth": 0.6,
 }
 
@@ -55,7 +55,7 @@ def curve_svg(curve: Curve, *, key: str) -> str:
         _draw_counts(accuracy, curve)
         _draw_loss(loss, curve)
         for axes in (accuracy, loss):
-            axes.axvline(curve.selected, color=_MUTED, linewidth=1, linestyle=(0, (3, 3)))
+            axes.axvline(curve.selected, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
             axes.set_xlabel("epoch (dashed: selected)")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(axis="y")
@@ -65,7 +65,7 @@ def curve_svg(curve: Curve, *, key: str) -> str:
 def _draw_counts(axes: Axes, curve: Curve) -> None:
     clean = [(point.epoch, point.clean, point.total) for point in curve.points]
     attacked = [(point.epoch, point.adversarial, point.total) for point in curve.points]
-    for kind, colour, counts in (("clean", _CLEAN, clean), ("adversarial", _ATTACK, attacked)):
+    for kind, colour, counts in (("clean", CLEAN, clean), ("adversarial", ATTACK, attacked)):
         known = [(epoch, count, total) for epoch, count, total in counts if count is not None and total is not None]
         if not known:
             continue
@@ -82,13 +82,13 @@ def _draw_counts(axes: Axes, curve: Curve) -> None:
 
 def _draw_loss(axes: Axes, curve: Curve) -> None:
     known = [(point.epoch, point.loss) for point in curve.points if point.loss is not None]
-    axes.plot([epoch for epoch, _ in known], [value for _, value in known], color=_INK, marker="o", ms=3)
+    axes.plot([epoch for epoch, _ in known], [value for _, value in known], color=INK, marker="o", ms=3)
     axes.set_ylim(bottom=0)
     axes.set_title("training: mean loss, nats", loc="left", fontsize=10)
 
 
 def inline(figure: Figure, key: str) -> str:
-    """One `<svg>` in the page's colours; `key` keeps the ids of several drawings on one page apart."""
+    """The figure as one `<svg>` in the page's colours; `key` keeps its ids apart from those of other drawings."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()

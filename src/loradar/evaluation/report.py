@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from loradar.core.errors import BadConfigError, BadFileError
+from loradar.evaluation.guards import Cost, Identification, Reliability, Suspect
 from loradar.evaluation.leak import Leak
 from loradar.evaluation.measure import Row
 from loradar.evaluation.pictures import Picture
@@ -76,7 +77,8 @@ class Replugged:
 class Report:
     """Figures and what they need. `base`, `data`, `versions` and `settings` hold JSON values; the rest may be empty.
 
-    `rows` measure the selected epoch of an adapter; `last_epoch` holds the same figures of its last one.
+    `rows` measure the selected epoch of an adapter; `last_epoch` holds the same figures of its last one. From
+    `identification` on it is about a guard; `notes` say how it was attacked.
     """
 
     rows: tuple[Row, ...]
@@ -92,6 +94,11 @@ class Report:
     replugged: tuple[Replugged, ...] = ()
     last_epoch: tuple[Row, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    identification: Identification | None = None
+    cost: Cost | None = None
+    reliabilities: tuple[Reliability, ...] = ()
+    suspects: tuple[Suspect, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 _FORM = TypeAdapter(Report)

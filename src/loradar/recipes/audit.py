@@ -37,7 +37,7 @@ def audit(config: AuditConfig, *, progress: Progress | None = None) -> Path:
     make_folder(config.out)
     splits = split(source, reported=config.limit, seed=config.seed)
     for adapter in adapters:
-        _check_unseen(adapter.card, source, splits.record)
+        check_unseen(adapter.card, source, splits.record)
     x, y = everything(splits.reported)
     reported = Reported(x=x, y=y, seed=config.seed)
     rows = measure(bench, contenders, attacks, config.threat, reported)
@@ -63,7 +63,7 @@ def audit(config: AuditConfig, *, progress: Progress | None = None) -> Path:
     return write_report(report, config.out)
 
 
-def _check_unseen(card: Card, source: Source, record: dict[str, Any]) -> None:
+def check_unseen(card: Card, source: Source, record: dict[str, Any]) -> None:
     """Where a source has no test split, what is reported depends on seed and limit, and might have been trained on."""
     if source.test is not None or card.data.get("source") != record["source"]:
         return

@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, Pyramid, UniformNoise, WorstOf
+from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, OneOf, Pyramid, UniformNoise, WorstOf
 from loradar.core.balls import L2, Linf
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.specs import parse_options
@@ -46,7 +46,8 @@ def named_attack(text: str) -> tuple[str, Attack]:
 
 
 def parse_attack(text: str) -> Attack:
-    """`NAME[:key=value,...]`; several joined by `+` are the strongest of them, image by image.
+    """`NAME[:key=value,...]`; joined by `+` they are the strongest of several, image by image, joined by `|` one of them
+    for each image, by chance (bound less tightly than `+`).
 
     Values may be fractions. For attacks in a ball the keys are `norm` (linf, l2) and `radius`.
 
@@ -55,6 +56,9 @@ def parse_attack(text: str) -> Attack:
 
     Raises BadConfigError for an unknown name or key, with the near misses, and for a value that does not fit.
     """
+    choices = text.split("|")
+    if len(choices) > 1:
+        return OneOf(attacks=tuple(parse_attack(choice) for choice in choices))
     parts = re.split(r"\+(?=[a-z])", text)
     if len(parts) > 1:
         return WorstOf(attacks=tuple(parse_attack(part) for part in parts))

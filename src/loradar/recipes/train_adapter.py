@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from loradar.adapters import Adapter, find_targets, fold, fresh, plug, save
+from loradar.attacks import AutoAttack
 from loradar.config import HardenConfig
 from loradar.core.files import write_atomically
 from loradar.core.randomness import mix
@@ -161,9 +162,9 @@ def _read_epochs(folder: Path, count: int) -> tuple[Epoch, ...]:
 def reseeded(attack: Attack, seed: int) -> Attack:
     """The same setting with other draws, for an attack that is repeated at every step."""
     names = {f.name for f in dataclasses.fields(attack)}  # type: ignore[arg-type]
-    if "attacks" in names:
-        members = tuple(reseeded(member, seed) for member in attack.attacks)  # type: ignore[attr-defined]
-        return dataclasses.replace(attack, attacks=members)  # type: ignore[type-var]
-    if "seed" not in names:
-        return attack
-    return dataclasses.replace(attack, seed=mix(attack.seed, seed))  # type: ignore[attr-defined, type-var]
+    changes: dict[str, object] = {}
+    if "attacks" in names and not isinstance(attack, AutoAttack):
+        changes["attacks"] = tuple(reseeded(member, seed) for member in attack.attacks)  # type: ignore[attr-defined]
+    if "seed" in names:
+        changes["seed"] = mix(attack.seed, seed)  # type: ignore[attr-defined]
+    return dataclasses.replace(attack, **changes)  # type: ignore[type-var]

@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 from loradar.adapters import fingerprint
-from loradar.config import AuditConfig, Config, FewShotEvalConfig, HardenConfig, MetaTuneConfig
+from loradar.config import (
+    AuditConfig,
+    Config,
+    FewShotEvalConfig,
+    GuardAuditConfig,
+    GuardBuildConfig,
+    HardenConfig,
+    MetaTuneConfig,
+)
 from loradar.core.errors import BadConfigError
 from loradar.core.files import make_folder, write_atomically
 from loradar.core.types import Attack, Images, Labels, Progress, Silent, Task
@@ -93,7 +101,9 @@ def open_base(spec: str, device: str) -> Base:
     return dataclasses.replace(base, model=model.eval().requires_grad_(False))
 
 
-def open_bench(base: Base, config: HardenConfig | AuditConfig, progress: Progress | None) -> Workbench:
+def open_bench(
+    base: Base, config: HardenConfig | AuditConfig | GuardBuildConfig | GuardAuditConfig, progress: Progress | None
+) -> Workbench:
     """What `config` says of how to compute, around `base`. Raises BadFileError where the cache cannot be made."""
     return Workbench(
         base=base,

@@ -1,8 +1,8 @@
 """Meta-tuning and blending on eight domains: base, pool, figures; every stage goes on where it was killed.
 
-    python experiments/few-shot/run.py resnet18              # one core, under an hour behind the base
-    python experiments/few-shot/run.py resnet18 --more evaluate.episodes=600
-    python experiments/few-shot/run.py vit-small --only meta_tune --more meta_tune.member=eps-6
+    python experiments/few-shot/run_few_shot.py resnet18              # one core, under an hour behind the base
+    python experiments/few-shot/run_few_shot.py resnet18 --more evaluate.episodes=600
+    python experiments/few-shot/run_few_shot.py vit-small --only meta_tune --more meta_tune.member=eps-6
 
 reads the data from the places that the YAML file names, works in `runs/few-shot/`, and writes the report beside this file.
 `--more STAGE.KEY=VALUE` changes a setting; a run with other settings needs a folder of its own (STAGE.out=...).

@@ -1,0 +1,64 @@
+"""Two threads serve two guards on one base at once: are their answers those of one thread?
+
+    python experiments/cifar10-guard/threads.py          # after run_guard.py: it takes the guard built there
+
+asks a guard of votes with its cascade, and one that routes every image, for the first 10,000 test images, each alone and
+then both at the same time, and writes `threads.json` beside this file.
+"""
+
+import argparse
+import threading
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from loradar.config import read_file
+from loradar.core.files import write_atomically
+from loradar.data import load_source
+from loradar.guard import Guard
+from loradar.recipes.guard_pool import open_guard
+
+HERE = Path(__file__).parent
+
+
+def answers(guard: Guard, batches: list[Tensor]) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([guard(batch) for batch in batches])
+
+
+def together(guards: list[Guard], batches: list[Tensor]) -> list[Tensor]:
+    found: dict[int, Tensor] = {}
+
+    def serve(index: int) -> None:
+        found[index] = answers(guards[index], batches)
+
+    threads = [threading.Thread(target=serve, args=(index,)) for index in range(len(guards))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found[index] for index in range(len(guards))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=10_000)
+    count = parser.parse_args().images
+    opened = open_guard("runs/cifar10-guard/guard")
+    test = load_source(str(read_file(HERE / "build.yaml")["data"]), size=opened.base.input_size[1:]).test
+    assert test is not None
+    x, _ = test.fetch(torch.arange(count))
+    batches = list(torch.split(x, 128))
+    guards = [opened.guard.altered(fusion="majority"), opened.guard.altered(fusion="routed", cascade=False)]
+    alone = [answers(guard, batches) for guard in guards]
+    both = together(guards, batches)
+    differing = [int((a.argmax(1) != b.argmax(1)).sum()) for a, b in zip(alone, both, strict=True)]
+    logits = [int((a != b).sum()) for a, b in zip(alone, both, strict=True)]
+    line = f'{{"images": {count}, "threads": 2, "differing_answers": {differing}, "differing_logits": {logits}}}\n'
+    write_atomically(HERE / "threads.json", line.encode())
+    print(line, end="")
+
+
+if __name__ == "__main__":
+    main()

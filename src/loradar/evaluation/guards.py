@@ -1,0 +1,118 @@
+"""What a report says of a guard beside its rows: names given to attacks, confidence and its worth, cost, examples."""
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from loradar.core.errors import BadConfigError
+from loradar.evaluation.pictures import LARGEST, png
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identification:
+    """Names given to attacks, against what was really done to the images.
+
+    `confusion[i][j]` counts images of `labels[i]` that were named `labels[j]`; the row of "unknown" holds threats that the
+    identifier was not fitted on, which `unfitted` counts one by one, by name given. `false_alarms` is the share of clean
+    images suspected at the threshold that detects 95 % of the attacked ones; `auroc` of each threat against clean, by the
+    probability of not being clean; `error` the expected calibration error of the names.
+    """
+
+    labels: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    false_alarms: float
+    auroc: Mapping[str, float]
+    error: float
+    unfitted: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.confusion) != len(self.labels) or any(len(row) != len(self.labels) for row in self.confusion):
+            raise BadConfigError(f"the confusion of {len(self.labels)} labels is not square; expected one row for each")
+
+    @property
+    def right(self) -> tuple[int, int]:
+        """Images of the known labels that were named rightly, and how many there were."""
+        known = range(len(self.labels) - 1)
+        return sum(self.confusion[i][i] for i in known), sum(sum(self.confusion[i]) for i in known)
+
+    @property
+    def alarms(self) -> tuple[int, int]:
+        """Clean images that were named anything else, and how many there were."""
+        return sum(self.confusion[0]) - self.confusion[0][0], sum(self.confusion[0])
+
+    @property
+    def unnamed(self) -> tuple[int, int]:
+        """Images of unfitted threats named clean or unknown, and how many there were."""
+        counts = list(self.unfitted.values())
+        last = self.labels[-1]
+        return sum(c.get(last, 0) + c.get(self.labels[0], 0) for c in counts), sum(sum(c.values()) for c in counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """A reliability diagram: answers by confidence. `error` is the expected calibration error."""
+
+    model: str
+    counts: tuple[int, ...]
+    confidences: tuple[float, ...]
+    rights: tuple[int, ...]
+    error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostPoint:
+    """Right answers of `total` at `passes` forward passes of the base per image."""
+
+    label: str
+    passes: float
+    correct: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Forward passes of the base per image, by kind of traffic; and how accuracy goes with them on the mixture."""
+
+    forwards_per_image: Mapping[str, float]
+    points: tuple[CostPoint, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """One image as the guard saw it, a PNG in base64; with the suspected rectangle drawn where one is suspected."""
+
+    image: str
+    done: str
+    named: str
+    probability: float
+    label: str
+    answer: str
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor,
+        *,
+        rectangle: tuple[int, int, int, int] | None,
+        done: str,
+        named: str,
+        probability: float,
+        label: str,
+        answer: str,
+    ) -> "Suspect":
+        """From one image (channels, height, width); `rectangle` is (row, column, height, width) in pixels."""
+        shown = Image.open(io.BytesIO(base64.b64decode(png(x)))).convert("RGB")
+        scale = max(1, LARGEST // max(shown.size))
+        shown = shown.resize((shown.width * scale, shown.height * scale), Image.Resampling.NEAREST)
+        if rectangle is not None:
+            row, column, height, width = rectangle
+            corners = (column * scale, row * scale, (column + width) * scale - 1, (row + height) * scale - 1)
+            ImageDraw.Draw(shown).rectangle(corners, outline=(255, 0, 255), width=max(1, scale // 2))
+        file = io.BytesIO()
+        shown.save(file, format="PNG", optimize=True)
+        drawn = base64.b64encode(file.getvalue()).decode("ascii")
+        return cls(image=drawn, done=done, named=named, probability=probability, label=label, answer=answer)

@@ -1,0 +1,78 @@
+"""What a voter's confidence is worth: a temperature, a reliability, and the bins of a reliability diagram."""
+
+import math
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from loradar.core.checks import check_labels
+from loradar.core.errors import BadConfigError
+from loradar.core.types import Labels, Logits
+
+_LOWEST, _HIGHEST = 0.05, 50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """One voter, fitted on `total` calibration images of which it had `right`. Logits are divided by `temperature`."""
+
+    temperature: float
+    right: int
+    total: int
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or not 0 <= self.right <= self.total or self.total == 0:
+            raise BadConfigError(
+                f"temperature {self.temperature} and {self.right} right of {self.total}; expected a temperature above 0 "
+                "and a share of at least one image"
+            )
+
+    @property
+    def weight(self) -> float:
+        """Log-odds of being right, at least 0; one image is added to either side, so that it is finite."""
+        return max(0.0, math.log((self.right + 1) / (self.total - self.right + 1)))
+
+
+def calibrate(logits: Logits, y: Labels) -> Calibration:
+    """Temperature scaling by maximum likelihood (Guo et al., "On Calibration of Modern Neural Networks", 2017, 4.2).
+
+    Raises BadImagesError where `y` does not go with the logits.
+    """
+    check_labels(y, count=len(logits), classes=logits.shape[1])
+    from scipy.optimize import minimize_scalar  # here: it takes seconds to import
+
+    values = logits.double()
+
+    def loss(log_temperature: float) -> float:
+        return float(F.cross_entropy(values / math.exp(log_temperature), y))
+
+    found = minimize_scalar(loss, bounds=(math.log(_LOWEST), math.log(_HIGHEST)), method="bounded")
+    right = int((logits.argmax(1) == y).sum())
+    return Calibration(temperature=math.exp(float(found.x)), right=right, total=len(y))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bins:
+    """A reliability diagram: per bin of confidence, how many answers, their mean confidence, and how many are right."""
+
+    counts: tuple[int, ...]
+    confidences: tuple[float, ...]
+    rights: tuple[int, ...]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: the mean gap of confidence and share of right answers, weighted by counts."""
+        gaps = zip(self.counts, self.confidences, self.rights, strict=True)
+        return sum(abs(confidence * count - right) for count, confidence, right in gaps) / max(1, sum(self.counts))
+
+
+def reliability(confidence: Tensor, right: Tensor, *, bins: int = 10) -> Bins:
+    """Bins of equal width over [0, 1]; `confidence` (n,) and `right` (n,) bool. Empty bins are left out."""
+    index = (confidence * bins).long().clamp(0, bins - 1)
+    groups = [(index == i) for i in range(bins) if bool((index == i).any())]
+    return Bins(
+        counts=tuple(int(group.sum()) for group in groups),
+        confidences=tuple(float(confidence[group].double().mean()) for group in groups),
+        rights=tuple(int(right[group].sum()) for group in groups),
+    )

@@ -1,0 +1,123 @@
+"""Which attack an image carries: a posterior over clean, the known threats, and unknown."""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loradar.core.errors import BadConfigError
+from loradar.guard.respond import CLEAN, UNKNOWN
+
+_PARTS = ("center", "scale", "weight_in", "bias_in", "weight_out", "bias_out", "means", "precision", "limits")
+HIDDEN = 48
+_FAR = 0.98
+
+
+class Identifier(nn.Module):
+    """Features (batch, k) to a posterior (batch, labels); `labels` are clean, the threats, unknown.
+
+    A perceptron of one hidden layer tells the labels apart. What lies farther from all known ones than nearly all
+    calibration images did (Mahalanobis distance with one shared covariance; Lee et al., "A Simple Unified Framework for
+    Detecting Out-of-Distribution Samples and Adversarial Attacks", 2018, section 2.1) is unknown whatever the perceptron
+    says. Tensors and labels are all there is to it.
+    """
+
+    center: Tensor
+    scale: Tensor
+    weight_in: Tensor
+    bias_in: Tensor
+    weight_out: Tensor
+    bias_out: Tensor
+    means: Tensor
+    precision: Tensor
+    limits: Tensor
+
+    def __init__(self, labels: Sequence[str], tensors: dict[str, Tensor]) -> None:
+        """Raises BadConfigError where the tensors do not fit each other or the labels."""
+        super().__init__()
+        self.labels = tuple(labels)
+        known = len(labels) - 1
+        if set(tensors) != set(_PARTS):
+            raise BadConfigError(f"an identifier has the tensors {', '.join(_PARTS)}; got {', '.join(sorted(tensors))}")
+        features, hidden = tensors["center"].numel(), tensors["bias_in"].numel()
+        shapes = {
+            "center": (features,),
+            "scale": (features,),
+            "weight_in": (hidden, features),
+            "bias_in": (hidden,),
+            "weight_out": (known + 1, hidden),
+            "bias_out": (known + 1,),
+            "means": (known, features),
+            "precision": (features, features),
+            "limits": (2,),
+        }
+        for name, shape in shapes.items():
+            if tuple(tensors[name].shape) != shape:
+                raise BadConfigError(
+                    f"the identifier's {name} has shape {tuple(tensors[name].shape)}; expected {shape} for "
+                    f"{len(labels)} labels"
+                )
+            self.register_buffer(name, tensors[name].detach().clone().float())
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.log_posterior(features).exp()
+
+    def log_posterior(self, features: Tensor) -> Tensor:
+        """(batch, labels), with gradients however sure it is: a probability that rounds to 0 would have none."""
+        values = (features.float() - self.center) / self.scale
+        scores = F.linear(F.relu(F.linear(values, self.weight_in, self.bias_in)), self.weight_out, self.bias_out)
+        limit, width = self.limits
+        beyond = ((self.distance(values) - limit) / width)[:, None]
+        near = scores.log_softmax(1) + F.logsigmoid(-beyond)
+        return torch.cat([near[:, :-1], torch.logaddexp(near[:, -1:], F.logsigmoid(beyond))], dim=1)
+
+    def distance(self, values: Tensor) -> Tensor:
+        """(batch,) Mahalanobis distance of scaled features to the nearest label's mean, per feature."""
+        gaps = values[:, None] - self.means[None]
+        squares = ((gaps @ self.precision) * gaps).sum(2).clamp_min(0).amin(1)
+        return (squares / values.shape[1] + 1e-12).sqrt()
+
+
+def fit_identifier(features: Tensor, labels: Tensor, *, threats: Sequence[str], held: Tensor, seed: int) -> Identifier:
+    """Fits on `features` (n, k) with `labels` (n,): 0 for clean, 1 + i for threat i, the last for stand-ins of unknown.
+
+    `held` (m, k) are features of known labels that the perceptron has not seen: all but 2 % of them count as near.
+    Raises BadConfigError where a label has fewer than 2 images.
+    """
+    names = (CLEAN, *threats, UNKNOWN)
+    counts = torch.bincount(labels, minlength=len(names))
+    if int(counts.min()) < 2:
+        raise BadConfigError(
+            f"{names[int(counts.argmin())]!r} has {int(counts.min())} calibration images; expected 2 or more"
+        )
+    from sklearn.covariance import LedoitWolf  # here: it takes seconds to import
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
+    center, scale = features.mean(0), features.std(0).clamp_min(1e-3)
+    values = ((features - center) / scale).double()
+    model = MLPClassifier((HIDDEN,), alpha=1.0, max_iter=300, random_state=seed, batch_size=min(200, len(values)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a small set need not be fitted to the last digit
+        model.fit(values.numpy(), labels.numpy())
+    known = labels < len(names) - 1
+    means = torch.stack([values[labels == i].mean(0) for i in range(len(names) - 1)])
+    spread = LedoitWolf(assume_centered=True).fit((values[known] - means[labels[known]]).numpy())
+    tensors = {
+        "center": center,
+        "scale": scale,
+        "weight_in": torch.from_numpy(model.coefs_[0].T),
+        "bias_in": torch.from_numpy(model.intercepts_[0]),
+        "weight_out": torch.from_numpy(model.coefs_[1].T),
+        "bias_out": torch.from_numpy(model.intercepts_[1]),
+        "means": means,
+        "precision": torch.from_numpy(spread.precision_),
+        "limits": torch.tensor([1.0, 1.0]),
+    }
+    found = Identifier(names, tensors)
+    distances = found.distance((held.float() - found.center) / found.scale)
+    limit = torch.quantile(distances, _FAR)
+    found.limits.copy_(torch.stack([limit, ((limit - distances.median()) / 8).clamp_min(1e-3)]))
+    return found

@@ -1,0 +1,82 @@
+"""What a guard is, besides its models and its identifier."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from loradar.core.errors import BadConfigError, did_you_mean
+from loradar.guard.calibration import Calibration
+from loradar.guard.fusion import RULES, Rule
+from loradar.guard.respond import CLEAN, UNKNOWN, Level, Policy
+
+BASE = "base"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardSettings:
+    """What a guard is, besides its models and its identifier. Plain values: it goes to JSON and back unchanged.
+
+    `specialists` names the voter for each threat ("" where none is: all of them are heard then). An answer of less
+    `abstain` confidence is none. With `cascade`, an image that the gate takes for clean with probability `gate` or more
+    gets the base's answer, while the level is calm and no measure is forced. `masker` is the voter that masking asks.
+    """
+
+    threats: tuple[str, ...]
+    specialists: Mapping[str, str]
+    calibrations: Mapping[str, Calibration]
+    fusion: Rule = "mean"
+    base_votes: bool = False
+    abstain: float = 0.0
+    cascade: bool = True
+    gate: float = 0.5
+    level: Level = "calm"
+    policy: Policy = field(default_factory=Policy)
+    window: tuple[int, int] = (5, 5)
+    masker: str = BASE
+    masks: int = 6
+
+    def __post_init__(self) -> None:
+        if self.fusion not in RULES:
+            raise BadConfigError(f"there is no fusion {self.fusion!r}; {did_you_mean(self.fusion, RULES)}")
+        if BASE not in self.calibrations or len(self.calibrations) < 2:
+            raise BadConfigError("a guard needs the base and an adapter at least, each calibrated")
+        for name in (self.masker, *filter(None, self.specialists.values())):
+            if name not in self.calibrations:
+                raise BadConfigError(f"the guard has no voter {name!r}; {did_you_mean(name, self.calibrations)}")
+        if odd := set(self.specialists) ^ set(self.threats):
+            raise BadConfigError(f"{min(odd)!r} is a threat in one of threats and specialists alone; name it in both")
+        if CLEAN in self.threats or UNKNOWN in self.threats:
+            raise BadConfigError(f"a threat is called {CLEAN!r} or {UNKNOWN!r}; these names are taken, choose another")
+        if not 0 <= self.abstain <= 1 or not 0 <= self.gate <= 1:
+            raise BadConfigError(f"abstain is {self.abstain} and gate {self.gate}; expected probabilities")
+        self.policy.check(self.threats)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names that the identifier gives."""
+        return (CLEAN, *self.threats, UNKNOWN)
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """The base first, then the adapters, whether or not the base's vote counts."""
+        return (BASE, *(name for name in self.calibrations if name != BASE))
+
+
+def tables(settings: GuardSettings) -> dict[str, Tensor]:
+    """Temperatures and weights by voter, and voters' trust by label."""
+    found = [settings.calibrations[name] for name in settings.voters]
+    heard = settings.voters if settings.base_votes else settings.voters[1:]
+    chosen = {CLEAN: BASE if settings.base_votes else "", UNKNOWN: "", **settings.specialists}
+    return {
+        "temperatures": torch.tensor([each.temperature for each in found]),
+        "weights": torch.tensor([each.weight for each in found]),
+        "route": torch.stack([_trust(chosen[label], settings.voters, heard) for label in settings.labels]),
+    }
+
+
+def _trust(specialist: str, voters: Sequence[str], heard: Sequence[str]) -> Tensor:
+    """(voters,) all trust in the specialist, or an equal part in everyone who is heard."""
+    wanted = [specialist] if specialist in heard else heard
+    return torch.tensor([(name in wanted) / len(wanted) for name in voters])

@@ -1,0 +1,98 @@
+"""What a gradient attack on a guard goes through: the guard with every hard choice softened."""
+
+import math
+from collections import defaultdict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loradar.core.types import Images, Logits
+from loradar.guard.features import opinion_features, residual_statistics
+from loradar.guard.fusion import SURROGATES
+from loradar.guard.guard import Guard
+from loradar.guard.masking import GREY
+from loradar.guard.measures import Measure, transforms
+
+GATE_WIDTH = 0.1
+MASKS = 8
+STATEMENT = (
+    "Surrogate: a vote is attacked as the mean of the calibrated probabilities (weighted where the vote is), a routed "
+    "choice as the mean under the identifier's posterior; the gate's threshold as a sigmoid of width 0.1; a policy as the "
+    "mixture of its measures under the posterior; rounding by the gradient of the identity (BPDA); two-round masking as "
+    "the mean over 8 evenly spread masks. Every image that it yields is judged by the guard itself."
+)
+
+
+class Surrogate(nn.Module):
+    """Images in [0, 1] to logits (batch, classes) that are differentiable and near the guard's own; see STATEMENT."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        # rules that are attacked through the same pool get the very same surrogate, so that its images serve both
+        same = {"majority": "mean", "routed": "soft-routed"}.get(guard.settings.fusion)
+        self.guard = guard.altered(fusion=same) if same else guard
+
+    def forward(self, x: Images) -> Logits:
+        return self.attacked(x)[0]
+
+    def attacked(self, x: Images) -> tuple[Logits, Tensor]:
+        """The logits, and (batch,) the log-probability of the name clean: the gate's, whose word lets an image pass, where
+        there is one."""
+        guard, settings = self.guard, self.guard.settings
+        log_probs, log_posterior, statistics = self._look(x)
+        scores = self._responded(x, log_probs, log_posterior)
+        if not self._gated:
+            return scores, log_posterior[:, 0]
+        log_clean = guard.gate.log_posterior(torch.cat([statistics, opinion_features(log_probs[:1])], dim=1))[:, 0]
+        above = ((log_clean.exp() - settings.gate) / GATE_WIDTH)[:, None]
+        passed, held = F.logsigmoid(above) + log_probs[0], F.logsigmoid(-above) + scores.log_softmax(1)
+        return torch.logaddexp(passed, held), log_clean
+
+    @property
+    def _gated(self) -> bool:
+        settings = self.guard.settings
+        return settings.cascade and settings.level == "calm" and not settings.policy.forced
+
+    def _look(self, x: Images) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of all voters, the log-posterior, and the image's statistics."""
+        guard = self.guard
+        shared = guard.enter(x)
+        log_probs = torch.stack([guard.opinion(voter, shared) for voter in range(len(guard.tails))])
+        statistics = residual_statistics(x.float(), window=guard.settings.window)
+        features = torch.cat([statistics, opinion_features(log_probs)], dim=1)
+        return log_probs, guard.identifier.log_posterior(features), statistics
+
+    def _responded(self, x: Images, log_probs: Tensor, log_posterior: Tensor) -> Logits:
+        """The softened fusion; where the policy acts, mixed over its chains of measures under the posterior."""
+        guard, settings = self.guard, self.guard.settings
+        chains: dict[tuple[Measure, ...], list[int]] = defaultdict(list)
+        for index, label in enumerate(settings.labels):
+            chains[settings.policy.taken(label, settings.level)].append(index)
+        posterior, parts = log_posterior.exp(), []
+        for chain, labels in chains.items():
+            if chain:
+                logits = self._chain(x, chain, posterior)
+            else:
+                logits = SURROGATES[settings.fusion](guard.opinions(log_probs, posterior))
+            if len(chains) == 1:
+                return logits
+            parts.append(log_posterior[:, labels].logsumexp(1, keepdim=True) + logits.log_softmax(1))
+        return torch.stack(parts).logsumexp(0)
+
+    def _chain(self, x: Images, chain: tuple[Measure, ...], posterior: Tensor) -> Logits:
+        guard = self.guard
+        for measure, transform in transforms(guard.settings.window).items():
+            x = transform(x) if measure in chain else x
+        if "mask" in chain:
+            return self._masked(x)
+        shared = guard.enter(x)
+        log_probs = torch.stack([guard.opinion(voter, shared) for voter in range(len(guard.tails))])
+        return SURROGATES[guard.settings.fusion](guard.opinions(log_probs, posterior))
+
+    def _masked(self, x: Images) -> Logits:
+        masks = self.guard.mask_set.masks((x.shape[2], x.shape[3])).to(x.device)
+        chosen = masks[torch.linspace(0, len(masks) - 1, min(MASKS, len(masks)), device=x.device).long()]
+        painted = x[:, None].masked_fill(chosen[None, :, None], GREY).flatten(0, 1)
+        log_probs = self.guard.masker(painted).view(len(x), len(chosen), -1)
+        return log_probs.logsumexp(1) - math.log(len(chosen))

@@ -1,0 +1,21 @@
+"""Common corruptions in the place of attacks: threats that nobody fitted an identifier with."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from loradar.core.types import Images, Labels
+from loradar.data import Corruption, corrupt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corrupted:
+    """Every image under one corruption (see `loradar.data.corrupt`). Neither model nor labels are asked."""
+
+    corruption: Corruption
+    severity: int = 3
+    seed: int = 0
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:  # noqa: ARG002
+        """(batch, 3, H, W) in [0, 1]."""
+        return corrupt(x, self.corruption, self.severity, seed=self.seed)

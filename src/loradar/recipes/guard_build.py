@@ -1,0 +1,238 @@
+"""Builds a guard: voters calibrated, identifier and gate fitted, on images that are used for nothing else."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from loradar.adapters import Adapter, fingerprint, save
+from loradar.config import GuardBuildConfig
+from loradar.core.errors import BadConfigError
+from loradar.core.files import folder_atomically, sha256
+from loradar.core.types import Attack, Images, Labels, Progress
+from loradar.data import load_source
+from loradar.guard import (
+    Calibration,
+    Guard,
+    GuardRecord,
+    GuardSettings,
+    Identifier,
+    MaskSet,
+    Measure,
+    Policy,
+    calibrate,
+    fit_identifier,
+    opinion_features,
+    residual_statistics,
+    save_guard,
+)
+from loradar.guard.masking import single_answers
+from loradar.recipes.calibration_split import calibration_split, identities
+from loradar.recipes.guard_pool import WEIGHTS, folded, logits_on, named_adapters, parts_of, work_of
+from loradar.recipes.members import named
+from loradar.recipes.workbench import Workbench, check_classes, everything, open_base, open_bench
+
+FITTED = 0.7
+"""Of the calibration images, the part that the identifiers are fitted on; the rest sets their thresholds."""
+FAINT = 3 / 255
+"""Root mean square, in [0, 1] pixels, below which a perturbation without its aim is as good as none."""
+_MASK_IMAGES = 64
+
+
+def build_guard(config: GuardBuildConfig, *, progress: Progress | None = None) -> Path:
+    """Builds what `config` asks for and returns its folder, which appears whole or not at all.
+
+    What a user can get wrong is said before anything is computed. Raises LoradarError.
+    """
+    attacks = named(config.attack)
+    policy = _policy(config)
+    policy.check(tuple(attacks))
+    adapters = named_adapters(config.adapter)
+    base = open_base(config.base, config.device)
+    voters = folded(base, adapters)
+    source = load_source(config.data, size=base.input_size[1:])
+    check_classes(base, source)
+    other = load_source(config.calibration_data, size=base.input_size[1:]) if config.calibration_data else None
+    images, data = calibration_split(
+        source,
+        [adapter.card for adapter in adapters.values()],
+        count=config.calibration,
+        limit=config.limit,
+        seed=config.seed,
+        other=other,
+    )
+    bench = open_bench(base, config, progress)
+    seen = _look(bench, voters, attacks, *everything(images))
+    told = seen.kinds < seen.known
+    calibrations = {name: calibrate(logits[told], seen.y[told]) for name, logits in seen.logits.items()}
+    identifier, gate = _identifiers(seen, calibrations, tuple(attacks), config)
+    settings = GuardSettings(
+        threats=tuple(attacks),
+        specialists={name: _specialist(name, attack, adapters) for name, attack in attacks.items()},
+        calibrations=calibrations,
+        fusion=config.fusion,
+        base_votes=config.base_votes,
+        abstain=config.abstain,
+        cascade=config.cascade,
+        gate=_threshold(gate, seen, calibrations, config),
+        policy=policy,
+        window=(config.rectangle, config.rectangle),
+        masker=_masker(bench, voters, seen, config),
+        masks=config.masks,
+    )
+    costs = work_of(base, voters)
+    Guard(parts_of(base, voters, identifier, gate, costs=costs, precision=config.precision), settings)
+    with folder_atomically(config.out) as fresh:
+        for name, adapter in adapters.items():
+            save(adapter, fresh / "adapters" / name)
+        record = GuardRecord(
+            settings=settings,
+            base=config.base,
+            base_fingerprint=fingerprint(base.model),
+            attacks={name: _text(spec) for name, spec in zip(attacks, config.attack, strict=True)},
+            adapters={n: sha256((fresh / "adapters" / n / WEIGHTS).read_bytes()) for n in adapters},
+            costs=costs,
+            data=data,
+            digests=tuple(identities(images)),
+        )
+        save_guard(fresh, record, identifier, gate)
+    return config.out
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Seen:
+    """Calibration images of each kind (0 clean, then the threats, last the strays), and what every voter said.
+
+    `known` is the number of kinds before the strays; `held` images set thresholds and fit nothing.
+    """
+
+    x: Images
+    y: Labels
+    kinds: Tensor
+    held: Tensor
+    known: int
+    logits: Mapping[str, Tensor]
+
+
+def _look(
+    bench: Workbench, voters: Mapping[str, nn.Module], attacks: Mapping[str, Attack], x: Images, y: Labels
+) -> _Seen:
+    count = len(y)
+    variants = [x]
+    for name, attack in attacks.items():
+        told = f"craft {name} on the base, {count} calibration images"
+        variants.append(bench.attacked(attack, bench.base.model, x, y, name=told))
+    parts = [(kind, torch.arange(count), images) for kind, images in enumerate(variants)]
+    parts += [(len(variants), rows, images) for rows, images in _strays(x, variants[1:])]
+    every = torch.cat([images for _, _, images in parts])
+    task = bench.progress.task("ask the voters", len(voters), "voters")
+    logits = {}
+    for name, model in voters.items():
+        logits[name] = logits_on(bench.frozen(model), every, batch_size=bench.batch_size)
+        task.advance()
+    rows = torch.cat([rows for _, rows, _ in parts])
+    return _Seen(
+        x=every,
+        y=y[rows],
+        kinds=torch.cat([torch.full((len(rows),), kind) for kind, rows, _ in parts]),
+        # an image is held out under all of its attacks or under none
+        held=rows >= math.ceil(FITTED * count),
+        known=len(variants),
+        logits=logits,
+    )
+
+
+def _strays(x: Images, attacked: Sequence[Images]) -> list[tuple[Tensor, Images]]:
+    """Stand-ins for attacks that nobody knows: rows of `x` and images, no more than there are in `x`.
+
+    A known perturbation on another image has the statistics without the aim. Perturbations of less than FAINT are left
+    out: on another image they cannot be told from nothing. (Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection
+    with Outlier Exposure", 2019, show that outliers of another kind than those to come teach a detector as well.)
+    """
+    changes = [images - x for images in attacked]
+    loud = [change for change in changes if float(change.square().mean().sqrt()) >= FAINT] or changes
+    found = []
+    for index, change in enumerate(loud):
+        rows = torch.arange(index, len(x), len(loud))
+        found.append((rows, (x[rows] + change[rows].roll(1, 0)).clamp(0, 1)))
+    return found
+
+
+def _features(seen: _Seen, calibrations: Mapping[str, Calibration], window: int) -> tuple[Tensor, Tensor]:
+    """What the identifier sees, and what the gate sees (the base's opinion alone)."""
+    scaled = [(seen.logits[name] / each.temperature).log_softmax(1) for name, each in calibrations.items()]
+    log_probs = torch.stack(scaled)
+    batches = torch.split(seen.x, 512)
+    statistics = torch.cat([residual_statistics(batch, window=(window, window)) for batch in batches])
+    return (
+        torch.cat([statistics, opinion_features(log_probs)], dim=1),
+        torch.cat([statistics, opinion_features(log_probs[:1])], dim=1),
+    )
+
+
+def _identifiers(
+    seen: _Seen, calibrations: Mapping[str, Calibration], threats: tuple[str, ...], config: GuardBuildConfig
+) -> tuple[Identifier, Identifier]:
+    fit, held = ~seen.held, seen.held & (seen.kinds < seen.known)
+    found = [
+        fit_identifier(features[fit], seen.kinds[fit], threats=threats, held=features[held], seed=config.seed)
+        for features in _features(seen, calibrations, config.rectangle)
+    ]
+    return found[0], found[1]
+
+
+def _threshold(
+    gate: Identifier, seen: _Seen, calibrations: Mapping[str, Calibration], config: GuardBuildConfig
+) -> float:
+    """The lowest probability of clean, a half at least, that no more than `gate_miss` of any threat's images reach."""
+    _, features = _features(seen, calibrations, config.rectangle)
+    clean = gate(features[seen.held])[:, 0]
+    kinds = seen.kinds[seen.held]
+    limits = [torch.quantile(clean[kinds == kind], 1 - config.gate_miss) for kind in range(1, seen.known)]
+    # a hair above: who sits on the quantile itself is among those that must not pass
+    return min(1.0, max(0.5, float(torch.stack(limits).max()) + 1e-4))
+
+
+def _specialist(name: str, attack: Attack, adapters: Mapping[str, Adapter]) -> str:
+    """The adapter called as the threat is, or trained against this very setting; "" for none."""
+    if name in adapters:
+        return name
+    return next((n for n, adapter in adapters.items() if adapter.card.trained_against == repr(attack)), "")
+
+
+def _masker(bench: Workbench, voters: Mapping[str, nn.Module], seen: _Seen, config: GuardBuildConfig) -> str:
+    """The voter that is right most often on clean held-out images under each single mask."""
+    rows = torch.nonzero(seen.held & (seen.kinds == 0)).squeeze(1)[:_MASK_IMAGES]
+    x, y = seen.x[rows].to(bench.device), seen.y[rows].to(bench.device)
+    mask_set = MaskSet(height=config.rectangle, width=config.rectangle, count=config.masks)
+    masks = mask_set.masks((x.shape[2], x.shape[3])).to(bench.device)
+
+    def right(name: str) -> int:
+        model = bench.frozen(voters[name])
+        with torch.inference_mode():
+            answers = single_answers(model, x, masks)
+        return int((answers == y[:, None]).sum())
+
+    return max(voters, key=right)
+
+
+def _policy(config: GuardBuildConfig) -> Policy:
+    responses: dict[str, tuple[Measure, ...]] = {}
+    for entry in config.respond:
+        threat, sign, measures = entry.partition("=")
+        if not sign or threat in responses:
+            raise BadConfigError(f"{entry!r} cannot be read; expected THREAT=MEASURE[+MEASURE...], each threat once")
+        responses[threat] = cast(tuple[Measure, ...], tuple(measures.split("+")))
+    forced, forbidden = (cast(tuple[Measure, ...], tuple(names)) for names in (config.force, config.forbid))
+    return Policy(responses=responses, forced=forced, forbidden=forbidden)
+
+
+def _text(spec: str) -> str:
+    """An attack as `audit` reads it again: without the name that it was given."""
+    head, sign, tail = spec.partition("=")
+    own = bool(sign) and ":" not in head and "," not in head
+    return tail if own else spec

@@ -1,0 +1,73 @@
+"""Who was right on which image under which attack, and the rows that come of it: unions and mixtures first."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loradar.core.types import Threat
+from loradar.evaluation import Row
+
+UNION = (
+    "Union: an image counts only if it is answered rightly clean, under every transferred attack, and under every adaptive "
+    "one; for a guard also under those that would be named clean, and under what was crafted through the other guards of "
+    "this report."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meeting:
+    """One contender under one attack (its repr) in one threat model."""
+
+    contender: str
+    attack: str
+    threat: Threat
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tally:
+    """Who was right on which image, bool (n,), in every meeting; adaptive meetings on the first images alone."""
+
+    meetings: Mapping[Meeting, Tensor]
+    pooled: Mapping[str, Tensor]
+    against: Mapping[str, str]
+    costs: Mapping[str, float]
+    seed: int
+
+    def rows(self) -> list[Row]:
+        return [self._row(m.contender, m.attack, m.threat, right) for m, right in self.meetings.items()]
+
+    def mixtures(self) -> list[Row]:
+        """Clean and all transferred attacks in equal parts."""
+        found = []
+        for name in self.against:
+            mine = [r for m, r in self.meetings.items() if m.contender == name and m.threat != "adaptive"]
+            if len(mine) > 1:
+                found.append(
+                    self._row(name, f"mixture(clean and {len(mine) - 1} attacks)", "transfer", torch.cat(mine))
+                )
+        return found
+
+    def unions(self) -> list[Row]:
+        """An image counts only where it survives everything."""
+        found = []
+        for name in self.against:
+            mine = {m: r for m, r in self.meetings.items() if m.contender == name}
+            if any(m.threat == "adaptive" for m in mine):
+                few = min(len(r) for r in mine.values())
+                right = torch.stack([r[:few] for r in mine.values()]).all(0) & self.pooled.get(name, torch.tensor(True))
+                tried = len(mine) - 1
+                found.append(self._row(name, f"union(of {tried} attacks)", "adaptive", right))
+        return found
+
+    def _row(self, name: str, attack: str, threat: Threat, right: Tensor) -> Row:
+        return Row.count(
+            model=name,
+            attack=attack,
+            threat=threat,
+            correct=int(right.sum()),
+            total=len(right),
+            seed=self.seed,
+            trained_against=self.against[name],
+        )

@@ -1,0 +1,48 @@
+"""Statistics see what they are named for, and have gradients."""
+
+import torch
+
+from loradar.guard.features import block_dct, highpass, loudest, opinion_features, residual_statistics
+from tests.guard import toys
+
+
+def test_the_basis_is_orthonormal() -> None:
+    basis = block_dct().flatten(1)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(64), atol=1e-5, rtol=0)
+
+
+def test_a_flat_image_has_no_residual() -> None:
+    torch.testing.assert_close(highpass(torch.full((1, 3, 16, 16), 0.3)), torch.zeros(1, 3, 16, 16))
+
+
+def test_the_loudest_rectangle_is_where_it_was_put() -> None:
+    x = toys.smooth_images(3)
+    corners = loudest(toys.attacked("patch", x), window=(5, 5))
+    assert bool(((corners - torch.tensor([8, 20])).abs() <= 1).all())
+
+
+def test_statistics_tell_noise_and_rectangles_apart() -> None:
+    x = toys.smooth_images(4)
+    clean, patch, noise = (
+        residual_statistics(v, window=(5, 5)) for v in (x, *(toys.attacked(k, x) for k in toys.THREATS))
+    )
+    assert clean.shape == (4, 20)
+    assert bool((noise[:, 0] > clean[:, 0] + 1).all())
+    assert bool((patch[:, 3] > noise[:, 3] + 0.5).all())
+
+
+def test_features_have_gradients() -> None:
+    x = toys.smooth_images(2).requires_grad_()
+    (grad,) = torch.autograd.grad(residual_statistics(x, window=(5, 5)).sum(), x)
+    assert bool(grad.isfinite().all())
+    assert bool(grad.any())
+    log_probs = torch.randn(3, 2, 4).log_softmax(2).requires_grad_()
+    features = opinion_features(log_probs)
+    assert features.shape == (2, 3 * 3 + 2 * 2)
+    (grad,) = torch.autograd.grad(features.sum(), log_probs)
+    assert bool(grad.isfinite().all())
+
+
+def test_agreeing_voters_are_at_no_distance() -> None:
+    log_probs = torch.randn(1, 2, 4).log_softmax(2).expand(3, -1, -1)
+    torch.testing.assert_close(opinion_features(log_probs)[:, 9:11], torch.zeros(2, 2))

@@ -1,0 +1,56 @@
+"""The identifier: labels it was fitted on, unknown for what is far from all of them, and files that fit."""
+
+import pytest
+import torch
+
+from loradar.core.errors import BadConfigError
+from loradar.guard import Identifier, fit_identifier
+
+
+def clouds(count: int, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Four labels in three dimensions: clean, two threats, and strays."""
+    draws = torch.Generator().manual_seed(seed)
+    centres = torch.tensor([[0.0, 0, 0], [6, 0, 0], [0, 6, 0], [0, 0, 6]])
+    labels = torch.arange(4).repeat_interleave(count)
+    return centres[labels] + torch.randn(4 * count, 3, generator=draws), labels
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Identifier:
+    features, labels = clouds(60)
+    held, _ = clouds(40, seed=1)
+    return fit_identifier(features, labels, threats=("a", "b"), held=held[:120], seed=0)
+
+
+def test_it_names_what_it_knows(fitted: Identifier) -> None:
+    features, labels = clouds(50, seed=2)
+    posterior = fitted(features)
+    torch.testing.assert_close(posterior.sum(1), torch.ones(200))
+    assert float((posterior.argmax(1) == labels).float().mean()) > 0.95
+
+
+def test_what_is_far_from_everything_is_unknown(fitted: Identifier) -> None:
+    far = torch.tensor([[60.0, 60, -60], [-50, -50, -50], [90, 0, 0]])
+    assert fitted(far).argmax(1).tolist() == [3, 3, 3]
+
+
+def test_the_same_seed_fits_the_same(fitted: Identifier) -> None:
+    features, labels = clouds(60)
+    held, _ = clouds(40, seed=1)
+    again = fit_identifier(features, labels, threats=("a", "b"), held=held[:120], seed=0)
+    assert torch.equal(again(features), fitted(features))
+
+
+def test_a_label_without_images_is_refused() -> None:
+    features, labels = clouds(10)
+    with pytest.raises(BadConfigError, match="'b' has 0 calibration images"):
+        fit_identifier(features[labels != 2], labels[labels != 2], threats=("a", "b"), held=features, seed=0)
+
+
+def test_tensors_that_do_not_fit_are_refused(fitted: Identifier) -> None:
+    tensors = dict(fitted.state_dict())
+    with pytest.raises(BadConfigError, match="weight_out has shape"):
+        Identifier(("clean", "a", "unknown"), tensors)
+    tensors.pop("means")
+    with pytest.raises(BadConfigError, match="an identifier has the tensors"):
+        Identifier(fitted.labels, tensors)

@@ -1,0 +1,100 @@
+"""A guard of small models that have learnt something, made in a second."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loradar.adapters import fold
+from loradar.guard import (
+    Calibration,
+    Guard,
+    GuardSettings,
+    Identifier,
+    Parts,
+    fit_identifier,
+    opinion_features,
+    residual_statistics,
+    share,
+)
+from tests.adapters import tiny
+
+THREATS = ("patch", "noise")
+CLASSES = 4
+WINDOW = (5, 5)
+TEMPERATURES = {"base": 1.5, "patch": 0.8, "noise": 1.0}
+
+
+def models(seed: int = 0, targets: str = "layer3*.conv1") -> dict[str, nn.Module]:
+    base = tiny.resnet(seed)
+    adapters = {name: tiny.trained(base, targets, seed=i + 1) for i, name in enumerate(THREATS)}
+    return {"base": base, **{name: fold(base, adapter) for name, adapter in adapters.items()}}
+
+
+def attacked(kind: str, x: Tensor) -> Tensor:
+    """What stands for an attack here: a loud rectangle, or noise."""
+    generator = torch.Generator().manual_seed(5)
+    if kind == "patch":
+        changed = x.clone()
+        changed[:, :, 8:13, 20:25] = torch.rand(x[:, :, :5, :5].shape, generator=generator).round()
+        return changed
+    return (x + 0.3 * (torch.rand(x.shape, generator=generator) - 0.5)).clamp(0, 1)
+
+
+def smooth_images(count: int, seed: int = 0) -> Tensor:
+    small = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(small, size=(32, 32), mode="bilinear").clamp(0, 1)
+
+
+def features(voters: dict[str, nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        log_probs = torch.stack([(model(x) / TEMPERATURES[n]).log_softmax(1) for n, model in voters.items()])
+    statistics = residual_statistics(x, window=WINDOW)
+    return (
+        torch.cat([statistics, opinion_features(log_probs)], dim=1),
+        torch.cat([statistics, opinion_features(log_probs[:1])], dim=1),
+    )
+
+
+def identifiers(voters: dict[str, nn.Module]) -> tuple[Identifier, Identifier]:
+    every, labels = _fitting(voters, 96, seed=0)
+    apart, _ = _fitting(voters, 48, seed=1)
+    found = []
+    for part in (0, 1):
+        held = apart[part][: 3 * 48]
+        found.append(fit_identifier(every[part], labels, threats=THREATS, held=held, seed=0))
+    return found[0], found[1]
+
+
+def _fitting(voters: dict[str, nn.Module], count: int, seed: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Clean images, both attacks, and strays, with their labels."""
+    x = smooth_images(count, 100 + seed)
+    kinds = [x, attacked("patch", x), attacked("noise", x), 1 - x.flip(2).square()]
+    return features(voters, torch.cat(kinds)), torch.arange(len(kinds)).repeat_interleave(count)
+
+
+def settings(**changes: Any) -> GuardSettings:
+    values: dict[str, Any] = {
+        "threats": THREATS,
+        "specialists": {name: name for name in THREATS},
+        "calibrations": {
+            name: Calibration(temperature=temperature, right=right, total=40)
+            for (name, temperature), right in zip(TEMPERATURES.items(), (30, 35, 20), strict=True)
+        },
+        "window": WINDOW,
+        "masks": 3,
+    }
+    return GuardSettings(**values | changes)
+
+
+def guard(seed: int = 0, **changes: Any) -> Guard:
+    voters = models(seed)
+    trunk, tails = share(list(voters.values()))
+    identifier, gate = identifiers(voters)
+    parts = Parts(trunk=trunk, tails=tails, identifier=identifier, gate=gate, costs=torch.tensor([0.4, 0.6, 0.6, 0.6]))
+    return Guard(parts, settings(**changes))
+
+
+def traffic(count: int = 6, seed: int = 3) -> Tensor:
+    x = smooth_images(count, seed)
+    return torch.cat([x, attacked("patch", x), attacked("noise", x)])
