@@ -15,7 +15,7 @@ from loradar.config import GuardAuditConfig
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.files import make_folder
 from loradar.core.types import Attack, Images, Labels, Progress, Threat
-from loradar.data import CORRUPTIONS, Corruption, load_source, split
+from loradar.data import CORRUPTIONS, load_source, split
 from loradar.evaluation import NO_ATTACK, Report, Row, craft, versions, write_report
 from loradar.guard import RULES, STATEMENT, Guard, MaskSet, Rule, Surrogate, certified, pair_answers, two_round
 from loradar.recipes.audit import check_unseen
@@ -255,7 +255,7 @@ def _rules(names: Sequence[str]) -> list[Rule]:
 
 
 def _unfitted(spec: str) -> Attack:
-    return Corrupted(corruption=cast(Corruption, spec)) if spec in CORRUPTIONS else parse_attack(spec)
+    return Corrupted(corruption=spec) if spec in CORRUPTIONS else parse_attack(spec)
 
 
 def _settings(opened: OpenGuard) -> dict[str, object]:
