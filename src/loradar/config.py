@@ -124,7 +124,7 @@ class GuardBuildConfig(Config):
     )
     out: Path = Field(Path("runs/guard"), description="Folder for the guard.")
     fusion: Literal["majority", "weighted", "mean", "logpool", "routed", "soft-routed"] = Field(
-        "mean", description="How opinions become one answer."
+        "soft-routed", description="How opinions become one answer."
     )
     base_votes: bool = Field(False, description="The base's vote counts among the adapters'.")
     abstain: float = Field(0.0, ge=0, le=1, description="No answer below this confidence.")

@@ -82,6 +82,7 @@ def settings(**changes: Any) -> GuardSettings:
             for (name, temperature), right in zip(TEMPERATURES.items(), (30, 35, 20), strict=True)
         },
         "window": WINDOW,
+        "fusion": "mean",
         "masks": 3,
     }
     return GuardSettings(**values | changes)

@@ -39,5 +39,6 @@ def settings(base: Path, folder: Path, **changes: object) -> GuardBuildConfig:
         "precision": "fp32",
         "respond": ["roa-steps1-candidates2=mask", "fast=smooth"],
         "masks": 2,
+        "fusion": "mean",
     }
     return GuardBuildConfig(**values | changes)

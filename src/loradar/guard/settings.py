@@ -26,7 +26,7 @@ class GuardSettings:
     threats: tuple[str, ...]
     specialists: Mapping[str, str]
     calibrations: Mapping[str, Calibration]
-    fusion: Rule = "mean"
+    fusion: Rule = "soft-routed"
     base_votes: bool = False
     abstain: float = 0.0
     cascade: bool = True

@@ -44,9 +44,7 @@ class Tally:
         for name in self.against:
             mine = [r for m, r in self.meetings.items() if m.contender == name and m.threat != "adaptive"]
             if len(mine) > 1:
-                found.append(
-                    self._row(name, f"mixture(clean and {len(mine) - 1} attacks)", "transfer", torch.cat(mine))
-                )
+                found.append(self._row(name, f"mixture(attacks={len(mine) - 1})", "transfer", torch.cat(mine)))
         return found
 
     def unions(self) -> list[Row]:
@@ -58,7 +56,7 @@ class Tally:
                 few = min(len(r) for r in mine.values())
                 right = torch.stack([r[:few] for r in mine.values()]).all(0) & self.pooled.get(name, torch.tensor(True))
                 tried = len(mine) - 1
-                found.append(self._row(name, f"union(of {tried} attacks)", "adaptive", right))
+                found.append(self._row(name, f"union(attacks={tried})", "adaptive", right))
         return found
 
     def _row(self, name: str, attack: str, threat: Threat, right: Tensor) -> Row:
