@@ -6,6 +6,7 @@ from typing import Any
 
 from loradar.evaluation.measure import Row
 
+_WITHIN = "attack"
 _LONG_FLOAT = re.compile(r"(?<![\w.])0\.\d{5,}(?:e-?\d+)?")
 
 
@@ -38,6 +39,8 @@ def short_names(settings: Iterable[str]) -> dict[str, str]:
 
     >>> list(short_names(["PGD(steps=10, seed=0)", "PGD(steps=50, seed=0)", "none"]).values())
     ['PGD steps=10', 'PGD steps=50', 'none']
+    >>> list(short_names(["Evading(attack=FIA(masks=30))", "Evading(attack=ROA(steps=3))"]).values())
+    ['Evading FIA', 'Evading ROA']
     """
     known = list(dict.fromkeys(settings))
     kinds: dict[str, list[str]] = {}
@@ -48,8 +51,14 @@ def short_names(settings: Iterable[str]) -> dict[str, str]:
         fields = {member: _fields(member) for member in members}
         keys = list(dict.fromkeys(key for member in members for key in fields[member]))
         differing = [key for key in keys if len({fields[member].get(key) for member in members}) > 1]
+        # an attack within an attack has a short name too
+        within = short_names(fields[member][_WITHIN] for member in members) if _WITHIN in differing else {}
         for member in members:
-            told = [f"{key}={fields[member][key]}" for key in differing if key in fields[member]]
+            told = [
+                within.get(fields[member][key], f"{key}={fields[member][key]}")
+                for key in differing
+                if key in fields[member]
+            ]
             names[member] = " ".join([common, *told])
     return {setting: names[setting] for setting in known}
 
