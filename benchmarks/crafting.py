@@ -17,21 +17,26 @@ from torch import Tensor, nn
 
 from benchmarks import references
 from benchmarks.beside import Contender, Strength, in_turns, operations, peak, ratio, show
-from loradar.attacks import FIA, PGD, ROA
-from loradar.core.balls import Linf
 from loradar.core.modules import find_layer
 from loradar.data import load_source
 from loradar.models import Autocast, frozen, load_base, mergeable, new_base
+from loradar.recipes.build import parse_attack
 from loradar.recipes.workbench import everything
 
 Craft = Callable[[Tensor, Tensor], Tensor]
 RADIUS, STEP, STEPS = 8 / 255, 2 / 255, 10
+OURS = "loradar"
 
 
-def ours(attack: Callable[[nn.Module, Tensor, Tensor], Tensor], base: nn.Module) -> dict[str, Craft]:
+def ours(base: nn.Module, *attacks: str) -> dict[str, Craft]:
+    """Each attack by its specification, in both precisions."""
     merge = mergeable(base)
-    models = {f"loradar {p}": frozen(base, p, merge=merge) for p in ("fp32", "bf16")}
-    return {name: partial(attack, model) for name, model in models.items()}
+    models = {precision: frozen(base, precision, merge=merge) for precision in ("fp32", "bf16")}
+    return {
+        f"{OURS} {text.partition(':')[0]} {precision}": partial(parse_attack(text), model)
+        for text in attacks
+        for precision, model in models.items()
+    }
 
 
 def peers_of_pgd(base: nn.Module) -> dict[str, Craft]:
@@ -73,16 +78,15 @@ def contest(claim: str, base: nn.Module) -> dict[str, Craft]:
     """Ours first, then those beside us."""
     match claim:
         case "pgd":
-            attack = PGD(ball=Linf(radius=RADIUS), step=STEP, steps=STEPS)
-            return ours(attack, base) | peers_of_pgd(base)
+            return ours(base, f"pgd:radius={RADIUS},step={STEP},steps={STEPS}") | peers_of_pgd(base)
         case "roa":
-            return ours(ROA(), base) | plain(references.roa, base)
+            return ours(base, "roa", "roa-quick") | plain(references.roa, base)
         case "roa-exhaustive":
-            every = ROA(search="exhaustive")
-            return ours(every, base) | plain(lambda m, x, y: references.roa(m, x, y, candidates=None), base)
+            exhaustive = partial(references.roa, candidates=None)
+            return ours(base, "roa-quick-exhaustive") | plain(exhaustive, base)
         case _:
             layer = find_layer(base, "layer2")
-            return ours(FIA(), base) | plain(lambda m, x, y: references.fia(m, layer, x, y), base)
+            return ours(base, "fia", "fia-quick") | plain(lambda m, x, y: references.fia(m, layer, x, y), base)
 
 
 def strengths(crafts: Mapping[str, Craft], base: nn.Module, x: Tensor, y: Tensor, batch: int) -> dict[str, Strength]:
@@ -119,7 +123,8 @@ def main() -> None:
     contenders = [
         Contender(name=name, images=args.batch, seconds=seconds[name], strength=strong.get(name)) for name in crafts
     ]
-    own, others = contenders[:2], contenders[2:]
+    own = [one for one in contenders if one.name.startswith(OURS)]
+    others = [one for one in contenders if one not in own]
     forward = operations(base, x[:1])
     settings = {
         "batch": args.batch,
@@ -130,7 +135,12 @@ def main() -> None:
         "GFLOP/s, fp32 product": round(peak(torch.float32) / 1e9),
         "GFLOP/s, bf16 product": round(peak(torch.bfloat16) / 1e9),
     }
-    show(f"crafting-{args.claim}", settings, contenders, [ratio(one, other) for one in own for other in others])
+    show(
+        f"crafting-{args.claim}",
+        settings,
+        contenders,
+        [ratio(one, other, by_loss="quick" in one.name) for one in own for other in others],
+    )
 
 
 if __name__ == "__main__":

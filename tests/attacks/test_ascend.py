@@ -38,6 +38,12 @@ def test_momentum_sums_gradients_of_mean_size_one() -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_linear_steps_shrink_in_equal_parts() -> None:
+    x = torch.full((1, 1, 1, 1), 0.2)
+    found = ascend(lambda v: v.flatten(1).sum(1), x, x, ball=Linf(radius=1), step=0.08, steps=4, schedule="linear")
+    torch.testing.assert_close(found, x + 0.08 + 0.06 + 0.04 + 0.02)
+
+
 def test_last_iterate_is_in_the_ball_though_steps_leave_it() -> None:
     x = pictures(2, low=0.4, high=0.6)
     far = ascend(lambda x_adv: x_adv.flatten(1).sum(1), x, x, ball=Linf(radius=0.05), step=0.04, steps=3)
@@ -113,4 +119,5 @@ def test_parameters_are_not_asked_for_gradients() -> None:
             features = self.layer2(self.layer1(x)).flatten(1)
             return nn.functional.linear(features, Forbidden.apply(self.fc.weight))
 
-    PGD(steps=1)(Guarded(), pictures(1).float(), torch.tensor([0]))
+    x = pictures(1).float()
+    assert not torch.equal(PGD(steps=1)(Guarded(), x, torch.tensor([0])), x)

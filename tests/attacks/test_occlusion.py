@@ -4,7 +4,7 @@ from torch import Tensor
 
 from loradar.attacks import ROA, door
 from loradar.attacks.occlusion import painted_losses
-from loradar.attacks.rectangles import GREY, gradient_candidates, grid, most_harmful
+from loradar.attacks.rectangles import GREY, around, gradient_candidates, grid, most_harmful, sparse
 from loradar.core.errors import BadConfigError
 from loradar.core.losses import cross_entropy
 from tests.attacks.toys import Constant, Counting, Linear, Net, answers, loss_gradient, pictures
@@ -76,6 +76,34 @@ def test_positions_reach_the_last_row_and_column(size: int, rectangle: int, stri
     masks = places.masks(torch.arange(places.count), x)
     assert (masks.sum((1, 2, 3)) == rectangle * rectangle).all()
     assert masks[-1, 0, -1, -1]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(7, 6), (1, 9), (2, 2), (28, 4)])
+def test_a_coarse_search_leaves_no_gap(rows: int, columns: int) -> None:
+    """Around all of the sparse positions lie all positions, and both reach the edges."""
+    places = grid(torch.zeros(1, 1, rows + 1, columns + 1), height=2, width=2, stride=1)
+    first = sparse(places)
+    assert len(set(first.tolist())) == len(first)
+    assert len(first) <= ((rows + 1) // 3 + 1) * ((columns + 1) // 3 + 1)
+    assert set(around(places, first[None])[0].tolist()) == set(range(places.count))
+
+
+def test_a_coarse_search_looks_around_the_best() -> None:
+    """The exhaustive optimum lies beside the best sparse position: found, by far fewer passes, and once per restart."""
+    model, x = Net().double(), pictures(5)
+    y = answers(model, x)
+    coarse = ROA(height=2, width=2, search="coarse", steps=1, restarts=1)
+    counting = Counting(model)
+    x_adv = coarse(counting, x, y)
+    places = grid(x, height=2, width=2, stride=1)
+    first = painted_losses(model, x, y, places, sparse(places).expand(5, -1))
+    near = around(places, sparse(places)[first.topk(3, 1).indices])
+    best = painted_losses(model, x, y, places, near).amax(1)
+    assert (best > first.amax(1)).any()
+    for i, (row, column) in enumerate(corner(x_adv, x)):
+        found = painted_losses(model, x[i : i + 1], y[i : i + 1], places, torch.tensor([[row * 7 + column]]))
+        assert float(found) == pytest.approx(float(best[i]))
+    assert sum(len(seen) for seen in counting.seen[:2]) < 5 * (9 + 75) + 1
 
 
 def test_pgd_inside_is_the_formula() -> None:

@@ -95,6 +95,12 @@ CASES = {
     "MIFGSM": Case(attack=MIFGSM(ball=LINF), inside=in_linf, optimum=best_in_linf),
     "FIA": Case(attack=FIA(ball=LINF, step=RADIUS / 10), inside=in_linf, optimum=best_for_logit),
     "ROA": Case(attack=ROA(height=3, width=2, search="exhaustive"), inside=in_rectangle, optimum=best_rectangle),
+    "ROA coarse": Case(
+        attack=ROA(height=3, width=2, search="coarse", schedule="linear", momentum=0.5),
+        inside=in_rectangle,
+        optimum=best_rectangle,
+        gain=0.9,
+    ),
     # it looks at 20 of 42 positions, by their gradient alone: on a linear model the same for every image
     "ROA gradient": Case(
         attack=ROA(height=3, width=2, restarts=2), inside=in_rectangle, optimum=best_rectangle, gain=0.5

@@ -4,7 +4,7 @@ from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, OneOf, Pyra
 from loradar.core.balls import L2, Linf
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack
-from loradar.recipes.build import ATTACKS, named_attack, parse_attack
+from loradar.recipes.build import ATTACKS, PRESETS, named_attack, parse_attack
 
 SPECS: list[tuple[str, Attack]] = [
     ("fgsm", FGSM()),
@@ -20,6 +20,15 @@ SPECS: list[tuple[str, Attack]] = [
         "fia:layer=layer3,label=predicted,radius=8/255",
         FIA(layer="layer3", label="predicted", ball=Linf(radius=8 / 255)),
     ),
+    (
+        "roa-quick:height=7",
+        ROA(height=7, candidates=5, steps=15, step=0.3, schedule="linear", momentum=0.5),
+    ),
+    (
+        "roa-quick-exhaustive",
+        ROA(search="coarse", steps=15, step=0.3, schedule="linear", momentum=0.5),
+    ),
+    ("fia-quick:masks=5", FIA(masks=5, step=4.8 / 255, schedule="linear", momentum=0.9)),
     ("noise", UniformNoise()),
     ("autoattack:radius=1/255", AutoAttack(radius=1 / 255)),
     ("pgd+roa:steps=3", WorstOf(attacks=(PGD(), ROA(steps=3)))),
@@ -33,7 +42,7 @@ def test_a_name_and_settings_become_an_attack(text: str, expected: Attack) -> No
 
 
 def test_every_name_of_the_table_is_tried_above() -> None:
-    assert {text.partition(":")[0] for text, _ in SPECS} >= set(ATTACKS)
+    assert {text.partition(":")[0] for text, _ in SPECS} >= {*ATTACKS, *PRESETS}
 
 
 @pytest.mark.parametrize(

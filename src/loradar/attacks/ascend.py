@@ -1,23 +1,37 @@
 """The one inner loop of the gradient attacks: projected steepest ascent, with or without momentum."""
 
+from typing import Literal, TypeAlias
+
 import torch
 
 from loradar.attacks.door import Objective, gradient
 from loradar.core.types import Ball, Images
 
+Schedule: TypeAlias = Literal["constant", "linear"]
+"""Of the step: the same size throughout, or falling in equal parts, the last of them one part."""
+
 
 def ascend(
-    objective: Objective, x: Images, start: Images, *, ball: Ball, step: float, steps: int, momentum: float = 0.0
+    objective: Objective,
+    x: Images,
+    start: Images,
+    *,
+    ball: Ball,
+    step: float,
+    steps: int,
+    momentum: float = 0.0,
+    schedule: Schedule = "constant",
 ) -> Images:
     """The last of `steps` iterates from `start`: step along the ball's steepest direction, project, clamp to [0, 1].
 
     `objective` maps (batch, C, H, W) to (batch,), each value of its own image alone. `step` is in units of [0, 1]
     pixels, measured in the norm of the ball around `x`. With `momentum`, the direction is the running sum of gradients,
     each divided by its mean absolute value per image (Dong et al., "Boosting Adversarial Attacks with Momentum", 2018,
-    equations 6 and 7).
+    equations 6 and 7). By a `linear` schedule, `step` is the first of steps that shrink: large ones find a corner of
+    the ball, small ones settle there, so that half as many reach the same loss.
     """
     x_adv, direction = start.detach(), torch.zeros_like(x)
-    for _ in range(steps):
+    for k in range(steps):
         grad = gradient(objective, x_adv)
         if momentum:
             size = grad.abs().mean((1, 2, 3), keepdim=True)
@@ -26,5 +40,6 @@ def ascend(
         else:
             direction = grad
         # project last: the step may leave the ball; clamping then only moves towards x, which is in [0, 1]
-        x_adv = ball.project(x_adv + step * ball.steepest(direction), x).clamp(0, 1)
+        size_now = step * (1 - k / steps) if schedule == "linear" else step
+        x_adv = ball.project(x_adv + size_now * ball.steepest(direction), x).clamp(0, 1)
     return x_adv

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loradar.attacks.ascend import ascend
+from loradar.attacks.ascend import Schedule, ascend
 from loradar.attacks.door import NormBall, borrowed, check_counts, images_at_once, logits_of
 from loradar.core.balls import Linf
 from loradar.core.checks import check_labels
@@ -26,7 +26,8 @@ class FIA:
     1. `masks` times, drop each channel value of each pixel with probability `drop`, before any normalisation, and sum
        the gradient of the label's logit with respect to the output of `layer` (a name in the innermost backbone; 0.3
        suits normally trained models, 0.1 defended ones). Importance is minus the sum over its L2 norm, per image.
-    2. From the image itself, ascend the sum of importance times features, with `momentum`, in `ball`.
+    2. From the image itself, ascend the sum of importance times features, with `momentum`, in `ball`. The `schedule` of
+       the step is ours, off by default (see `ascend`).
 
     `label` says whose logit: the `true` one (what is passed as `y`), a `given` one (also `y`, not the true one: told
     apart only for the report), what the model `predicted` on `x`, or a `random` one, drawn per image from all classes.
@@ -40,6 +41,7 @@ class FIA:
     ball: NormBall = _BALL
     step: float = 1.6 / 255
     steps: int = 10
+    schedule: Schedule = "constant"
     momentum: float = 1.0
     label: Literal["true", "predicted", "given", "random"] = "true"
     seed: int = 0
@@ -66,7 +68,16 @@ class FIA:
                 features = _feature_map(output_of(model, self.layer, x_adv), self.layer, x_adv)
                 return (importance * features).flatten(1).sum(1)
 
-            return ascend(objective, x, x, ball=self.ball, step=self.step, steps=self.steps, momentum=self.momentum)
+            return ascend(
+                objective,
+                x,
+                x,
+                ball=self.ball,
+                step=self.step,
+                steps=self.steps,
+                momentum=self.momentum,
+                schedule=self.schedule,
+            )
 
     def _importance(self, model: nn.Module, x: Images, y: Labels) -> Tensor:
         """Of the features' shape, of L2 norm 1 per image, or 0 where the gradient is 0."""

@@ -7,14 +7,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from loradar.attacks.ascend import ascend
+from loradar.attacks.ascend import Schedule, ascend
 from loradar.attacks.door import borrowed, check_counts, images_at_once, loss_of
-from loradar.attacks.rectangles import GREY, Grid, gradient_candidates, grid, most_harmful
+from loradar.attacks.rectangles import GREY, Grid, around, gradient_candidates, grid, most_harmful, sparse
 from loradar.attacks.worst_of import strongest_rows
 from loradar.core.balls import Rectangle
 from loradar.core.losses import cross_entropy
 from loradar.core.randomness import mix
 from loradar.core.types import Images, Labels
+
+# best coarse positions that are looked around; on CIFAR-10 one lost 3 % of the painted loss, three 1.6 %, five 0.8 %
+_REFINED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +25,12 @@ class ROA:
     """Wu et al., "Defending Against Physically Realizable Attacks on Image Classification", ICLR 2020, section 4.1.
 
     1. Position, per image. `exhaustive`: paint the rectangle grey at every position, keep the one of highest
-       cross-entropy. `gradient`: paint only the `candidates` positions that hold the most squared gradient. Where 90 %
-       of the painted positions tie, or the loss is 0, a random one of them. Positions lie `stride` apart and reach the
-       last row and column.
+       cross-entropy. `gradient`: paint only the `candidates` positions that hold the most squared gradient. `coarse`
+       (ours): paint every third position of a row and of a column, then all positions around the three best, a quarter
+       of the exhaustive work. Where 90 % of the painted positions tie, or the loss is 0, a random one of them. Positions
+       lie `stride` apart and reach the last row and column.
     2. PGD of `steps` sign steps of size `step` inside the rectangle, from grey or from uniform pixels; the rectangle
-       may take any value in [0, 1].
+       may take any value in [0, 1]. `momentum` and the `schedule` of the step are ours, off by default (see `ascend`).
 
     With `restarts`, the k-th works at the k-th most harmful position and, from the second on, starts from uniform
     pixels; each image keeps its strongest outcome, and one that fools the model is not attacked again.
@@ -35,10 +39,12 @@ class ROA:
     height: int = 5
     width: int = 5
     stride: int = 1
-    search: Literal["exhaustive", "gradient"] = "gradient"
+    search: Literal["exhaustive", "coarse", "gradient"] = "gradient"
     candidates: int = 20
     steps: int = 30
     step: float = 0.05
+    schedule: Schedule = "constant"
+    momentum: float = 0.0
     start: Literal["grey", "uniform"] = "grey"
     restarts: int = 1
     seed: int = 0
@@ -60,12 +66,23 @@ class ROA:
 
     def _search(self, model: nn.Module, x: Images, y: Labels, places: Grid) -> Tensor:
         """(batch, restarts) positions, the most harmful first."""
-        if self.search == "gradient":
-            objective = loss_of(model, y, cross_entropy)
-            tried = gradient_candidates(objective, x, places, count=self.candidates, seed=mix(self.seed, -1))
-        else:
-            tried = torch.arange(places.count, device=x.device).expand(len(x), -1)
-        losses = painted_losses(model, x, y, places, tried)
+        match self.search:
+            case "gradient":
+                objective = loss_of(model, y, cross_entropy)
+                tried = gradient_candidates(objective, x, places, count=self.candidates, seed=mix(self.seed, -1))
+                losses = painted_losses(model, x, y, places, tried)
+            case "exhaustive":
+                tried = torch.arange(places.count, device=x.device).expand(len(x), -1)
+                losses = painted_losses(model, x, y, places, tried)
+            case "coarse":
+                first = sparse(places).expand(len(x), -1)
+                losses = painted_losses(model, x, y, places, first)
+                best = most_harmful(losses, x, count=_REFINED, seed=mix(self.seed, -3))
+                near = around(places, first.gather(1, best))
+                known = losses.new_full((len(x), places.count), -torch.inf).scatter(1, first, losses)
+                known = known.scatter(1, near, painted_losses(model, x, y, places, near))
+                # as many as were painted at first, each position once, so that restarts differ
+                losses, tried = known.topk(first.shape[1], dim=1)
         return tried.gather(1, most_harmful(losses, x, count=self.restarts, seed=mix(self.seed, -2)))
 
     def _fill(
@@ -75,7 +92,16 @@ class ROA:
         ball = Rectangle(mask=places.masks(positions[rows], x))
         uniform_start = restart or self.start == "uniform"
         start = ball.sample(x, mix(self.seed, restart)) if uniform_start else x.masked_fill(ball.mask, GREY)
-        return ascend(loss_of(model, y, cross_entropy), x, start, ball=ball, step=self.step, steps=self.steps)
+        return ascend(
+            loss_of(model, y, cross_entropy),
+            x,
+            start,
+            ball=ball,
+            step=self.step,
+            steps=self.steps,
+            momentum=self.momentum,
+            schedule=self.schedule,
+        )
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from loradar.core.randomness import uniform
 from loradar.core.types import Images
 
 GREY = 0.5
+# apart in a coarse search, as positions of the grid
+_COARSE = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,6 +57,21 @@ def _corners(image: int, rectangle: int, stride: int, x: Images) -> Tensor:
     last = image - rectangle
     corners = list(range(0, last + 1, stride))
     return torch.tensor(corners if corners[-1] == last else [*corners, last], device=x.device)
+
+
+def sparse(places: Grid) -> Tensor:
+    """(k,) every third position of each row and column, the last of both too."""
+    rows, columns = (_corners(len(corners) - 1, 0, _COARSE, corners) for corners in (places.rows, places.columns))
+    return (rows[:, None] * len(places.columns) + columns).flatten()
+
+
+def around(places: Grid, positions: Tensor) -> Tensor:
+    """(batch, n) the positions that `sparse` left out around each of `positions` (batch, k); those at the edge repeat."""
+    near = torch.arange(1 - _COARSE, _COARSE, device=positions.device)
+    rows = (positions // len(places.columns))[..., None] + near
+    columns = (positions % len(places.columns))[..., None] + near
+    rows, columns = rows.clamp(0, len(places.rows) - 1), columns.clamp(0, len(places.columns) - 1)
+    return (rows[..., :, None] * len(places.columns) + columns[..., None, :]).flatten(1)
 
 
 def gradient_candidates(objective: Objective, x: Images, places: Grid, *, count: int, seed: int) -> Tensor:

@@ -24,6 +24,13 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "autoattack": AutoAttack,
 }
 
+PRESETS: dict[str, str] = {
+    "roa-quick": "roa:candidates=5,steps=15,step=0.3,schedule=linear,momentum=0.5",
+    "roa-quick-exhaustive": "roa:search=coarse,steps=15,step=0.3,schedule=linear,momentum=0.5",
+    "fia-quick": "fia:masks=10,step=4.8/255,schedule=linear,momentum=0.9",
+}
+"""As strong as the attack of the paper for less work (`benchmarks/crafting.py`)."""
+
 BALLS: dict[str, Callable[..., Linf | L2]] = {"linf": Linf, "l2": L2}
 
 DEFAULT_RADIUS = {"linf": 8 / 255, "l2": 0.5}
@@ -53,6 +60,8 @@ def parse_attack(text: str) -> Attack:
 
     >>> parse_attack("pgd:radius=4/255,steps=5").steps
     5
+    >>> parse_attack("fia-quick:steps=5").masks  # a preset, and a change to it
+    10
 
     Raises BadConfigError for an unknown name or key, with the near misses, and for a value that does not fit.
     """
@@ -63,10 +72,13 @@ def parse_attack(text: str) -> Attack:
     if len(parts) > 1:
         return WorstOf(attacks=tuple(parse_attack(part) for part in parts))
     name, _, options = text.partition(":")
-    if name not in ATTACKS:
-        raise BadConfigError(f"unknown attack {name!r}; {did_you_mean(name, ATTACKS)}")
-    make = ATTACKS[name]
     settings = parse_options(options, text)
+    if name in PRESETS:
+        name, _, preset = PRESETS[name].partition(":")
+        settings = parse_options(preset, text) | settings
+    if name not in ATTACKS:
+        raise BadConfigError(f"unknown attack {name!r}; {did_you_mean(name, [*ATTACKS, *PRESETS])}")
+    make = ATTACKS[name]
     hints = {k: v for k, v in get_type_hints(make).items() if k in {f.name for f in dataclasses.fields(make)}}  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     if "ball" in hints:
