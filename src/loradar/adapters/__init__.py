@@ -10,12 +10,14 @@ from loradar.adapters.low_rank import Delta
 from loradar.adapters.plug import fold, plug, without_head
 from loradar.adapters.pool import AdapterPool, check_shared_start, merge
 from loradar.adapters.spectrum import on_residual, residual, trimmed, truncated
+from loradar.adapters.switch import AdapterSwitch
 from loradar.adapters.targets import PRESETS, find_targets
 
 __all__ = [
     "PRESETS",
     "Adapter",
     "AdapterPool",
+    "AdapterSwitch",
     "Card",
     "Delta",
     "Start",

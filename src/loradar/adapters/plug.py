@@ -102,11 +102,8 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
 def check_fits(base: nn.Module, adapter: Adapter, *, hashed: bool = True) -> None:
     """Raises WrongBaseError where `adapter` is not for `base`; without `hashed`, names and shapes alone count."""
     card = adapter.card
-    if hashed and card.base_fingerprint and card.base_fingerprint != (found := fingerprint(base)):
-        raise WrongBaseError(
-            f"adapter {card.name!r} belongs to the base {card.base_fingerprint[:12]}, this one is {found[:12]}; load "
-            "the base that it was trained on"
-        )
+    if hashed and card.base_fingerprint:
+        check_base(adapter, fingerprint(base))
     backbone = innermost(base)
     for name, delta in adapter.deltas.items():
         try:
@@ -128,6 +125,15 @@ def check_fits(base: nn.Module, adapter: Adapter, *, hashed: bool = True) -> Non
             # a head of its own classes, from the base's features
             shape = (len(card.classes), *shape[1:])
         _check_one(card.name, name, tensor, tuple(tensor.shape), shape, own[name])
+
+
+def check_base(adapter: Adapter, found: str) -> None:
+    """Raises WrongBaseError where `adapter` names another base than the one of fingerprint `found`."""
+    if adapter.card.base_fingerprint not in ("", found):
+        raise WrongBaseError(
+            f"adapter {adapter.card.name!r} belongs to the base {adapter.card.base_fingerprint[:12]}, this one is "
+            f"{found[:12]}; load the base that it was trained on"
+        )
 
 
 def _check_one(

@@ -51,8 +51,8 @@ def frozen(model: nn.Module, precision: Precision = "auto", *, merge: Iterable[P
 
     The pairs in `merge` become one convolution each (Jacob et al., "Quantization and Training of Neural Networks for
     Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2), weights are kept in the precision that they
-    are used in, and convolutions are `nimble`. Images still receive gradients, parameters do not. The copy does not
-    follow later changes of `model`. Raises BadTargetError for a pair that is none.
+    are used in, channels last, and convolutions are `nimble`. Images still receive gradients, parameters do not. The
+    copy does not follow later changes of `model`. Raises BadTargetError for a pair that is none.
     """
     parameter = next(model.parameters(), None)
     dtype = resolve_precision(precision, "cpu" if parameter is None else parameter.device)
@@ -66,14 +66,14 @@ def frozen(model: nn.Module, precision: Precision = "auto", *, merge: Iterable[P
             )
         _replace(backbone, first, fuse_conv_bn_eval(convolution, normalisation).requires_grad_(False))
         _replace(backbone, second, nn.Identity())
-    nimble(one)
+    one = nimble(one).to(memory_format=torch.channels_last)
     if dtype == torch.float32:
         return one
     for module in backbone.modules():
         # autocast would make these anew at every pass
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.to(dtype)
-    return Autocast(one.to(memory_format=torch.channels_last), dtype)
+    return Autocast(one, dtype)
 
 
 def _replace(backbone: nn.Module, name: str, module: nn.Module) -> None:

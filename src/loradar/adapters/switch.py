@@ -1,0 +1,71 @@
+"""One model, many adapters, one of them worn at a time."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from loradar.adapters.adapter import Adapter
+from loradar.adapters.fingerprint import fingerprint
+from loradar.adapters.plug import check_base, plug
+from loradar.core.errors import BadConfigError, did_you_mean
+from loradar.core.types import Images
+
+
+class AdapterSwitch(nn.Module):
+    """`base` wearing whichever adapter was chosen last, or none: a change is a change of reference.
+
+    Every adapter gets a twin of the base (see `plug`) that shares the base's parameters. So neither choosing one nor
+    adding one depends on how many there are, and a choice touches no weight. Only the twin in use is a submodule: what
+    `eval`, an attack or an optimiser does to the switch reaches no other.
+
+    Raises as `add` does.
+    """
+
+    def __init__(self, base: nn.Module, adapters: Mapping[str, Adapter] | None = None) -> None:
+        super().__init__()
+        self._base_fingerprint = fingerprint(base)
+        # in a list: a module in an attribute would be a submodule
+        self._base = [base]
+        self._twins: dict[str, nn.Module] = {}
+        self.used: str | None = None
+        self.model = base
+        for name, adapter in (adapters or {}).items():
+            self.add(name, adapter)
+
+    def add(self, name: str, adapter: Adapter) -> None:
+        """Makes `adapter` ready under `name`, in the place of one of that name; the one in use stays in use.
+
+        Raises WrongBaseError for an adapter of another base.
+        """
+        (base,) = self._base
+        check_base(adapter, self._base_fingerprint)
+        self._twins[name] = plug(base, adapter, check=False)
+        if name == self.used:
+            self.use(name)
+
+    def remove(self, name: str) -> None:
+        """Forgets the adapter; the base goes on alone where it was in use. Raises BadConfigError for an unknown name."""
+        self._known(name)
+        if name == self.used:
+            self.use(None)
+        del self._twins[name]
+
+    def use(self, name: str | None) -> None:
+        """From now on the model wears this adapter, for None no adapter. Raises BadConfigError for an unknown name."""
+        if name is None:
+            (self.model,) = self._base
+        else:
+            self.model = self._known(name)
+        self.used = name
+
+    def _known(self, name: str) -> nn.Module:
+        if name not in self._twins:
+            raise BadConfigError(f"no adapter {name!r} here; {did_you_mean(name, self._twins)}")
+        return self._twins[name]
+
+    def __len__(self) -> int:
+        return len(self._twins)
+
+    def forward(self, x: Images) -> Tensor:
+        logits: Tensor = self.model(x)
+        return logits
