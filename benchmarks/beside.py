@@ -1,7 +1,6 @@
 """Ours and others in one process and in turns, so that a ratio compares the same moments; and how far the floor is."""
 
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.timing import RESULTS
+from benchmarks.timing import RESULTS, machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +112,9 @@ def show(name: str, settings: Mapping[str, object], contenders: list[Contender],
         word = {True: "yes", False: "no: does not count", None: "not measured"}[each.counts]
         table.add_row(each.ours, each.peer, f"{each.median:.2f}", f"{each.least:.2f} - {each.most:.2f}", word)
     console.print(table)
-    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
     content = {
         "settings": dict(settings),
-        "machine": machine | {"torch": torch.__version__},
+        "machine": machine(),
         "contenders": [asdict(one) for one in contenders],
         "ratios": [asdict(one) for one in ratios],
     }

@@ -18,12 +18,20 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """`seconds` are those of each repeat; `peak_mb` is the process's largest resident size, imports included."""
+    """`seconds` are those of each repeat; `peak_mb` is the process's largest resident size, of which `held_mb` was there
+    before the first call: imports, the model and what was prepared.
+    """
 
     case: str
     images: int
     seconds: tuple[float, ...]
     peak_mb: float
+    held_mb: float
+
+    @property
+    def step_mb(self) -> float:
+        """What the call itself needed."""
+        return self.peak_mb - self.held_mb
 
     @property
     def per_thousand(self) -> float:
@@ -42,25 +50,34 @@ def timed(case: str, prepare: Callable[[str], tuple[Callable[[], object], int]],
 
 def _run(case: str, prepare: Callable[[str], tuple[Callable[[], object], int]], repeats: int) -> Timing:
     call, images = prepare(case)
+    held = _largest_mb()
     call()
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
-    return Timing(case=case, images=images, seconds=tuple(seconds), peak_mb=peak)
+    return Timing(case=case, images=images, seconds=tuple(seconds), peak_mb=_largest_mb(), held_mb=held)
+
+
+def _largest_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+
+
+def machine() -> dict[str, object]:
+    """What the figures of a file were taken on."""
+    processor = platform.processor() or platform.machine()
+    return {"processor": processor, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def show(name: str, timings: list[Timing], settings: dict[str, object]) -> None:
     """Prints a table and writes `results/NAME.json`."""
     print(f"{name}: {', '.join(f'{k} {v}' for k, v in settings.items())}, {torch.get_num_threads()} threads")
-    print(f"{'case':<44}{'s / 1,000 images':>18}{'min - max':>18}{'peak MB':>10}")
+    print(f"{'case':<44}{'s / 1,000 images':>18}{'min - max':>18}{'peak MB':>10}{'of it the call':>16}")
     for t in timings:
         low, high = t.spread
-        print(f"{t.case:<44}{t.per_thousand:>18.2f}{f'{low:.2f} - {high:.2f}':>18}{t.peak_mb:>10.0f}")
+        print(f"{t.case:<44}{t.per_thousand:>18.2f}{f'{low:.2f} - {high:.2f}':>18}{t.peak_mb:>10.0f}{t.step_mb:>16.0f}")
     RESULTS.mkdir(exist_ok=True)
-    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    values = {"settings": settings, "machine": machine | {"torch": torch.__version__}}
+    values = {"settings": settings, "machine": machine()}
     rows = [asdict(t) | {"seconds_per_1000": t.per_thousand} for t in timings]
     (RESULTS / f"{name}.json").write_text(json.dumps(values | {"timings": rows}, indent=1) + "\n")

@@ -122,8 +122,9 @@ def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenCon
             x, x_adv = augment((x, kept[indices].to(x)), crop=config.crop, flip=config.flip, seed=seed)
         else:
             (x,) = augment((x,), crop=config.crop, flip=config.flip, seed=seed)
-            # merged weights are cheaper to attack than two branches, and give the same gradient
-            x_adv = reseeded(member.attack, seed)(bench.frozen(fold(base, adapter), member.attack), x, y)
+            # merged weights are cheaper to attack than two branches, and give the same gradient; plug has checked the base
+            folded = bench.frozen(fold(base, adapter, check=False), member.attack)
+            x_adv = reseeded(member.attack, seed)(folded, x, y)
         with torch.no_grad():
             before = undefended(x) if config.keep else None
         return one_to_one(fast, x, x_adv, y, before=before, keep=config.keep)
