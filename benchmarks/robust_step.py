@@ -47,7 +47,7 @@ def by_torchattacks(model: nn.Module) -> Craft:
 
 def adapter_step(base: nn.Module, precision: Precision, x: Tensor, y: Tensor) -> Callable[[], None]:
     adapter, merge = fresh(base, targets=[TARGETS]), mergeable(base)
-    model = quick(nimble(plug(base, adapter)), precision)
+    model = quick(nimble(plug(base, adapter, merge=merge)), precision)
 
     def craft(x: Tensor, y: Tensor) -> Tensor:
         return ATTACK(frozen(fold(base, adapter, check=False), precision, merge=merge), x, y)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import show, timed
 from loradar.adapters import find_targets, fresh, plug
-from loradar.models import new_base, nimble, quick
+from loradar.models import mergeable, new_base, nimble, quick
 from loradar.training import one_to_one
 
 CASES = ("full fine-tuning", "peft LoRA rank 4", "loradar rank 4", "loradar fc only")
@@ -56,7 +56,7 @@ def _wear(base: nn.Module, way: str) -> tuple[nn.Module, Iterable[Tensor]]:
         model.wrapped = peft.get_peft_model(model.wrapped, config)
         return model, [p for p in model.parameters() if p.requires_grad]
     adapter = fresh(base, targets=TARGETS if way == "loradar rank 4" else ())
-    return nimble(plug(base, adapter)), adapter.parameters()
+    return nimble(plug(base, adapter, merge=mergeable(base))), adapter.parameters()
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loradar.adapters import Adapter, fold, fresh, plug
+from loradar.adapters import Adapter, fingerprint, fold, fresh, plug
 from loradar.core.errors import BadConfigError, BadTargetError, WrongBaseError
-from loradar.core.modules import evaluating
+from loradar.core.modules import evaluating, innermost
 from tests.adapters.tiny import images, resnet, snapshot, step, trained
 
 Mode: TypeAlias = Literal["zeros", "reflect", "replicate", "circular"]
@@ -156,3 +156,39 @@ def test_what_fresh_refuses() -> None:
         fresh(resnet(), targets="block-conv1", alpha=0.0)
     with pytest.raises(BadConfigError, match="rank 0 or more"):
         fresh(resnet(), targets="block-conv1", rank=-1)
+
+
+def test_normalisation_that_is_merged_changes_neither_answers_nor_gradients() -> None:
+    base, x = resnet().double(), images().double()
+    before = fingerprint(base)
+    adapter = trained(base, "block-conv1+stem", seed=0)
+    pairs = [("conv1", "bn1"), ("layer1.0.conv1", "layer1.0.bn1"), ("layer2.0.conv2", "layer2.0.bn2")]
+    kept, merged = plug(base, adapter).train(), plug(base, adapter, merge=pairs).train()
+    counts = [sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) for model in (kept, merged)]
+    assert counts[0] - counts[1] == 3
+    torch.testing.assert_close(merged(x), kept(x))
+    gradients = [
+        torch.autograd.grad(model(x).square().sum(), [p for p in adapter.parameters() if p.requires_grad])
+        for model in (kept, merged)
+    ]
+    assert len(gradients[0]) > 10
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    assert fingerprint(base) == before
+
+
+def test_normalisation_that_the_adapter_owns_is_not_merged() -> None:
+    base = resnet()
+    merged = plug(base, trained(base, "block-conv1", seed=0, norm="owned"), merge=[("conv1", "bn1")])
+    assert isinstance(innermost(merged).get_submodule("bn1"), nn.BatchNorm2d)
+
+
+def test_a_layer_that_wears_a_composed_weight_is_not_merged() -> None:
+    base = resnet()
+    innermost(base).get_submodule("conv1").padding_mode = "reflect"  # type: ignore[assignment]
+    innermost(base).get_submodule("conv1")._reversed_padding_repeated_twice = [1, 1, 1, 1]  # type: ignore[assignment]
+    adapter = trained(base, "conv1", seed=0)
+    assert not adapter.deltas["conv1"].plain
+    merged = plug(base, adapter, merge=[("conv1", "bn1")])
+    assert isinstance(innermost(merged).get_submodule("bn1"), nn.BatchNorm2d)
+    torch.testing.assert_close(merged(images()), plug(base, adapter)(images()))

@@ -1,6 +1,7 @@
 """A model that wears an adapter, beside a base that does not notice."""
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MethodType
 from typing import TypeVar
@@ -8,6 +9,7 @@ from typing import TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from loradar.adapters.adapter import Adapter
 from loradar.adapters.fingerprint import fingerprint
@@ -19,7 +21,7 @@ from loradar.core.modules import innermost
 M = TypeVar("M", bound=nn.Module)
 
 
-def plug(base: nn.Module, adapter: Adapter, *, check: bool = True) -> nn.Module:
+def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterable[tuple[str, str]] = ()) -> nn.Module:
     """A twin of `base` that wears `adapter`: for training, and for using adapters as they come and go.
 
     The twin shares the base's parameters (frozen, as views of their own: a gradient never reaches the base) and copies
@@ -27,14 +29,19 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True) -> nn.Module:
     does not own stay in eval mode whatever `train()` says. Unplugging is using the base. Moving the twin to another
     device afterwards parts it from the adapter: move the base and the adapter first.
 
+    `merge` names convolutions and the batch normalisation behind each (as `models.mergeable` gives them): where it is
+    frozen, it goes into the convolution's weights and the delta's gain. Half the activations that training keeps are its
+    inputs. Logits and gradients are then the same but for rounding, and the merged weights are the twin's own.
+
     Raises WrongBaseError where the adapter was made for another base (`check=False` skips the hash of the weights, not
     the shapes) or is on another device.
     """
     check_fits(base, adapter, hashed=check)
     twin = _twin(base)
     backbone = innermost(twin)
+    gains = _merge(backbone, adapter, merge)
     for name, delta in adapter.deltas.items():
-        _wear(backbone, name, delta)
+        _wear(backbone, name, delta, gains.get(name))
     for name, tensor in adapter.replaced.items():
         _replace(backbone, name, tensor)
     for module in twin.modules():
@@ -78,6 +85,29 @@ def without_head(model: M) -> M:
     layer, _, leaf = find_head(model).rpartition(".")
     setattr(backbone.get_submodule(layer), leaf, nn.Identity())
     return headless
+
+
+def _merge(backbone: nn.Module, adapter: Adapter, pairs: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """Of each convolution that now normalises, by its name: what multiplies its output channels."""
+    gains: dict[str, Tensor] = {}
+    if adapter.card.norm != "frozen":
+        return gains
+    for first, second in pairs:
+        convolution, norm = backbone.get_submodule(first), backbone.get_submodule(second)
+        composed = first in adapter.deltas and not adapter.deltas[first].plain
+        if composed or not isinstance(convolution, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+            continue
+        mean, variance = norm.running_mean, norm.running_var
+        if mean is None or variance is None:
+            continue
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight, convolution.bias, mean, variance, norm.eps, norm.weight, norm.bias
+        )
+        gain = (variance + norm.eps).rsqrt()
+        gains[first] = gain if norm.weight is None else gain * norm.weight.detach()
+        parent, _, leaf = second.rpartition(".")
+        setattr(backbone.get_submodule(parent), leaf, nn.Identity())
+    return gains
 
 
 def _replace(backbone: nn.Module, name: str, tensor: Tensor) -> None:
@@ -149,19 +179,23 @@ def _check_one(
         )
 
 
-def _wear(backbone: nn.Module, name: str, delta: Delta) -> None:
+def _wear(backbone: nn.Module, name: str, delta: Delta, gain: Tensor | None) -> None:
     module = backbone.get_submodule(name)
     if delta.plain:
-        module.register_forward_hook(_Branch(delta))
+        module.register_forward_hook(_Branch(delta, gain))
     else:
         parametrize.register_parametrization(module, "weight", _Composed(delta))
 
 
 @dataclass(frozen=True, eq=False)
 class _Branch:
-    """Adds B(A x) to a layer's output: cheaper to train than a changed weight, which pays for its full gradient."""
+    """Adds B(A x) to a layer's output: cheaper to train than a changed weight, which pays for its full gradient.
+
+    `gain` multiplies the output's channels, where the layer's own weights hold the normalisation behind it.
+    """
 
     delta: Delta
+    gain: Tensor | None
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (x,) = args
@@ -171,7 +205,10 @@ class _Branch:
         return output + branch
 
     def _through(self, module: nn.Module, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        a, b = a.to(x.dtype), self.delta.wide(b * self.delta.scale).to(x.dtype)
+        b = self.delta.wide(b * self.delta.scale)
+        if self.gain is not None:
+            b = b * self.gain[:, None]
+        a, b = a.to(x.dtype), b.to(x.dtype)
         if not isinstance(module, nn.Conv2d):
             return F.linear(F.linear(x, a), b)
         inner = a.view(len(a), *self.delta.shape[1:])

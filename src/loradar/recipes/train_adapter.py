@@ -110,7 +110,8 @@ def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenCon
     With `keep`, also what the clean answers have moved from the base's.
     """
     base, device = bench.base.model, bench.device
-    fast, undefended = bench.trainable(plug(base, adapter).train()), bench.frozen(base)
+    fast = bench.trainable(plug(base, adapter, merge=bench.merge).train())
+    undefended = bench.frozen(base)
     kept: Images | None = None
     if member.target == "base":
         name = f"craft {member.against}, {len(splits.train)} training images"
