@@ -19,7 +19,7 @@ from benchmarks import references
 from benchmarks.beside import Contender, Strength, in_turns, operations, peak, ratio, show
 from loradar.core.modules import find_layer
 from loradar.data import load_source
-from loradar.models import Autocast, frozen, load_base, mergeable, new_base
+from loradar.models import Autocast, Precision, frozen, load_base, mergeable, new_base
 from loradar.recipes.build import parse_attack
 from loradar.recipes.workbench import everything
 
@@ -28,10 +28,10 @@ RADIUS, STEP, STEPS = 8 / 255, 2 / 255, 10
 OURS = "loradar"
 
 
-def ours(base: nn.Module, *attacks: str) -> dict[str, Craft]:
-    """Each attack by its specification, in both precisions."""
+def ours(base: nn.Module, *attacks: str, precisions: tuple[Precision, ...] = ("bf16",)) -> dict[str, Craft]:
+    """Each attack by its specification, in each precision."""
     merge = mergeable(base)
-    models = {precision: frozen(base, precision, merge=merge) for precision in ("fp32", "bf16")}
+    models = {precision: frozen(base, precision, merge=merge) for precision in precisions}
     return {
         f"{OURS} {text.partition(':')[0]} {precision}": partial(parse_attack(text), model)
         for text in attacks
@@ -78,7 +78,8 @@ def contest(claim: str, base: nn.Module) -> dict[str, Craft]:
     """Ours first, then those beside us."""
     match claim:
         case "pgd":
-            return ours(base, f"pgd:radius={RADIUS},step={STEP},steps={STEPS}") | peers_of_pgd(base)
+            attack = f"pgd:radius={RADIUS},step={STEP},steps={STEPS}"
+            return ours(base, attack, precisions=("fp32", "bf16")) | peers_of_pgd(base)
         case "roa":
             return ours(base, "roa", "roa-quick") | plain(references.roa, base)
         case "roa-exhaustive":
