@@ -9,7 +9,7 @@ from torch import Tensor
 
 from loradar.core.errors import BadDataError
 from loradar.core.types import Images
-from loradar.data.decoding import decode
+from loradar.data import read_images
 from loradar.data.folders import SUFFIXES
 from loradar.evaluation import device_of
 from loradar.guard import Event, Guard, Level, TrafficMonitor, Verdict
@@ -91,19 +91,6 @@ def open_traffic(opened: OpenGuard, *, fixed: Level | None = None, window: int =
     return Traffic(opened=opened, monitor=TrafficMonitor(window=window, minimum=min(20, window), fixed=fixed))
 
 
-def read_images(opened: OpenGuard, paths: Sequence[Path]) -> Images:
-    """(len(paths), 3, height, width) of the size that the base takes. Raises BadDataError that names what is unreadable."""
-    _, height, width = opened.base.input_size
-    pixels = []
-    for path in paths:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BadDataError(f"could not read {path}: {error.strerror}; expected an image") from error
-        pixels.append(decode(data, str(path), size=(height, width)))
-    return torch.stack(pixels).float() / 255
-
-
 def pictures_below(folder: Path) -> list[Path]:
     """The image files in `folder`, by name; none that is hidden. Raises BadDataError where there is no such folder."""
     if not folder.is_dir():
@@ -115,6 +102,7 @@ def classify(traffic: Traffic, paths: Sequence[Path], *, batch_size: int = 32) -
     """A finding for each image, in order; events come with the last image of their batch. Raises as `read_images`."""
     for start in range(0, len(paths), batch_size):
         chunk = paths[start : start + batch_size]
-        findings, events = traffic.look([str(path) for path in chunk], read_images(traffic.opened, chunk))
+        x = read_images(chunk, size=traffic.opened.base.input_size[1:])
+        findings, events = traffic.look([str(path) for path in chunk], x)
         for index, found in enumerate(findings):
             yield found, events if index == len(findings) - 1 else []
