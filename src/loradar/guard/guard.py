@@ -16,7 +16,6 @@ from loradar.guard.fusion import FUSIONS, Opinions
 from loradar.guard.identify import Identifier
 from loradar.guard.masking import MaskSet, cleansed, pair_answers, two_round
 from loradar.guard.measures import transforms
-from loradar.guard.respond import CLEAN
 from loradar.guard.settings import GuardSettings, tables
 from loradar.guard.trunk import Trunk
 
@@ -119,7 +118,7 @@ class Guard(nn.Module):
         statistics = residual_statistics(x.float(), window=settings.window)
         passed = self.gate(torch.cat([statistics, opinion_features(base[None])], dim=1))
         skipped = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        if settings.cascade and settings.level == "calm" and not settings.policy.taken(CLEAN, "calm"):
+        if settings.gated:
             skipped = passed[:, 0] >= settings.gate
         if exporting or not bool(skipped.any()):
             full = self._consult(x, shared, base, statistics)
@@ -155,6 +154,10 @@ class Guard(nn.Module):
         log_probs: Tensor = (logits.float() / self.temperatures[voter]).log_softmax(1)
         return log_probs
 
+    def log_probs(self, shared: tuple[Tensor, ...]) -> Tensor:
+        """(voters, batch, classes) the opinion of each."""
+        return torch.stack([self.opinion(voter, shared) for voter in range(len(self.tails))])
+
     def opinions(self, log_probs: Tensor, posterior: Tensor) -> Opinions:
         """What the fusion rule is given: those voters whose votes count."""
         first = 0 if self.settings.base_votes else 1
@@ -187,8 +190,7 @@ class Guard(nn.Module):
             moved = moved | rows
         logits, passes = verdict.logits, verdict.passes
         if torch.compiler.is_exporting() or bool(moved.any()):
-            shared = self.enter(changed)
-            again = torch.stack([self.opinion(v, shared) for v in range(len(self.tails))])
+            again = self.log_probs(self.enter(changed))
             fused = FUSIONS[self.settings.fusion](self.opinions(again, verdict.posterior))
             logits = torch.where(moved[:, None], fused, logits)
             passes = passes + moved * self.costs.sum()

@@ -63,6 +63,11 @@ class GuardSettings:
         """The base first, then the adapters, whether or not the base's vote counts."""
         return (BASE, *(name for name in self.calibrations if name != BASE))
 
+    @property
+    def gated(self) -> bool:
+        """Whether the gate may let an image pass."""
+        return self.cascade and self.level == "calm" and not self.policy.forced
+
 
 def tables(settings: GuardSettings) -> dict[str, Tensor]:
     """Temperatures and weights by voter, and voters' trust by label."""

@@ -42,23 +42,17 @@ class Surrogate(nn.Module):
         guard, settings = self.guard, self.guard.settings
         log_probs, log_posterior, statistics = self._look(x)
         scores = self._responded(x, log_probs, log_posterior)
-        if not self._gated:
+        if not settings.gated:
             return scores, log_posterior[:, 0]
         log_clean = guard.gate.log_posterior(torch.cat([statistics, opinion_features(log_probs[:1])], dim=1))[:, 0]
         above = ((log_clean.exp() - settings.gate) / GATE_WIDTH)[:, None]
         passed, held = F.logsigmoid(above) + log_probs[0], F.logsigmoid(-above) + scores.log_softmax(1)
         return torch.logaddexp(passed, held), log_clean
 
-    @property
-    def _gated(self) -> bool:
-        settings = self.guard.settings
-        return settings.cascade and settings.level == "calm" and not settings.policy.forced
-
     def _look(self, x: Images) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of all voters, the log-posterior, and the image's statistics."""
         guard = self.guard
-        shared = guard.enter(x)
-        log_probs = torch.stack([guard.opinion(voter, shared) for voter in range(len(guard.tails))])
+        log_probs = guard.log_probs(guard.enter(x))
         statistics = residual_statistics(x.float(), window=guard.settings.window)
         features = torch.cat([statistics, opinion_features(log_probs)], dim=1)
         return log_probs, guard.identifier.log_posterior(features), statistics
@@ -86,9 +80,7 @@ class Surrogate(nn.Module):
             x = transform(x) if measure in chain else x
         if "mask" in chain:
             return self._masked(x)
-        shared = guard.enter(x)
-        log_probs = torch.stack([guard.opinion(voter, shared) for voter in range(len(guard.tails))])
-        return SURROGATES[guard.settings.fusion](guard.opinions(log_probs, posterior))
+        return SURROGATES[guard.settings.fusion](guard.opinions(guard.log_probs(guard.enter(x)), posterior))
 
     def _masked(self, x: Images) -> Logits:
         masks = self.guard.mask_set.masks((x.shape[2], x.shape[3])).to(x.device)
