@@ -15,8 +15,8 @@ PUBLIC = {
         *("save", "start", "trimmed", "truncated", "verify", "without_head"),
     },
     "models": {
-        *("Autocast", "Base", "Normalized", "Pair", "Precision", "build", "frozen", "load_base", "mergeable"),
-        *("new_base", "nimble", "quick", "resolve_precision", "save_base", "wrap"),
+        *("Autocast", "Base", "Normalized", "Pair", "Precision", "build", "cast_weights", "frozen"),
+        *("load_base", "mergeable", "new_base", "nimble", "quick", "resolve_precision", "save_base", "wrap"),
     },
     "data": {
         *("CORRUPTIONS", "SEVERITIES", "Corruption", "ImageSet", "Source", "Splits", "augment", "corrupt"),

@@ -3,7 +3,7 @@
 from loradar.models.backbones import build
 from loradar.models.base import Base, new_base, wrap
 from loradar.models.folders import save_base
-from loradar.models.frozen import Pair, frozen, mergeable, nimble
+from loradar.models.frozen import Pair, cast_weights, frozen, mergeable, nimble
 from loradar.models.loading import load_base
 from loradar.models.normalized import Normalized
 from loradar.models.precision import Autocast, Precision, quick, resolve_precision
@@ -15,6 +15,7 @@ __all__ = [
     "Pair",
     "Precision",
     "build",
+    "cast_weights",
     "frozen",
     "load_base",
     "mergeable",

@@ -69,16 +69,20 @@ def frozen(model: nn.Module, precision: Precision = "auto", *, merge: Iterable[P
     one = nimble(one).to(memory_format=torch.channels_last)
     if dtype == torch.float32:
         return one
-    for module in backbone.modules():
-        # autocast would make these anew at every pass
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.to(dtype)
+    cast_weights(backbone, dtype)
     return Autocast(one, dtype)
 
 
 def _replace(backbone: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
     setattr(backbone.get_submodule(parent), leaf, module)
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Brings the convolutions and linear layers of `model` to `dtype`: autocast would make them anew at every pass."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.to(dtype)
 
 
 def nimble(model: nn.Module) -> nn.Module:

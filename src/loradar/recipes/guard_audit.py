@@ -17,7 +17,7 @@ from loradar.core.files import make_folder
 from loradar.core.types import Attack, Images, Labels, Progress, Threat
 from loradar.data import CORRUPTIONS, load_source, split
 from loradar.evaluation import NO_ATTACK, Report, Row, craft, versions, write_report
-from loradar.guard import RULES, STATEMENT, Guard, MaskSet, Rule, Surrogate, certified, pair_answers, two_round
+from loradar.guard import RULES, STATEMENT, Guard, Rule, Surrogate, certified, pair_answers, two_round
 from loradar.recipes.audit import check_unseen
 from loradar.recipes.build import parse_attack
 from loradar.recipes.calibration_split import refuse_calibrated
@@ -171,7 +171,7 @@ class _Audit:
         """Masking on clean images: right answers, and those that no rectangle of the guard's size can change."""
         settings, few = self.opened.guard.settings, self.config.certify_limit
         x, y = self.x[:few], self.y[:few]
-        mask_set = MaskSet(height=settings.window[0], width=settings.window[1], count=settings.masks)
+        mask_set = self.opened.guard.mask_set
         masks = mask_set.masks((x.shape[2], x.shape[3])).to(self.bench.device)
         model = self.bench.frozen(self.opened.voters[settings.masker])
         task = self.bench.progress.task(f"certify masking by {settings.masker}", len(y))

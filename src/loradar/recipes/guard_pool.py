@@ -14,7 +14,7 @@ from loradar.core.files import sha256
 from loradar.core.types import Images, Labels
 from loradar.evaluation import predict
 from loradar.guard import BASE, Guard, GuardRecord, Identifier, Parts, read_guard, share
-from loradar.models import Base, Precision, frozen, mergeable, resolve_precision
+from loradar.models import Base, Precision, cast_weights, frozen, mergeable, resolve_precision
 from loradar.recipes.workbench import open_base
 
 WEIGHTS = "adapter_model.safetensors"
@@ -92,9 +92,8 @@ def parts_of(
     trunk, tails = share([frozen(model, "fp32", merge=merge) for model in voters.values()])
     dtype = resolve_precision(precision, device)
     if dtype != torch.float32:
-        for module in (m for part in (trunk, *tails) for m in part.modules()):
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                module.to(dtype)
+        for part in (trunk, *tails):
+            cast_weights(part, dtype)
     return Parts(
         trunk=trunk.eval(),
         tails=[tail.eval() for tail in tails],
