@@ -9,13 +9,11 @@ on what the weights are, so they are fresh.
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from benchmarks.timing import RESULTS
+from benchmarks.timing import RESULTS, seconds_of
 from loradar.adapters import Adapter, AdapterPool, find_targets, fold, fresh, merge, trimmed
 from loradar.adapters.layers import weight_of
 from loradar.core.modules import innermost
@@ -49,16 +47,6 @@ def _moved(start: Adapter, number: int) -> Adapter:
     return member
 
 
-def timed(call: Callable[[], object], repeats: int) -> float:
-    call()
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
-
-
 def measure(name: str, shot: int, queries: int, repeats: int) -> dict[str, float]:
     """Median seconds by step."""
     options = dict(BASES[name])
@@ -75,13 +63,15 @@ def measure(name: str, shot: int, queries: int, repeats: int) -> dict[str, float
     found = {step: statistics.median(run.seconds[step] for run in runs) for step in runs[0].seconds}
     with torch.no_grad():
         folded = fold(base.model, runs[0].adapter)
-        found["classify"] = timed(lambda: folded(query).argmax(1), repeats)
+        found["classify"] = statistics.median(seconds_of(lambda: folded(query).argmax(1), repeats))
         blend = merge(pool, {"member 0": 0.5, "member 1": 0.5})
         weights = [
             weight_of(innermost(base.model), layer).flatten(1) for layer in find_targets(base.model, list(blend.deltas))
         ]
-        found["trim, all weights"] = timed(lambda: trimmed(base.model, blend, KEEP), repeats)
-        found["full SVD of the same weights"] = timed(lambda: [_by_svd(weight) for weight in weights], 1)
+        found["trim, all weights"] = statistics.median(seconds_of(lambda: trimmed(base.model, blend, KEEP), repeats))
+        found["full SVD of the same weights"] = statistics.median(
+            seconds_of(lambda: [_by_svd(weight) for weight in weights], 1)
+        )
     found["one task"] = sum(found[step] for step in (*runs[0].seconds, "classify"))
     return found
 

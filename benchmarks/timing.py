@@ -51,13 +51,19 @@ def timed(case: str, prepare: Callable[[str], tuple[Callable[[], object], int]],
 def _run(case: str, prepare: Callable[[str], tuple[Callable[[], object], int]], repeats: int) -> Timing:
     call, images = prepare(case)
     held = _largest_mb()
+    seconds = seconds_of(call, repeats)
+    return Timing(case=case, images=images, seconds=seconds, peak_mb=_largest_mb(), held_mb=held)
+
+
+def seconds_of(call: Callable[[], object], repeats: int) -> tuple[float, ...]:
+    """Those of each repeat, after a call that warms up."""
     call()
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - began)
-    return Timing(case=case, images=images, seconds=tuple(seconds), peak_mb=_largest_mb(), held_mb=held)
+    return tuple(seconds)
 
 
 def _largest_mb() -> float:
