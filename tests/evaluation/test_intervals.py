@@ -1,7 +1,7 @@
 from math import comb, sqrt
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loradar.core.errors import BadConfigError
@@ -10,6 +10,7 @@ from loradar.evaluation.intervals import sign_test, wilson
 COUNTS = st.integers(1, 2000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))
 
 
+@settings(deadline=None)
 @given(COUNTS)
 def test_wilson_is_its_formula(counts: tuple[int, int]) -> None:
     count, total = counts
@@ -30,6 +31,7 @@ def test_wilson_refuses_what_is_no_share(count: int, total: int) -> None:
         wilson(count, total)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_sign_test_is_the_binomial_tail(more: int, fewer: int) -> None:
     n = more + fewer
