@@ -15,10 +15,19 @@ from loradar.evaluation.leak import Leak, Sign, leak_test
 from loradar.evaluation.measure import NO_ATTACK, Row, accuracy_row, craft, device_of, predict
 from loradar.evaluation.names import labels, short_names
 from loradar.evaluation.pictures import Picture, png
-from loradar.evaluation.report import Curve, Point, Replugged, Report, Size, from_json, to_json
+from loradar.evaluation.report import (
+    Curve,
+    Point,
+    Replugged,
+    Report,
+    Size,
+    from_json,
+    read_report,
+    to_json,
+    write_report,
+)
 from loradar.evaluation.sanity import Check, check_masking, check_transfer
 from loradar.evaluation.versions import versions
-from loradar.evaluation.writing import read_report, write_report
 
 __all__ = [
     "NO_ATTACK",

@@ -1,10 +1,5 @@
-"""Figures of few-shot tasks: the mean over tasks with its interval, and the report they make.
+"""Figures of few-shot tasks: the mean over tasks with its interval, and the report they make."""
 
-`report.json` is `{"schema": 1, "rows": [{"method", "domain", "setting", "attack", "episodes", "mean", "half_width",
-"seed"}], "base", "data", "versions", ...}`; `report.md` and `report.html` say the same for people.
-"""
-
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from loradar.core.errors import BadConfigError, BadFileError
-from loradar.core.files import write_atomically
+from loradar.core.errors import BadConfigError
+from loradar.evaluation.writing import read, to_text, write
 
-SCHEMA = 1
 AVERAGE = "average"
 """What the domain of a row begins with that averages domains."""
 CORRUPTIONS = "corruptions"
@@ -147,32 +141,9 @@ def write_few_shot_report(report: FewShotReport, folder: Path | str) -> Path:
     """Writes report.json, report.md and report.html into `folder`; returns the page's path. Raises BadFileError."""
     from loradar.evaluation.few_shot_page import to_html, to_markdown  # here: it brings matplotlib, which takes seconds
 
-    folder = Path(folder)
-    values = json.loads(_FORM.dump_json(report))
-    fixed = {"schema": SCHEMA, **{key: values.pop(key) for key in ("rows", "base", "data", "versions")}}
-    text = json.dumps(fixed | {key: value for key, value in values.items() if value}, indent=1) + "\n"
-    for name, content in {
-        "report.json": text,
-        "report.md": to_markdown(report),
-        "report.html": to_html(report),
-    }.items():
-        write_atomically(folder / name, content.encode())
-    return folder / "report.html"
+    return write(folder, to_text(_FORM, report, indent=1), to_markdown(report), to_html(report))
 
 
 def read_few_shot_report(path: Path | str) -> FewShotReport:
     """The report in a folder or a file. Raises BadFileError where there is none, or it is damaged."""
-    path = Path(path)
-    file = path / "report.json" if path.is_dir() else path
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadFileError(f"could not read {file}: {error}; expected the report.json of few-shot eval") from error
-    if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
-        raise BadFileError(f"{file} has another schema; this version reads {{'schema': {SCHEMA}, ...}}")
-    try:
-        return _FORM.validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadFileError(f"{file} is damaged at {where or 'its top'}: {first['msg']}") from error
+    return read(_FORM, path)

@@ -1,25 +1,19 @@
-"""A frozen set of figures with everything they need to be believed, and its form on disk.
+"""A frozen set of figures with everything they need to be believed."""
 
-`report.json` is `{"schema": 1, "rows": [...], "base": {...}, "data": {...}, "versions": {...}}` and those of the
-optional sections that hold something; `report.md` and `report.html` say the same for people.
-"""
-
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic import TypeAdapter
 
-from loradar.core.errors import BadConfigError, BadFileError
+from loradar.core.errors import BadConfigError
 from loradar.evaluation.guards import Cost, Identification, Reliability, Suspect
 from loradar.evaluation.leak import Leak
 from loradar.evaluation.measure import Row
 from loradar.evaluation.pictures import Picture
 from loradar.evaluation.sanity import Check
-
-SCHEMA = 1
+from loradar.evaluation.writing import from_text, read, to_text, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,25 +100,24 @@ _FORM = TypeAdapter(Report)
 
 def to_json(report: Report) -> str:
     """The fixed form, two spaces deep. Raises BadConfigError for a value that JSON cannot hold."""
-    try:
-        values = json.loads(_FORM.dump_json(report))
-    except PydanticSerializationError as error:
-        raise BadConfigError(f"the report holds what JSON cannot: {error}; give plain numbers and text") from error
-    fixed = {"schema": SCHEMA, **{key: values.pop(key) for key in ("rows", "base", "data", "versions")}}
-    return json.dumps(fixed | {key: value for key, value in values.items() if value}, indent=2) + "\n"
+    return to_text(_FORM, report, indent=2)
 
 
 def from_json(text: str) -> Report:
     """The report of `to_json`, every count and type checked. Raises BadFileError with the first thing wrong."""
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise BadFileError(f"the report is not JSON: {error}") from error
-    if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
-        raise BadFileError(f"the report has another schema; this version reads {{'schema': {SCHEMA}, ...}}")
-    try:
-        return _FORM.validate_json(json.dumps(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadFileError(f"the report is damaged at {where or 'its top'}: {first['msg']}") from error
+    return from_text(_FORM, text, "the report")
+
+
+def write_report(report: Report, folder: Path | str) -> Path:
+    """Writes report.json, report.md and report.html into `folder`, each whole or not at all; returns the page's path.
+
+    Other files in the folder stay. Raises BadConfigError, and BadFileError where the disk is full or refuses.
+    """
+    from loradar.evaluation.page import to_html, to_markdown  # here: it brings matplotlib, which takes seconds
+
+    return write(folder, to_json(report), to_markdown(report), to_html(report))
+
+
+def read_report(path: Path | str) -> Report:
+    """The report in a folder or a file. Raises BadFileError where there is none, or it is damaged."""
+    return read(_FORM, path)
