@@ -1,0 +1,232 @@
+"""One training of a meta-tuning: every epoch is kept on disk, the validation tasks choose among them."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from loradar.adapters import Adapter, Card, find_head, fingerprint, fold, load, on_residual, plug, residual, save
+from loradar.config import MetaTuneConfig
+from loradar.core.files import write_atomically
+from loradar.core.modules import innermost
+from loradar.core.randomness import generator, mix
+from loradar.core.types import Attack, Images, Progress
+from loradar.fewshot import NearestCentroid, Sampler, cosine_logits, prototypes_of
+from loradar.models import Base, frozen, mergeable, nimble
+from loradar.recipes.meta_members import MetaMember
+from loradar.recipes.pools import BASELINES, POOL
+from loradar.recipes.tasks import Domain, Task
+from loradar.recipes.train_adapter import reseeded
+from loradar.training import (
+    FitSettings,
+    LossOf,
+    RawPerturbation,
+    RelativePerturbation,
+    WeightPerturbation,
+    fit,
+    perturbed_loss,
+    robust_loss,
+)
+
+FREE = ("member", "precision")
+"""Settings that may differ between the runs that fill one folder: who trains what, and how fast attacks are crafted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaEpoch:
+    """What the validation tasks said after an epoch (mean shares of right answers), and where that adapter lies."""
+
+    epoch: int
+    loss: float
+    clean: float
+    attacked: float | None
+    folder: Path
+
+    @property
+    def score(self) -> float:
+        return self.clean + (self.attacked or 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MetaBench:
+    """What every training of a run shares."""
+
+    config: MetaTuneConfig
+    base: Base
+    tuning: Domain
+    validation: Domain
+    sampler: Sampler
+    features: nn.Module
+    progress: Progress
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.features.parameters()).device
+
+
+def train_member(member: MetaMember, bench: MetaBench, start: Adapter) -> None:
+    """Trains `member` from `start`, or goes on where a killed run stopped; the folder then holds the epoch selected."""
+    config, folder = bench.config, bench.config.out / "work" / member.name
+    place = config.out / (POOL if member.is_pooled else BASELINES) / member.name
+    if (place / "adapter_config.json").exists():
+        return
+    adapter = (_whole(bench) if member.kind == "clean" else start.to(bench.device)).with_card(
+        name=member.name, trained_against=_against(member), attack_target="defended" if member.attacks else ""
+    )
+    sums = torch.zeros(2, dtype=torch.float64)
+    steps = fit(
+        _loss_of(member, bench, adapter),
+        parameters=adapter.parameters(),
+        state={**adapter.state(), "epoch-loss": sums},
+        count=config.episodes,
+        settings=FitSettings(
+            epochs=config.epochs,
+            batch_size=1,
+            optimizer="sgd",
+            learning_rate=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=False,
+            schedule="cosine",
+            warm_up=config.warm_up,
+            seed=config.seed,
+        ),
+        checkpoint=folder / "checkpoint.safetensors",
+        run=f"{member!r} {config.model_dump_json(exclude={'out', 'device', *FREE})}",
+    )
+    task, shown = bench.progress.task(f"meta-tune {member.name}", config.epochs * config.episodes, "tasks"), 0
+    for step in steps:
+        task.advance(step.index - shown, f"epoch {step.epoch + 1}, loss {step.loss:.3f}")
+        shown = step.index
+        sums += torch.tensor([step.loss, 1.0], dtype=torch.float64)
+        if step.ends_epoch:
+            _judge(
+                member,
+                bench,
+                adapter,
+                MetaEpoch(
+                    epoch=step.epoch,
+                    loss=float(sums[0] / sums[1]),
+                    clean=0.0,
+                    attacked=None,
+                    folder=folder / "epochs" / f"{step.epoch:03d}",
+                ),
+            )
+            sums.zero_()
+    task.advance(config.epochs * config.episodes - shown)
+    best = max(epochs_of(folder), key=lambda e: (e.score, -e.epoch))
+    measured = {"validation": {"clean": best.clean, "attacked": best.attacked, "episodes": config.validation_episodes}}
+    data = {"source": config.data, "setting": config.setting, **measured}
+    save(load(best.folder).with_card(selected_epoch=best.epoch, data=data), place, bench.base.model)
+
+
+def epochs_of(folder: Path) -> list[MetaEpoch]:
+    """Every epoch that a training has kept below `folder`, in order."""
+    found = []
+    for path in sorted((folder / "epochs").glob("*.json")):
+        found.append(MetaEpoch(**json.loads(path.read_text()) | {"folder": path.with_suffix("")}))
+    return found
+
+
+def _against(member: MetaMember) -> str:
+    return " or ".join(map(repr, member.attacks))
+
+
+def _whole(bench: MetaBench) -> Adapter:
+    """All of the base's parameters but the head, free to move: PMF's meta-training."""
+    model = bench.base.model
+    head = find_head(model)
+    backbone = innermost(model)
+    replaced = {
+        name: nn.Parameter(tensor.detach().clone())
+        for name, tensor in backbone.named_parameters()
+        if name.rpartition(".")[0] != head
+    }
+    card = Card(base_fingerprint=fingerprint(model), start="whole", seed=bench.config.seed)
+    return Adapter(replaced=replaced, card=card)
+
+
+def _perturbation(member: MetaMember, config: MetaTuneConfig) -> WeightPerturbation | None:
+    if member.kind in ("clean", "random-budget-unperturbed") or config.perturbation == "none":
+        return None
+    if config.perturbation == "raw":
+        return RawPerturbation(step=config.perturbation_step)
+    return RelativePerturbation(gamma=config.gamma)
+
+
+def _loss_of(member: MetaMember, bench: MetaBench, adapter: Adapter) -> LossOf:
+    """The loss of one task: the query attacked at the weights of the moment, then CE + weight * KL at the worst ones."""
+    config = bench.config
+    floor, worn = residual(bench.features, adapter), on_residual(adapter)
+    model = nimble(plug(floor, worn, check=False).train())
+    merge = mergeable(bench.features)
+    perturbation = _perturbation(member, config)
+    groups = [[d.a for d in worn.deltas.values()], [d.b for d in worn.deltas.values()]]
+
+    def loss_of(_indices: Tensor, seed: int) -> Tensor:
+        task = bench.tuning.task(bench.sampler, seed, bench.device)
+        if not member.attacks:
+            return _clean_loss(model, task)
+        still = frozen(fold(floor, worn, check=False), config.precision, merge=merge)
+        x_adv = attacked_query(_drawn(member, seed), still, task)
+        return perturbed_loss(lambda: _robust_loss(model, task, x_adv, config), groups, perturbation)
+
+    return loss_of
+
+
+def _drawn(member: MetaMember, seed: int) -> Attack:
+    """The attack of one task: the only one, or one at random where there are several."""
+    chosen = int(torch.randint(len(member.attacks), (1,), generator=generator(seed)))
+    return reseeded(member.attacks[chosen], seed)
+
+
+def attacked_query(attack: Attack, features: nn.Module, task: Task) -> Images:
+    """The query attacked on the nearest centroid of the clean support, under the weights of `features`."""
+    with torch.no_grad():
+        prototypes = prototypes_of(features(task.support).float(), task.support_labels, task.way)
+    return attack(NearestCentroid(features, prototypes), task.query, task.query_labels)
+
+
+def _robust_loss(model: nn.Module, task: Task, x_adv: Images, config: MetaTuneConfig) -> Tensor:
+    # one pass, and prototypes anew at every call: the weights may have been moved in between
+    features = model(torch.cat([task.support, task.query, x_adv]))
+    support, query, attacked = features.split([len(task.support), len(task.query), len(x_adv)])
+    prototypes = prototypes_of(support, task.support_labels, task.way)
+    clean, adversarial = cosine_logits(query, prototypes), cosine_logits(attacked, prototypes)
+    return robust_loss(clean, adversarial, task.query_labels, weight=config.adversarial_weight, kl=config.kl)
+
+
+def _clean_loss(model: nn.Module, task: Task) -> Tensor:
+    support, query = model(torch.cat([task.support, task.query])).split([len(task.support), len(task.query)])
+    prototypes = prototypes_of(support, task.support_labels, task.way)
+    return nn.functional.cross_entropy(cosine_logits(query, prototypes), task.query_labels)
+
+
+def _judge(member: MetaMember, bench: MetaBench, adapter: Adapter, blank: MetaEpoch) -> None:
+    """Measures the adapter of the moment on the validation tasks, and puts both on disk."""
+    merge = mergeable(bench.features)
+    features = frozen(fold(bench.features, adapter, check=False), bench.config.precision, merge=merge)
+    clean, attacked = [], []
+    for index in range(bench.config.validation_episodes):
+        task = bench.validation.task(bench.sampler, index, bench.device)
+        with torch.no_grad():
+            prototypes = prototypes_of(features(task.support).float(), task.support_labels, task.way)
+        model = NearestCentroid(features, prototypes)
+        clean.append(share_right(model, task.query, task.query_labels))
+        if member.attacks:
+            x_adv = _drawn(member, mix(bench.config.seed, index))(model, task.query, task.query_labels)
+            attacked.append(share_right(model, x_adv, task.query_labels))
+    epoch = dataclasses.replace(
+        blank, clean=sum(clean) / len(clean), attacked=sum(attacked) / len(attacked) if attacked else None
+    )
+    save(adapter, epoch.folder)
+    record = dataclasses.asdict(epoch) | {"folder": ""}
+    write_atomically(epoch.folder.with_suffix(".json"), json.dumps(record).encode())
+
+
+@torch.no_grad()
+def share_right(model: nn.Module, x: Images, y: Tensor) -> float:
+    """The share of right answers."""
+    return float((model(x).argmax(1) == y).float().mean())

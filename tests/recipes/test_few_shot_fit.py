@@ -1,0 +1,84 @@
+"""A folder of images becomes an adapter that answers, and what does not do is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from loradar.adapters import load, plug, save, verify
+from loradar.config import FewShotFitConfig
+from loradar.core.errors import BadDataError, BadFileError, WrongBaseError
+from loradar.data import load_source
+from loradar.models import load_base
+from loradar.recipes.few_shot_fit import few_shot_classify, few_shot_fit
+from loradar.recipes.pools import base_of, open_pool
+from tests.recipes.pools import BASES
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_a_folder_of_images_becomes_an_adapter_that_answers(
+    runs: dict[str, Path], support: Path, tmp_path: Path, kind: str
+) -> None:
+    config = FewShotFitConfig(support=str(support), pool=runs[kind], out=tmp_path / "task", copies=1)
+    fitted = few_shot_fit(config)
+    assert fitted.seconds.keys() == {"features", "blend", "trim", "prototypes"}
+    base = load_base(base_of(runs[kind])).model
+    again = load(tmp_path / "task")
+    assert again.card.classes == ("digit0", "digit1", "digit2")
+    assert verify(tmp_path / "task", base) == []
+    pictures = sorted(support.glob("*/*.png"))
+    answers = few_shot_classify(tmp_path / "task", pictures)
+    # the images that made the prototypes: with random weights most, not all, are nearest to their own
+    right = sum(one.answer == path.parent.name for one, path in zip(answers, pictures, strict=True))
+    assert right >= 6
+    images = load_source(str(support), size=(32, 32)).train
+    x, _ = images.fetch(torch.arange(len(images)))
+    plugged = plug(base, again)(x).argmax(1)
+    assert [again.card.classes[i] for i in plugged.tolist()] == [one.answer for one in answers]
+    assert all(0.2 < one.confidence <= 1 for one in answers)
+
+
+def test_a_truncated_fit_says_its_error(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
+    config = FewShotFitConfig(support=str(support), pool=runs["vit"], out=tmp_path / "task", shot=1, rank=1)
+    fitted = few_shot_fit(config)
+    assert fitted.error is not None
+    assert 0 < fitted.error < 1
+    assert {delta.b.shape[1] for delta in load(tmp_path / "task").deltas.values()} == {1}
+
+
+def test_a_pool_of_two_starts_is_refused(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
+    base = load_base(base_of(runs["vit"])).model
+    for name, adapter in open_pool(runs["vit"]).items():
+        delta = next(iter(adapter.deltas.values()))
+        if name == "eps-8" and delta.minus is not None:
+            delta.minus[0].mul_(1.01)
+        save(adapter, tmp_path / "pool" / name, base)
+    with pytest.raises(WrongBaseError, match="different residual weights"):
+        few_shot_fit(
+            FewShotFitConfig(support=str(support), pool=tmp_path, base=base_of(runs["vit"]), out=tmp_path / "t")
+        )
+
+
+def test_a_support_that_does_not_do_is_refused(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
+    settings = {"pool": runs["vit"], "out": tmp_path / "task"}
+    with pytest.raises(BadDataError, match="class 'digit0' has 3 images, 4 shots asked for"):
+        few_shot_fit(FewShotFitConfig(support=str(support), shot=4, **settings))
+    one = tmp_path / "one" / "only"
+    one.mkdir(parents=True)
+    (one / "0.png").write_bytes(next(support.glob("digit0/*.png")).read_bytes())
+    with pytest.raises(BadDataError, match="has 1 class"):
+        few_shot_fit(FewShotFitConfig(support=str(tmp_path / "one"), **settings))
+    for name in "ab":
+        (tmp_path / "broken" / name).mkdir(parents=True)
+        (tmp_path / "broken" / name / "x.png").write_bytes(b"no picture")
+    with pytest.raises(BadDataError, match=r"x\.png cannot be read as an image"):
+        few_shot_fit(FewShotFitConfig(support=str(tmp_path / "broken"), **settings))
+    assert not (tmp_path / "task").exists()
+
+
+def test_images_that_cannot_be_read_are_said_by_name(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
+    few_shot_fit(FewShotFitConfig(support=str(support), pool=runs["vit"], out=tmp_path / "task", keep=1.0))
+    with pytest.raises(BadDataError, match=r"could not read .*nothing\.png"):
+        few_shot_classify(tmp_path / "task", [tmp_path / "nothing.png"])
+    with pytest.raises(BadFileError, match="no adapter of a few-shot task"):
+        few_shot_classify(runs["vit"] / "pool" / "eps-8", [])
