@@ -9,27 +9,6 @@ from loradar.core.errors import BadFileError, WrongBaseError
 from tests.adapters.tiny import Centred, images, resnet, snapshot, trained, vit
 
 
-def test_a_state_comes_back_to_the_bit() -> None:
-    base = resnet()
-    adapter = fresh(base, targets="block-conv1", norm="owned")
-    kept = {name: tensor.clone() for name, tensor in adapter.state().items()}
-    twin, x = plug(base, adapter), images()
-    before = twin(x)
-    for tensor in adapter.state().values():
-        tensor += 1
-    assert not torch.equal(twin(x), before)
-    adapter.load_state(kept)
-    assert torch.equal(twin(x), before)
-
-
-def test_a_state_of_another_adapter_is_refused() -> None:
-    adapter = fresh(resnet(), targets="block-conv1")
-    with pytest.raises(WrongBaseError, match="in one of the two alone"):
-        adapter.load_state({**adapter.state(), "extra": torch.zeros(1)})
-    with pytest.raises(WrongBaseError, match=r"shape \(3,\)"):
-        adapter.load_state({**adapter.state(), "fc.bias": torch.zeros(3)})
-
-
 def test_a_copy_is_of_its_own() -> None:
     base = resnet()
     adapter = trained(base, "block-conv1", start="svd", norm="owned")

@@ -16,7 +16,7 @@ from loradar.adapters.initial import Start, start
 from loradar.adapters.layers import STATISTICS, find_head, find_norms, fused_matrices, is_plain, weight_of
 from loradar.adapters.low_rank import Delta
 from loradar.adapters.targets import find_targets
-from loradar.core.errors import BadConfigError, BadTargetError, WrongBaseError
+from loradar.core.errors import BadConfigError, BadTargetError
 from loradar.core.modules import innermost
 
 
@@ -43,19 +43,6 @@ class Adapter:
         for name, delta in self.deltas.items():
             state |= {f"{name}.lora_A": delta.a.detach(), f"{name}.lora_B": delta.b.detach()}
         return state | {name: tensor.detach() for name, tensor in self.replaced.items()}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Copies a `state()` of this adapter back into its tensors. Raises WrongBaseError where it does not fit."""
-        own = self.state()
-        if odd := set(own) ^ set(state):
-            raise WrongBaseError(f"this state is of another adapter: {sorted(odd)[0]} is in one of the two alone")
-        for name, tensor in own.items():
-            if tensor.shape != state[name].shape:
-                raise WrongBaseError(
-                    f"{name} has shape {tuple(state[name].shape)} in the state; expected {tuple(tensor.shape)}"
-                )
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
 
     def with_card(self, **changes: Any) -> "Adapter":
         """The same tensors under a card with these fields changed."""
