@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loradar.core.errors import BadFileError
-from loradar.core.files import folder_atomically, sha256, write_atomically
+from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
 
 
 def full_disk(*_: object) -> None:
@@ -46,6 +46,18 @@ def test_folder_appears_whole(tmp_path: Path) -> None:
         assert (target / "x").exists()
     assert [p.name for p in target.iterdir()] == ["y"]
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_place_is_ours_where_it_is_free_or_holds_the_marker(tmp_path: Path) -> None:
+    for name in ("empty", "ours", "foreign"):
+        (tmp_path / name).mkdir()
+    for file in ("ours/base.json", "foreign/letter.txt", "file"):
+        (tmp_path / file).touch()
+    for name in ("nowhere", "empty", "ours"):
+        check_place(tmp_path / name, "base.json", "a base")
+    for name in ("foreign", "file"):
+        with pytest.raises(BadFileError, match=f"{name} exists and is not a base; choose another"):
+            check_place(tmp_path / name, "base.json", "a base")
 
 
 def _fail_midway(folder: Path, error: Exception) -> None:

@@ -37,6 +37,13 @@ def test_a_saved_base_gives_the_same_bits(tiny: Base, tmp_path: Path) -> None:
     }
 
 
+def test_a_folder_of_something_else_is_not_replaced(tiny: Base, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(BadFileError, match="exists and is not a base"):
+        save_base(tmp_path, tiny)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
 def test_half_precision_halves_the_file_and_opens_as_float32(tiny: Base, tmp_path: Path) -> None:
     sizes = [
         (save_base(tmp_path / n, tiny, dtype=d) / "model.safetensors").stat().st_size

@@ -19,7 +19,7 @@ from loradar.adapters.low_rank import Delta, narrowed
 from loradar.adapters.model_card import model_card
 from loradar.adapters.plug import check_fits
 from loradar.core.errors import BadFileError, LoradarError
-from loradar.core.files import folder_atomically, sha256, write_atomically
+from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
 from loradar.core.modules import innermost
 
 WEIGHTS, CONFIG, RECORD = "adapter_model.safetensors", "adapter_config.json", "loradar.json"
@@ -57,8 +57,7 @@ def save(adapter: Adapter, folder: str | Path, base: nn.Module | None = None) ->
     folder = Path(folder)
     if base is not None:
         check_fits(base, adapter)
-    if folder.exists() and not (folder / CONFIG).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadFileError(f"{folder} exists and is not an adapter; choose another folder, or remove it")
+    check_place(folder, CONFIG, "an adapter")
     tensors = tensors_of(adapter)
     _check_finite(tensors, "the adapter")
     readable = all(delta.plain for delta in adapter.deltas.values()) and not _misread(adapter, base)

@@ -42,6 +42,12 @@ def make_folder(path: Path) -> None:
         raise BadFileError(f"could not make the folder {path}: {error.strerror or error}; choose another") from error
 
 
+def check_place(folder: Path, marker: str, what: str) -> None:
+    """Raises BadFileError where `folder` holds something else than `what`, which has a file `marker`: it is not ours."""
+    if folder.exists() and not (folder / marker).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadFileError(f"{folder} exists and is not {what}; choose another folder, or remove it")
+
+
 @contextmanager
 def folder_atomically(path: Path) -> Iterator[Path]:
     """A fresh folder to fill; once the block ends well it stands at `path`, in the place of what was there.
@@ -53,7 +59,7 @@ def folder_atomically(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
         temporary.chmod(0o755)
     except OSError as error:
-        raise BadFileError(f"could not write {path}: {error.strerror or error}") from error
+        raise BadFileError(f"could not write {path}: {error.strerror or error}; choose another folder") from error
     try:
         yield temporary
         _swap(temporary, path)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 
 from loradar.core.errors import BadConfigError, BadFileError
-from loradar.core.files import folder_atomically, sha256
+from loradar.core.files import check_place, folder_atomically, sha256
 from loradar.core.modules import innermost
 from loradar.models.backbones import build, canonical
 from loradar.models.base import Base, describe
@@ -56,11 +56,12 @@ def load_folder(folder: Path) -> Base:
 def save_base(folder: Path | str, base: Base, *, dtype: torch.dtype = torch.float32) -> Path:
     """Writes `base` to `folder`, all or nothing, in the format that `load_base` reads. Returns the folder.
 
-    float32 keeps every bit; float16 halves the file. Raises BadFileError where the disk refuses, BadConfigError where
-    the base has no known architecture.
+    float32 keeps every bit; float16 halves the file. Raises BadFileError where the disk refuses or `folder` holds
+    something else than a base, BadConfigError where the base has no known architecture.
     """
     if "architecture" not in base.description:
         raise BadConfigError("the base has no known architecture, so no folder could be opened again; see new_base")
+    check_place(Path(folder), CONFIG, "a base")
     state = innermost(base.model).state_dict()
     cast = {n: (t.to(dtype) if t.is_floating_point() else t).cpu().contiguous() for n, t in state.items()}
     data = save(cast, metadata={"format": "pt"})

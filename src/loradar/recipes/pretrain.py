@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from loradar.config import PretrainConfig
+from loradar.core.files import check_place
 from loradar.core.types import Images, Labels, Progress, Silent
 from loradar.data import Source, Splits, augment, load_source, split
 from loradar.evaluation import NO_ATTACK, Row, predict
 from loradar.models import Base, new_base, quick, save_base
+from loradar.models.folders import CONFIG
 from loradar.recipes.workbench import everything, pick_device
 from loradar.training import FitSettings, clean_loss, fit
 
@@ -22,6 +24,7 @@ def pretrain(config: PretrainConfig, *, progress: Progress | None = None) -> Row
     that was killed goes on where its last checkpoint stands. Raises LoradarError for what the caller can mend.
     """
     progress = progress or Silent()
+    check_place(config.out, CONFIG, "a base")
     source = load_source(config.data)
     splits = split(source, train=config.train, validation=config.validation, reported=config.limit, seed=config.seed)
     base = _fresh(config, source, splits)
