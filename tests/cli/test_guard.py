@@ -93,6 +93,15 @@ BAD = {
     "a level that is none": (["watch", "{work}/in", "--level", "high"], "high"),
     "nothing to watch": (["watch", "{work}/nowhere"], "there is no folder"),
     "an unknown threat": (["build", "{base}", "--respond", "rao=mask", "--attack", "roa"], "the threat 'rao'"),
+    "a threat with a name that is taken": (["build", "{base}", "--attack", "clean=pgd"], "these names are taken"),
+    "a rectangle larger than the images": (
+        ["build", "{base}", "--adapter", "{work}/adapters/roa", "--attack", "roa", "--rectangle", "33"],
+        "a rectangle of 33 pixels does not fit an image of 32",
+    ),
+    "a guard over something else": (["build", "{base}", "--out", "{work}/in"], "exists and is not a guard"),
+    "a guard over a file": (["build", "{base}", "--out", "{work}/broken.png"], "exists and is not a guard"),
+    "events that cannot be written": (["watch", "{work}/in", "--events", "{work}/no/events.jsonl"], "could not write"),
+    "no image": (["classify"], "Missing argument 'images'"),
     "no adapter": (["build", "{base}", "--attack", "roa"], "an adapter at least"),
     "an unknown fusion": (["build", "{base}", "--fusion", "vote"], "fusion is 'vote'"),
     "an audit of nothing": (["audit", "{work}/in"], "expected a guard's folder"),
@@ -111,6 +120,7 @@ def test_bad_input_is_one_line_and_exit_2(
     said = capsys.readouterr()
     assert said.out == ""
     assert says in said.err
+    assert said.err.count("\n") == 1
     assert "Traceback" not in said.err
 
 

@@ -54,3 +54,9 @@ def test_tensors_that_do_not_fit_are_refused(fitted: Identifier) -> None:
     tensors.pop("means")
     with pytest.raises(BadConfigError, match="an identifier has the tensors"):
         Identifier(fitted.labels, tensors)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**40])
+def test_any_seed_fits(seed: int) -> None:
+    features, labels = clouds(8)
+    assert fit_identifier(features, labels, threats=("a", "b"), held=features[:24], seed=seed).labels[0] == "clean"

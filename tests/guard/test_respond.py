@@ -30,3 +30,9 @@ def test_forced_is_always_and_forbidden_never() -> None:
 def test_mistakes_are_said(policy: Policy, says: str) -> None:
     with pytest.raises(BadConfigError, match=says):
         policy.check(("roa", "fia"))
+
+
+@pytest.mark.parametrize("name", ["clean", "unknown"])
+def test_the_names_of_what_is_no_threat_are_taken(name: str) -> None:
+    with pytest.raises(BadConfigError, match="these names are taken"):
+        Policy().check(("roa", name))

@@ -98,7 +98,13 @@ def fit_identifier(features: Tensor, labels: Tensor, *, threats: Sequence[str], 
 
     center, scale = features.mean(0), features.std(0).clamp_min(1e-3)
     values = ((features - center) / scale).double()
-    model = MLPClassifier((HIDDEN,), alpha=1.0, max_iter=300, random_state=seed, batch_size=min(200, len(values)))
+    model = MLPClassifier(
+        (HIDDEN,),
+        alpha=1.0,
+        max_iter=300,
+        random_state=seed % 2**32,  # scikit-learn takes 32 bits without a sign
+        batch_size=min(200, len(values)),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a small set need not be fitted to the last digit
         model.fit(values.numpy(), labels.numpy())

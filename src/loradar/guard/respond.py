@@ -24,7 +24,12 @@ class Policy:
     forbidden: tuple[Measure, ...] = ()
 
     def check(self, threats: tuple[str, ...]) -> None:
-        """Raises BadConfigError for a threat that is not among `threats` or `unknown`, or a measure that is none."""
+        """Raises BadConfigError for a threat that is not among `threats` or `unknown`, or a measure that is none.
+
+        `threats` themselves are called neither `clean` nor `unknown`.
+        """
+        if CLEAN in threats or UNKNOWN in threats:
+            raise BadConfigError(f"a threat is called {CLEAN!r} or {UNKNOWN!r}; these names are taken, choose another")
         known = (*threats, UNKNOWN)
         for threat, measures in self.responses.items():
             if threat not in known:

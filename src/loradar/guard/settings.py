@@ -47,8 +47,6 @@ class GuardSettings:
                 raise BadConfigError(f"the guard has no voter {name!r}; {did_you_mean(name, self.calibrations)}")
         if odd := set(self.specialists) ^ set(self.threats):
             raise BadConfigError(f"{min(odd)!r} is a threat in one of threats and specialists alone; name it in both")
-        if CLEAN in self.threats or UNKNOWN in self.threats:
-            raise BadConfigError(f"a threat is called {CLEAN!r} or {UNKNOWN!r}; these names are taken, choose another")
         if not 0 <= self.abstain <= 1 or not 0 <= self.gate <= 1:
             raise BadConfigError(f"abstain is {self.abstain} and gate {self.gate}; expected probabilities")
         self.policy.check(self.threats)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from loradar.adapters import Adapter, fingerprint, save
 from loradar.config import GuardBuildConfig
 from loradar.core.errors import BadConfigError
-from loradar.core.files import folder_atomically, sha256
+from loradar.core.files import check_place, folder_atomically, sha256
 from loradar.core.types import Attack, Images, Labels, Progress
 from loradar.data import load_source
 from loradar.guard import (
@@ -30,7 +30,9 @@ from loradar.guard import (
     residual_statistics,
     save_guard,
 )
+from loradar.guard.files import RECORD
 from loradar.guard.masking import single_answers
+from loradar.models import Base
 from loradar.recipes.calibration_split import calibration_split, identities
 from loradar.recipes.guard_pool import WEIGHTS, folded, logits_on, named_adapters, parts_of, work_of
 from loradar.recipes.members import named
@@ -48,11 +50,13 @@ def build_guard(config: GuardBuildConfig, *, progress: Progress | None = None) -
 
     What a user can get wrong is said before anything is computed. Raises LoradarError.
     """
+    check_place(config.out, RECORD, "a guard")
     attacks = named(config.attack)
     policy = _policy(config)
     policy.check(tuple(attacks))
     adapters = named_adapters(config.adapter)
     base = open_base(config.base, config.device)
+    masks = _masks(base, config)
     voters = folded(base, adapters)
     source = load_source(config.data, size=base.input_size[1:])
     check_classes(base, source)
@@ -81,7 +85,7 @@ def build_guard(config: GuardBuildConfig, *, progress: Progress | None = None) -
         gate=_threshold(gate, seen, calibrations, config),
         policy=policy,
         window=(config.rectangle, config.rectangle),
-        masker=_masker(bench, voters, seen, config),
+        masker=_masker(bench, voters, seen, masks),
         masks=config.masks,
     )
     costs = work_of(base, voters)
@@ -204,17 +208,21 @@ def _specialist(name: str, attack: Attack, adapters: Mapping[str, Adapter]) -> s
     return next((n for n, adapter in adapters.items() if adapter.card.trained_against == repr(attack)), "")
 
 
-def _masker(bench: Workbench, voters: Mapping[str, nn.Module], seen: _Seen, config: GuardBuildConfig) -> str:
+def _masks(base: Base, config: GuardBuildConfig) -> Tensor:
+    """Those of two-round masking. Raises BadConfigError where the rectangle does not fit the images."""
+    _, height, width = base.input_size
+    return MaskSet(height=config.rectangle, width=config.rectangle, count=config.masks).masks((height, width))
+
+
+def _masker(bench: Workbench, voters: Mapping[str, nn.Module], seen: _Seen, masks: Tensor) -> str:
     """The voter that is right most often on clean held-out images under each single mask."""
     rows = torch.nonzero(seen.held & (seen.kinds == 0)).squeeze(1)[:_MASK_IMAGES]
     x, y = seen.x[rows].to(bench.device), seen.y[rows].to(bench.device)
-    mask_set = MaskSet(height=config.rectangle, width=config.rectangle, count=config.masks)
-    masks = mask_set.masks((x.shape[2], x.shape[3])).to(bench.device)
 
     def right(name: str) -> int:
         model = bench.frozen(voters[name])
         with torch.inference_mode():
-            answers = single_answers(model, x, masks)
+            answers = single_answers(model, x, masks.to(bench.device))
         return int((answers == y[:, None]).sum())
 
     return max(voters, key=right)
