@@ -15,7 +15,7 @@ from rich.table import Table
 
 from loradar.cli.flags import command
 from loradar.config import GuardAuditConfig, GuardBuildConfig
-from loradar.core.errors import BadDataError
+from loradar.core.errors import BadDataError, BadFileError
 
 if TYPE_CHECKING:
     from loradar.guard import Event
@@ -93,6 +93,8 @@ def _watch(
     from loradar.recipes.guard_serve import pictures_below
 
     pictures_below(incoming)
+    if events is not None:
+        _append(events, "")  # what cannot be written is said now, not at the first alarm
     traffic = _open(folder, base, level, window)
     if not out.is_terminal:
         for found, decided in _stream(traffic, incoming, every, once):
@@ -136,10 +138,17 @@ def _stream(traffic: "Traffic", incoming: Path, every: float, once: bool) -> "It
 def _note(decided: "list[Event]", place: Path | None) -> None:
     for event in decided:
         if place is not None:
-            with place.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dataclasses.asdict(event)) + "\n")
+            _append(place, json.dumps(dataclasses.asdict(event)) + "\n")
         if event.kind != "measures":
             err.print(f"{event.kind}: {event.reason}", style="bold", markup=False, highlight=False, soft_wrap=True)
+
+
+def _append(place: Path, text: str) -> None:
+    try:
+        with place.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise BadFileError(f"could not write {place}: {error.strerror or error}; choose another file") from error
 
 
 def _state(traffic: "Traffic") -> str:

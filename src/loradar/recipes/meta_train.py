@@ -60,6 +60,7 @@ class MetaBench:
     validation: Domain
     sampler: Sampler
     features: nn.Module
+    settings: FitSettings
     progress: Progress
 
     @property
@@ -82,17 +83,7 @@ def train_member(member: MetaMember, bench: MetaBench, start: Adapter) -> None:
         parameters=adapter.parameters(),
         state={**adapter.state(), "epoch-loss": sums},
         count=config.episodes,
-        settings=FitSettings(
-            epochs=config.epochs,
-            batch_size=1,
-            optimizer="sgd",
-            learning_rate=config.learning_rate,
-            momentum=config.momentum,
-            nesterov=False,
-            schedule="cosine",
-            warm_up=config.warm_up,
-            seed=config.seed,
-        ),
+        settings=bench.settings,
         checkpoint=folder / "checkpoint.safetensors",
         run=f"{member!r} {config.model_dump_json(exclude={'out', 'device', *FREE})}",
     )

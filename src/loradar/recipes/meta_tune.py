@@ -13,6 +13,7 @@ from loradar.recipes.meta_train import FREE, MetaBench, train_member
 from loradar.recipes.pools import targets_of
 from loradar.recipes.tasks import Domain, first_of_each, split_classes
 from loradar.recipes.workbench import claim, open_base
+from loradar.training import FitSettings
 
 
 def meta_tune(config: MetaTuneConfig, *, progress: Progress | None = None) -> Path:
@@ -34,6 +35,7 @@ def meta_tune(config: MetaTuneConfig, *, progress: Progress | None = None) -> Pa
         validation=validation,
         sampler=sampler,
         features=without_head(base.model),
+        settings=_settings(config),
         progress=progress or Silent(),
     )
     start = _start(bench, "start")
@@ -59,6 +61,20 @@ def _domains(config: MetaTuneConfig, base: Base) -> tuple[Domain, Domain]:
     return (
         Domain(name="tuning data", images=tuning, seed=config.seed),
         Domain(name="validation data", images=held_out, seed=config.seed),
+    )
+
+
+def _settings(config: MetaTuneConfig) -> FitSettings:
+    return FitSettings(
+        epochs=config.epochs,
+        batch_size=1,
+        optimizer="sgd",
+        learning_rate=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=False,
+        schedule="cosine",
+        warm_up=config.warm_up,
+        seed=config.seed,
     )
 
 
