@@ -22,6 +22,10 @@ def test_yaml_and_toml_say_the_same(tmp_path: Path) -> None:
         ({"base": "b", "epochs": "many"}, "epochs is 'many'"),
         ({"base": "b", "rank": 0}, "rank is 0"),
         ({"base": "b", "start": "ones"}, "start is 'ones'"),
+        ({"base": "b", "learning_rate": float("inf")}, "learning_rate is inf; input should be a finite number"),
+        ({"base": "b", "epochs": True}, "epochs is True; expected a number or text"),
+        ({"base": "b", "flip": 3}, "flip is 3"),
+        ({"base": "b", "attacks": "roa"}, "attacks is 'roa'; input should be a valid list"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(settings: dict[str, object], says: str) -> None:

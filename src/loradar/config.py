@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from loradar.core.errors import BadConfigError, did_you_mean
 
@@ -16,11 +17,19 @@ Count = int | None
 class Config(BaseModel):
     """What every command that computes has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware is faster.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
     seed: int = Field(0, description="Seeds the splits, the start, the order and the augmentation.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        # YAML reads yes as true, and pydantic would take that for 1
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise PydanticCustomError("truth", "expected a number or text (quote it where it is a word)")
+        return value
 
 
 class DataConfig(Config):
