@@ -89,12 +89,19 @@ def test_inspect_shows_what_the_targets_hit() -> None:
 BAD = {
     "no such base": (["audit", "resnet81"], "resnet81"),
     "an unknown attack": (["audit", "{base}", "--attack", "pdg"], "did you mean 'pgd'"),
+    "an unknown setting of a preset": (["audit", "{base}", "--attack", "roa-quick:hight=3"], "did you mean 'height'"),
     "an unknown threat": (["audit", "{base}", "--threat", "adaptable"], "threat"),
     "an unknown target": (["harden", "{base}", "--targets", "layer5.0.conv1"], "did you mean 'layer"),
     "a rank above the limit": (["harden", "{base}", "--rank", "999"], "rank 999 exceeds"),
     "an empty split": (["harden", "{base}", "--train", "999999"], "999999 training images"),
     "an unknown config key": (["harden", "{base}", "--config", "{config}"], "did you mean 'epochs'"),
     "a number that is none": (["harden", "{base}", "--epochs", "ten"], "epochs is 'ten'"),
+    "a number without an end": (["harden", "{base}", "--learning-rate", "inf"], "learning_rate is 'inf'"),
+    "an unknown flag": (["harden", "{base}", "--epoch", "3"], "see `loradar harden --help`"),
+    "a flag that takes no value": (["harden", "{base}", "--flip=maybe"], "does not take a value"),
+    "an unknown command": (["hardn"], "Did you mean 'harden'"),
+    "a word too many": (["audit", "{base}", "again"], "unexpected extra argument"),
+    "a base over something else": (["pretrain", "--out", "{foreign}"], "exists and is not a base"),
     "no such data": (["audit", "{base}", "--data", "nowhere/at/all"], "nowhere/at/all"),
     "a pickle for a base": (["audit", "{pickle}:architecture=resnet18,num_classes=10"], "more than tensors"),
     "no adapter": (["adapters", "verify", "{empty}", "--base", "{base}"], "adapter"),
@@ -115,6 +122,8 @@ def places(trained: Path, base_folder: Path, tmp_path_factory: pytest.TempPathFa
 
     folder = tmp_path_factory.mktemp("bad")
     (folder / "empty").mkdir()
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "letter.txt").touch()
     (folder / "c.yaml").write_text("epoch: 3\n")
     (folder / "model.pt").write_bytes(pickle.dumps({"a": print}))
     adapter = trained / "run" / "adapters" / "pgd-steps1"
@@ -126,7 +135,7 @@ def places(trained: Path, base_folder: Path, tmp_path_factory: pytest.TempPathFa
         file.write_bytes(data[:-100] if name == "short" else data)
     other = save_base(folder / "other", new_base("timm:test_resnet", num_classes=10, input_size=(3, 32, 32), seed=2))
     paths = {"base": base_folder, "other": other, "adapter": adapter, "config": folder / "c.yaml"}
-    return paths | {"pickle": folder / "model.pt"} | {n: folder / n for n in ("empty", "short", "flipped")}
+    return paths | {"pickle": folder / "model.pt"} | {n: folder / n for n in ("empty", "foreign", "short", "flipped")}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -137,7 +146,7 @@ def test_bad_input_is_one_line_and_exit_2(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # in this process: fifteen starts of Python would take a minute; that exit codes reach the shell is shown below
+    # in this process: so many starts of Python would take minutes; that exit codes reach the shell is shown below
     from loradar.cli import main
 
     args, says = BAD[case]
@@ -158,3 +167,31 @@ def test_exit_2_reaches_the_shell(base_folder: Path) -> None:
     done = loradar("audit", base_folder, "--attack", "pdg")
     assert done.returncode == 2
     assert done.stderr.strip() == "loradar: unknown attack 'pdg'; did you mean 'pgd'?"
+
+
+def test_nothing_said_is_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from loradar.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["loradar", "adapters"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert "verify" in said.out
+    assert said.err == ""
+
+
+def test_a_stopped_run_is_told_how_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from loradar.cli import main
+
+    def stop(_folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("loradar.cli.show.listing", stop)
+    monkeypatch.setattr(sys, "argv", ["loradar", "adapters", "list"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on from here\n"

@@ -80,6 +80,7 @@ BAD = {
     "no support": (["fit", "nowhere", "--pool", "{pool}"], "there is no data 'nowhere'"),
     "no pool": (["fit", "{support}", "--pool", "nowhere"], "nowhere holds no pool"),
     "no adapter": (["classify", "{support}", "x.png"], "adapter"),
+    "no picture": (["classify", "{support}"], "Missing argument 'images'"),
     "a domain too small": (
         ["eval", "--pool", "{pool}", "--domain", "a={support}"],
         "5 classes a task asked for, 3 are there",

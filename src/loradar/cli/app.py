@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -38,6 +38,9 @@ few_shot = typer.Typer(no_args_is_help=True, help="A few labelled images of a ne
 app.add_typer(few_shot, name="few-shot")
 app.add_typer(guard, name="guard")
 out, err = Console(), Console(stderr=True)
+_STOPPED = 130
+_UsageError: Any = typer.BadParameter.mro()[1]
+"""Of click, or of the copy that newer versions of typer carry: both have it there, neither under a public name."""
 
 
 @command(app, "pretrain", PretrainConfig)
@@ -198,13 +201,24 @@ def _version() -> None:
 def main() -> None:
     """Runs the command; a user's mistake is one line on standard error and exit code 2."""
     try:
-        app()
+        code = app(prog_name="loradar", standalone_mode=False) or 0
     except LoradarError as error:
-        err.print(f"loradar: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        _refuse(str(error))
+    except _UsageError as error:
+        # no message where the help was asked for by saying nothing: it is on the screen by now
+        if said := " ".join(error.format_message().split()).rstrip("."):
+            _refuse(f"{said}; see `{error.ctx.command_path if error.ctx else 'loradar'} --help`")
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = _STOPPED
+    if code == _STOPPED:
         err.print("stopped; the same command goes on from here")
-        sys.exit(130)
+    sys.exit(code)
+
+
+def _refuse(line: str) -> NoReturn:
+    err.print(f"loradar: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

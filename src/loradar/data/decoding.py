@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from loradar.core.errors import BadDataError
@@ -39,6 +39,8 @@ def decode(data: bytes, name: str, *, size: tuple[int, int] | None = None, scale
         return _decode(data, size, scale)
     except BadDataError as error:
         raise BadDataError(f"{name} {error}") from error
+    except UnidentifiedImageError as error:  # which would say an address in memory
+        raise BadDataError(f"{name} cannot be read as an image (its format is unknown); mend or remove it") from error
     except Exception as error:  # a broken picture can raise almost anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadDataError(f"{name} cannot be read as an image ({reason}); mend or remove it") from error
