@@ -29,7 +29,10 @@ check: $(READY) ## Lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## Time attacks and training beside their peers; JSON under benchmarks/results
+bench: $(READY) ## Time us beside our peers; JSON under benchmarks/results. CRAFTING='--base FOLDER --data SOURCE' for strength
+	for claim in pgd roa roa-exhaustive fia; do $(BIN)/python -m benchmarks.crafting $$claim $(CRAFTING) || exit 1; done
+	$(BIN)/python -m benchmarks.robust_step
+	$(BIN)/python -m benchmarks.switching
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.few_shot
