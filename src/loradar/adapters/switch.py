@@ -32,6 +32,11 @@ class AdapterSwitch(nn.Module):
         for name, adapter in (adapters or {}).items():
             self.add(name, adapter)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the adapters that can be used."""
+        return tuple(self._twins)
+
     def add(self, name: str, adapter: Adapter) -> None:
         """Makes `adapter` ready under `name`, in the place of one of that name; the one in use stays in use.
 
@@ -62,9 +67,6 @@ class AdapterSwitch(nn.Module):
         if name not in self._twins:
             raise BadConfigError(f"no adapter {name!r} here; {did_you_mean(name, self._twins)}")
         return self._twins[name]
-
-    def __len__(self) -> int:
-        return len(self._twins)
 
     def forward(self, x: Images) -> Tensor:
         logits: Tensor = self.model(x)
