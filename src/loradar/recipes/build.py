@@ -29,7 +29,7 @@ PRESETS: dict[str, str] = {
     "roa-quick-exhaustive": "roa:search=coarse,steps=15,step=0.3,schedule=linear,momentum=0.5",
     "fia-quick": "fia:masks=10,step=4.8/255,schedule=linear,momentum=0.9",
 }
-"""As strong as the attack of the paper for less work (`benchmarks/crafting.py`)."""
+"""The attacks of the papers for less work: how strong each is beside them, `python -m benchmarks.crafting` says."""
 
 BALLS: dict[str, Callable[..., Linf | L2]] = {"linf": Linf, "l2": L2}
 
