@@ -192,3 +192,9 @@ def test_a_layer_that_wears_a_composed_weight_is_not_merged() -> None:
     merged = plug(base, adapter, merge=[("conv1", "bn1")])
     assert isinstance(innermost(merged).get_submodule("bn1"), nn.BatchNorm2d)
     torch.testing.assert_close(merged(images()), plug(base, adapter)(images()))
+
+
+def test_a_pair_that_is_none_is_refused() -> None:
+    base = resnet()
+    with pytest.raises(BadTargetError, match="no convolution and its normalisation"):
+        plug(base, trained(base, "block-conv1", seed=0), merge=[("bn1", "conv1")])

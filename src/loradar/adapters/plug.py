@@ -34,7 +34,7 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterab
     inputs. Logits and gradients are then the same but for rounding, and the merged weights are the twin's own.
 
     Raises WrongBaseError where the adapter was made for another base (`check=False` skips the hash of the weights, not
-    the shapes) or is on another device.
+    the shapes) or is on another device, BadTargetError for a pair in `merge` that is none.
     """
     check_fits(base, adapter, hashed=check)
     twin = _twin(base)
@@ -94,11 +94,14 @@ def _merge(backbone: nn.Module, adapter: Adapter, pairs: Iterable[tuple[str, str
         return gains
     for first, second in pairs:
         convolution, norm = backbone.get_submodule(first), backbone.get_submodule(second)
-        composed = first in adapter.deltas and not adapter.deltas[first].plain
-        if composed or not isinstance(convolution, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
-            continue
+        if not (isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+            raise BadTargetError(
+                f"{first}, {second}: no convolution and its normalisation; take what mergeable() gives"
+            )
         mean, variance = norm.running_mean, norm.running_var
         if mean is None or variance is None:
+            raise BadTargetError(f"{second} keeps no running statistics to merge; take what mergeable() gives")
+        if first in adapter.deltas and not adapter.deltas[first].plain:
             continue
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
             convolution.weight, convolution.bias, mean, variance, norm.eps, norm.weight, norm.bias
