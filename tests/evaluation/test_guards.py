@@ -18,6 +18,7 @@ FOUND = Identification(
     auroc={"roa": 0.97},
     error=0.02,
     unfitted={"fgsm": {"roa": 4, "unknown": 2}, "blur": {"clean": 3, "unknown": 3}},
+    sure={"fgsm": 3, "blur": 0},
 )
 
 
@@ -25,6 +26,7 @@ def test_counts_of_names() -> None:
     assert FOUND.right == (17, 20)
     assert FOUND.alarms == (1, 10)
     assert FOUND.unnamed == (8, 12)
+    assert FOUND.doubted == (9, 12)
 
 
 def test_a_confusion_that_is_not_square_is_refused() -> None:

@@ -26,9 +26,20 @@ def test_statistics_tell_noise_and_rectangles_apart() -> None:
     clean, patch, noise = (
         residual_statistics(v, window=(5, 5)) for v in (x, *(toys.attacked(k, x) for k in toys.THREATS))
     )
-    assert clean.shape == (4, 20)
+    assert clean.shape == (4, 50)
     assert bool((noise[:, 0] > clean[:, 0] + 1).all())
     assert bool((patch[:, 3] > noise[:, 3] + 0.5).all())
+
+
+def test_noise_in_colour_is_seen_where_brightness_hides_it() -> None:
+    x = 0.5 + 0.2 * torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0)).expand(-1, 3, -1, -1).clamp(
+        -1, 1
+    )
+    noise = 0.01 * torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    clean, noisy = (residual_statistics(v, window=(5, 5)) for v in (x, x + noise))
+    assert bool((noisy[:, 19:49] > clean[:, 19:49] + 1).all())
+    assert bool((noisy[:, :19] < clean[:, :19] + 0.1).all())
+    assert residual_statistics(x[:, :1], window=(5, 5)).shape == (4, 20)
 
 
 def test_features_have_gradients() -> None:

@@ -57,7 +57,7 @@ def short(folder: Path) -> None:
     [
         (lambda folder: (folder / "guard.json").unlink(), "cannot read"),
         (lambda folder: (folder / "guard.json").write_text("{"), "is not JSON"),
-        (changed("schema", 2), "another schema"),
+        (changed("schema", 1), "another schema"),
         (changed("costs", "much"), "is damaged: costs"),
         (short, "truncated or changed"),
     ],

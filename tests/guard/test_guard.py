@@ -32,7 +32,7 @@ def test_it_answers_what_its_rule_says_of_its_voters(guard: Guard, x: Tensor, ru
         shared = whole.enter(x)
         log_probs = torch.stack([whole.opinion(v, shared) for v in range(3)])
         expected = FUSIONS[rule](whole.opinions(log_probs, verdict.posterior))
-    assert torch.equal(verdict.logits, expected)
+    torch.testing.assert_close(verdict.logits, expected)
     assert torch.equal(verdict.answers, expected.argmax(1))
     torch.testing.assert_close(verdict.passes, torch.full((len(x),), 2.2))
 
@@ -52,6 +52,16 @@ def test_a_routed_image_is_its_specialists(guard: Guard, x: Tensor) -> None:
     for i, label in enumerate(named.tolist()):
         if label in (1, 2):
             torch.testing.assert_close(verdict.logits[i], verdict.log_probs[label, i])
+
+
+def test_a_prior_moves_names_towards_clean_and_leaves_the_answers(guard: Guard, x: Tensor) -> None:
+    plain, cautious = guard.altered(cascade=False), guard.altered(cascade=False, prior={"clean": 1e6})
+    with torch.no_grad():
+        before, after = plain.judge(x), cautious.judge(x)
+    weighted = before.posterior * torch.tensor([1e6, *[1.0] * (before.posterior.shape[1] - 1)])
+    torch.testing.assert_close(after.posterior, weighted / weighted.sum(1, keepdim=True))
+    assert int((after.posterior.argmax(1) == 0).sum()) > int((before.posterior.argmax(1) == 0).sum())
+    torch.testing.assert_close(after.logits, before.logits)
 
 
 def test_the_cascade_asks_adapters_only_about_what_does_not_look_clean(guard: Guard, x: Tensor) -> None:
@@ -210,6 +220,8 @@ def test_without_hard_choices_the_surrogate_is_the_guard(guard: Guard, x: Tensor
         ({"masker": "pach"}, "no voter 'pach'; did you mean 'patch'"),
         ({"specialists": {"patch": "patch"}}, "'noise' is a threat in one of"),
         ({"abstain": 1.5}, "expected probabilities"),
+        ({"prior": {"clean": 0.0}}, "expected a number above 0"),
+        ({"prior": {"cats": 2.0}}, "any of clean, patch"),
         ({"policy": Policy(responses={"pach": ("mask",)})}, "names the threat 'pach'"),
         ({"threats": ("clean",), "specialists": {"clean": ""}}, "these names are taken"),
         ({"calibrations": {}}, "the base and an adapter at least"),

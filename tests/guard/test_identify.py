@@ -18,8 +18,8 @@ def clouds(count: int, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="module")
 def fitted() -> Identifier:
     features, labels = clouds(60)
-    held, _ = clouds(40, seed=1)
-    return fit_identifier(features, labels, threats=("a", "b"), held=held[:120], seed=0)
+    held, kinds = clouds(40, seed=1)
+    return fit_identifier(features, labels, threats=("a", "b"), held=held[:120], held_labels=kinds[:120], seed=0)
 
 
 def test_it_names_what_it_knows(fitted: Identifier) -> None:
@@ -34,17 +34,30 @@ def test_what_is_far_from_everything_is_unknown(fitted: Identifier) -> None:
     assert fitted(far).argmax(1).tolist() == [3, 3, 3]
 
 
+def test_of_each_known_label_few_are_far() -> None:
+    features, labels = clouds(60)
+    (held, _), kinds = clouds(400, seed=1), torch.arange(3).repeat_interleave(400)
+    held = held[:1200]
+    held[kinds == 1, 1:] *= 3  # one label is spread wider than the others: it must not be the one to pay
+    fitted = fit_identifier(features, labels, threats=("a", "b"), held=held, held_labels=kinds, far=0.05, seed=0)
+    shares = [float(fitted.is_far(held[kinds == kind]).float().mean()) for kind in range(3)]
+    assert shares[1] == max(shares)
+    assert 0.04 < shares[1] <= 0.051
+
+
 def test_the_same_seed_fits_the_same(fitted: Identifier) -> None:
     features, labels = clouds(60)
-    held, _ = clouds(40, seed=1)
-    again = fit_identifier(features, labels, threats=("a", "b"), held=held[:120], seed=0)
+    held, kinds = clouds(40, seed=1)
+    again = fit_identifier(features, labels, threats=("a", "b"), held=held[:120], held_labels=kinds[:120], seed=0)
     assert torch.equal(again(features), fitted(features))
 
 
 def test_a_label_without_images_is_refused() -> None:
     features, labels = clouds(10)
     with pytest.raises(BadConfigError, match="'b' has 0 calibration images"):
-        fit_identifier(features[labels != 2], labels[labels != 2], threats=("a", "b"), held=features, seed=0)
+        fit_identifier(
+            features[labels != 2], labels[labels != 2], threats=("a", "b"), held=features, held_labels=labels, seed=0
+        )
 
 
 def test_tensors_that_do_not_fit_are_refused(fitted: Identifier) -> None:
@@ -59,4 +72,6 @@ def test_tensors_that_do_not_fit_are_refused(fitted: Identifier) -> None:
 @pytest.mark.parametrize("seed", [-1, 2**40])
 def test_any_seed_fits(seed: int) -> None:
     features, labels = clouds(8)
-    assert fit_identifier(features, labels, threats=("a", "b"), held=features[:24], seed=seed).labels[0] == "clean"
+    held, kinds = features[:24], labels[:24]
+    found = fit_identifier(features, labels, threats=("a", "b"), held=held, held_labels=kinds, seed=seed)
+    assert found.labels[0] == "clean"

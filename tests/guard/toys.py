@@ -58,11 +58,12 @@ def features(voters: dict[str, nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
 
 def identifiers(voters: dict[str, nn.Module]) -> tuple[Identifier, Identifier]:
     every, labels = _fitting(voters, 96, seed=0)
-    apart, _ = _fitting(voters, 48, seed=1)
+    apart, kinds = _fitting(voters, 48, seed=1)
+    known = kinds < 3
     found = []
     for part in (0, 1):
-        held = apart[part][: 3 * 48]
-        found.append(fit_identifier(every[part], labels, threats=THREATS, held=held, seed=0))
+        held = apart[part][known]
+        found.append(fit_identifier(every[part], labels, threats=THREATS, held=held, held_labels=kinds[known], seed=0))
     return found[0], found[1]
 
 

@@ -10,7 +10,7 @@ from loradar.evaluation.few_shot import (
     read_few_shot_report,
     write_few_shot_report,
 )
-from loradar.evaluation.guards import Cost, CostPoint, Identification, Reliability, Suspect
+from loradar.evaluation.guards import CONFIDENT, Cost, CostPoint, Identification, Reliability, Suspect
 from loradar.evaluation.leak import Leak, Sign, leak_test
 from loradar.evaluation.measure import NO_ATTACK, Row, accuracy_row, craft, device_of, predict
 from loradar.evaluation.names import labels, short_names
@@ -30,6 +30,7 @@ from loradar.evaluation.sanity import Check, check_masking, check_transfer
 from loradar.evaluation.versions import versions
 
 __all__ = [
+    "CONFIDENT",
     "NO_ATTACK",
     "BlendWeights",
     "Check",

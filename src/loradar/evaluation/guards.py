@@ -11,15 +11,19 @@ from torch import Tensor
 from loradar.core.errors import BadConfigError
 from loradar.evaluation.pictures import LARGEST, png
 
+CONFIDENT = 0.9
+"""The probability from which a name counts as given with confidence."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Identification:
     """Names given to attacks, against what was really done to the images.
 
     `confusion[i][j]` counts images of `labels[i]` that were named `labels[j]`; the row of "unknown" holds threats that the
-    identifier was not fitted on, which `unfitted` counts one by one, by name given. `false_alarms` is the share of clean
-    images suspected at the threshold that detects 95 % of the attacked ones; `auroc` of each threat against clean, by the
-    probability of not being clean; `error` the expected calibration error of the names.
+    identifier was not fitted on, which `unfitted` counts one by one, by name given; `sure` counts those among them that got a
+    threat's name with a probability of CONFIDENT or more. `false_alarms` is the share of clean images suspected at the
+    threshold that detects 95 % of the attacked ones; `auroc` of each threat against clean, by the probability of not being
+    clean; `error` the expected calibration error of the names.
     """
 
     labels: tuple[str, ...]
@@ -28,6 +32,7 @@ class Identification:
     auroc: Mapping[str, float]
     error: float
     unfitted: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    sure: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.confusion) != len(self.labels) or any(len(row) != len(self.labels) for row in self.confusion):
@@ -50,6 +55,12 @@ class Identification:
         counts = list(self.unfitted.values())
         last = self.labels[-1]
         return sum(c.get(last, 0) + c.get(self.labels[0], 0) for c in counts), sum(sum(c.values()) for c in counts)
+
+    @property
+    def doubted(self) -> tuple[int, int]:
+        """Images of unfitted threats that got no threat's name with confidence, and how many there were."""
+        _, count = self.unnamed
+        return count - sum(self.sure.values()), count
 
 
 @dataclass(frozen=True, kw_only=True)

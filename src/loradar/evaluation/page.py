@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from loradar.evaluation.guard_plots import cost_svg, reliability_svg
+from loradar.evaluation.guards import CONFIDENT
 from loradar.evaluation.leak import RULE
 from loradar.evaluation.measure import Row
 from loradar.evaluation.names import flat, labels, readable, short_names
@@ -80,6 +81,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "names": short_names(attacks),
         "base_size": base_size,
         "rule": RULE,
+        "confident": CONFIDENT,
     }
 
 

@@ -13,11 +13,12 @@ _LEAST = 1e-6
 
 
 def residual_statistics(x: Images, *, window: tuple[int, int]) -> Tensor:
-    """(batch, 20) statistics of what smoothing takes away: noise over the whole image, and one loud rectangle.
+    """(batch, 5 + 15 * C) statistics of what smoothing takes away: noise over the whole image, and one loud rectangle.
 
-    Logarithms of: mean absolute residual of first and second order; 15 bands of the 8 x 8 block DCT, low to high; the
-    largest residual energy in a rectangle of `window` (height, width), and that over the mean. Last, the largest share of
-    extreme pixel values in such a rectangle above that of the image.
+    Logarithms of: mean absolute residual of first and second order; the largest residual energy in a rectangle of `window`
+    (height, width), and that over the mean; 15 bands of the 8 x 8 block DCT, low to high, of all channels, then of each
+    difference of neighbouring channels. Photographs have little fine detail in colour, perturbations as much as in
+    brightness. Last, the largest share of extreme pixel values in such a rectangle above that of the image.
     """
     residual = highpass(x)
     noise = [residual.abs().mean((1, 2, 3)), highpass(residual).abs().mean((1, 2, 3))]
@@ -30,6 +31,7 @@ def residual_statistics(x: Images, *, window: tuple[int, int]) -> Tensor:
         [
             logarithms.clamp_min(_LEAST).log(),
             _bands(x).clamp_min(_LEAST).log(),
+            *(_bands(colour[:, None]).clamp_min(_LEAST).log() for colour in x.diff(dim=1).unbind(1)),
             (extreme.amax(1) - extreme.mean(1))[:, None],
         ],
         dim=1,

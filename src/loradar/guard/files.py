@@ -15,7 +15,7 @@ from loradar.guard.identify import Identifier
 from loradar.guard.settings import GuardSettings
 
 RECORD, TENSORS = "guard.json", "guard.safetensors"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,8 @@ ABSTAINED = -1
 class Verdict:
     """What a guard says of a batch.
 
-    `logits` (batch, classes); `answers` (batch,), -1 where it abstains; `posterior` (batch, labels); `log_probs`
+    `logits` (batch, classes); `answers` (batch,), -1 where it abstains; `posterior` (batch, labels), under the settings' prior,
+    whose largest names the image; `log_probs`
     (voters, batch, classes), NaN for adapters that were not asked; `gate` (batch,) the gate's probability of clean;
     `passes` (batch,) the work, in forward passes of the base; `measured` (batch,) bool, whether the response changed
     anything about how the image was judged.
@@ -43,7 +44,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Consulted:
-    """What all voters together say of images: fields as in `Verdict`."""
+    """What all voters together say of images: fields as in `Verdict`, but for the prior, which `posterior` is without."""
 
     logits: Logits
     posterior: Tensor
@@ -78,6 +79,7 @@ class Guard(nn.Module):
     temperatures: Tensor
     weights: Tensor
     route: Tensor
+    odds: Tensor
     costs: Tensor
     digest: Tensor
 
@@ -133,7 +135,7 @@ class Guard(nn.Module):
         return Verdict(
             logits=answer,
             answers=answers.masked_fill(confidence < settings.abstain, ABSTAINED),
-            posterior=torch.where(skipped[:, None], passed, full.posterior),
+            posterior=self.in_traffic(torch.where(skipped[:, None], passed, full.posterior).log()).exp(),
             log_probs=full.log_probs,
             gate=passed[:, 0],
             passes=asked,
@@ -157,6 +159,10 @@ class Guard(nn.Module):
     def log_probs(self, shared: tuple[Tensor, ...]) -> Tensor:
         """(voters, batch, classes) the opinion of each."""
         return torch.stack([self.opinion(voter, shared) for voter in range(len(self.tails))])
+
+    def in_traffic(self, log_posterior: Tensor) -> Tensor:
+        """(batch, labels) the identifier's log-posterior, for which every kind is as frequent, under the settings' prior."""
+        return (log_posterior + self.odds).log_softmax(1)
 
     def opinions(self, log_probs: Tensor, posterior: Tensor) -> Opinions:
         """What the fusion rule is given: those voters whose votes count."""
@@ -182,7 +188,7 @@ class Guard(nn.Module):
         taken = [self.settings.policy.taken(label, self.settings.level) for label in self.settings.labels]
         if not any(taken):
             return verdict
-        names = verdict.posterior.argmax(1)
+        names = self.in_traffic(verdict.posterior.log()).argmax(1)
         changed, moved = x, torch.zeros_like(verdict.measured)
         for measure, transform in transforms(self.settings.window).items():
             rows = torch.tensor([measure in measures for measures in taken], device=x.device)[names]

@@ -12,7 +12,6 @@ from loradar.guard.respond import CLEAN, UNKNOWN
 
 _PARTS = ("center", "scale", "weight_in", "bias_in", "weight_out", "bias_out", "means", "precision", "limits")
 HIDDEN = 48
-_FAR = 0.98
 
 
 class Identifier(nn.Module):
@@ -73,6 +72,10 @@ class Identifier(nn.Module):
         near = scores.log_softmax(1) + F.logsigmoid(-beyond)
         return torch.cat([near[:, :-1], torch.logaddexp(near[:, -1:], F.logsigmoid(beyond))], dim=1)
 
+    def is_far(self, features: Tensor) -> Tensor:
+        """(batch,) whether `features` lie farther from everything known than nearly all calibration images did."""
+        return self.distance((features.float() - self.center) / self.scale) > self.limits[0]
+
     def distance(self, values: Tensor) -> Tensor:
         """(batch,) Mahalanobis distance of scaled features to the nearest label's mean, per feature."""
         gaps = values[:, None] - self.means[None]
@@ -80,10 +83,20 @@ class Identifier(nn.Module):
         return (squares / values.shape[1] + 1e-12).sqrt()
 
 
-def fit_identifier(features: Tensor, labels: Tensor, *, threats: Sequence[str], held: Tensor, seed: int) -> Identifier:
+def fit_identifier(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    threats: Sequence[str],
+    held: Tensor,
+    held_labels: Tensor,
+    far: float = 0.02,
+    seed: int,
+) -> Identifier:
     """Fits on `features` (n, k) with `labels` (n,): 0 for clean, 1 + i for threat i, the last for stand-ins of unknown.
 
-    `held` (m, k) are features of known labels that the perceptron has not seen: all but 2 % of them count as near.
+    `held` (m, k) are features of known labels, `held_labels` (m,), that the perceptron has not seen: of each label all but
+    the share `far` count as near.
     Raises BadConfigError where a label has fewer than 2 images.
     """
     names = (CLEAN, *threats, UNKNOWN)
@@ -124,6 +137,6 @@ def fit_identifier(features: Tensor, labels: Tensor, *, threats: Sequence[str], 
     }
     found = Identifier(names, tensors)
     distances = found.distance((held.float() - found.center) / found.scale)
-    limit = torch.quantile(distances, _FAR)
+    limit = torch.stack([torch.quantile(distances[held_labels == i], 1 - far) for i in set(held_labels.tolist())]).max()
     found.limits.copy_(torch.stack([limit, ((limit - distances.median()) / 8).clamp_min(1e-3)]))
     return found

@@ -1,5 +1,6 @@
 """What a guard is, besides its models and its identifier."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +21,9 @@ class GuardSettings:
 
     `specialists` names the voter for each threat ("" where none is: all of them are heard then). An answer of less
     `abstain` confidence is none. With `cascade`, an image that the gate takes for clean with probability `gate` or more
-    gets the base's answer, while the level is calm and no measure is forced. `masker` is the voter that masking asks.
+    gets the base's answer, while the level is calm and no measure is forced. `prior` is how many times likelier a
+    label is in traffic than it was in calibration, where every kind was as frequent (1 where it is not there): it moves the
+    names, never the fusion, which stays ready for an attack. `masker` is the voter that masking asks.
     """
 
     threats: tuple[str, ...]
@@ -31,6 +34,7 @@ class GuardSettings:
     abstain: float = 0.0
     cascade: bool = True
     gate: float = 0.5
+    prior: Mapping[str, float] = field(default_factory=dict)
     level: Level = "calm"
     policy: Policy = field(default_factory=Policy)
     window: tuple[int, int] = (5, 5)
@@ -49,6 +53,11 @@ class GuardSettings:
             raise BadConfigError(f"{min(odd)!r} is a threat in one of threats and specialists alone; name it in both")
         if not 0 <= self.abstain <= 1 or not 0 <= self.gate <= 1:
             raise BadConfigError(f"abstain is {self.abstain} and gate {self.gate}; expected probabilities")
+        for label, times in self.prior.items():
+            if label not in self.labels or not times > 0:
+                raise BadConfigError(
+                    f"the prior of {label!r} is {times}; expected a number above 0 for any of {', '.join(self.labels)}"
+                )
         self.policy.check(self.threats)
 
     @property
@@ -68,13 +77,14 @@ class GuardSettings:
 
 
 def tables(settings: GuardSettings) -> dict[str, Tensor]:
-    """Temperatures and weights by voter, and voters' trust by label."""
+    """Temperatures and weights by voter, voters' trust by label, and labels' log-odds in traffic."""
     found = [settings.calibrations[name] for name in settings.voters]
     heard = settings.voters if settings.base_votes else settings.voters[1:]
     chosen = {CLEAN: BASE if settings.base_votes else "", UNKNOWN: "", **settings.specialists}
     return {
         "temperatures": torch.tensor([each.temperature for each in found]),
         "weights": torch.tensor([each.weight for each in found]),
+        "odds": torch.tensor([math.log(settings.prior.get(label, 1.0)) for label in settings.labels]),
         "route": torch.stack([_trust(chosen[label], settings.voters, heard) for label in settings.labels]),
     }
 

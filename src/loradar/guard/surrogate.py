@@ -43,7 +43,7 @@ class Surrogate(nn.Module):
         log_probs, log_posterior, statistics = self._look(x)
         scores = self._responded(x, log_probs, log_posterior)
         if not settings.gated:
-            return scores, log_posterior[:, 0]
+            return scores, guard.in_traffic(log_posterior)[:, 0]
         log_clean = guard.gate.log_posterior(torch.cat([statistics, opinion_features(log_probs[:1])], dim=1))[:, 0]
         above = ((log_clean.exp() - settings.gate) / GATE_WIDTH)[:, None]
         passed, held = F.logsigmoid(above) + log_probs[0], F.logsigmoid(-above) + scores.log_softmax(1)
@@ -64,6 +64,7 @@ class Surrogate(nn.Module):
         for index, label in enumerate(settings.labels):
             chains[settings.policy.taken(label, settings.level)].append(index)
         posterior, parts = log_posterior.exp(), []
+        named = guard.in_traffic(log_posterior)
         for chain, labels in chains.items():
             if chain:
                 logits = self._chain(x, chain, posterior)
@@ -71,7 +72,7 @@ class Surrogate(nn.Module):
                 logits = SURROGATES[settings.fusion](guard.opinions(log_probs, posterior))
             if len(chains) == 1:
                 return logits
-            parts.append(log_posterior[:, labels].logsumexp(1, keepdim=True) + logits.log_softmax(1))
+            parts.append(named[:, labels].logsumexp(1, keepdim=True) + logits.log_softmax(1))
         return torch.stack(parts).logsumexp(0)
 
     def _chain(self, x: Images, chain: tuple[Measure, ...], posterior: Tensor) -> Logits:

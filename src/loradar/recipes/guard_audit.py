@@ -266,6 +266,7 @@ def _settings(opened: OpenGuard) -> dict[str, object]:
         "abstain": settings.abstain,
         "cascade": settings.cascade,
         "gate": round(settings.gate, 4),
+        "prior": {label: round(times, 4) for label, times in settings.prior.items()},
         "adapters": list(opened.record.adapters),
         "specialists": dict(settings.specialists),
         "temperatures": {name: round(each.temperature, 3) for name, each in settings.calibrations.items()},

@@ -13,6 +13,7 @@ from loradar.adapters import Adapter, fingerprint, save
 from loradar.config import GuardBuildConfig
 from loradar.core.errors import BadConfigError
 from loradar.core.files import check_place, folder_atomically, sha256
+from loradar.core.randomness import generator
 from loradar.core.types import Attack, Images, Labels, Progress
 from loradar.data import load_source
 from loradar.guard import (
@@ -32,6 +33,7 @@ from loradar.guard import (
 )
 from loradar.guard.files import RECORD
 from loradar.guard.masking import single_answers
+from loradar.guard.respond import CLEAN, UNKNOWN
 from loradar.models import Base
 from loradar.recipes.calibration_split import calibration_split, identities
 from loradar.recipes.guard_pool import WEIGHTS, folded, logits_on, named_adapters, parts_of, work_of
@@ -43,6 +45,7 @@ FITTED = 0.7
 FAINT = 3 / 255
 """Root mean square, in [0, 1] pixels, below which a perturbation without its aim is as good as none."""
 _MASK_IMAGES = 64
+_LEAST = 1e-9
 
 
 def build_guard(config: GuardBuildConfig, *, progress: Progress | None = None) -> Path:
@@ -83,6 +86,7 @@ def build_guard(config: GuardBuildConfig, *, progress: Progress | None = None) -
         abstain=config.abstain,
         cascade=config.cascade,
         gate=_threshold(gate, seen, calibrations, config),
+        prior=_prior(identifier, seen, calibrations, config),
         policy=policy,
         window=(config.rectangle, config.rectangle),
         masker=_masker(bench, voters, seen, masks),
@@ -153,17 +157,27 @@ def _look(
 def _strays(x: Images, attacked: Sequence[Images]) -> list[tuple[Tensor, Images]]:
     """Stand-ins for attacks that nobody knows: rows of `x` and images, no more than there are in `x`.
 
-    A known perturbation on another image has the statistics without the aim. Perturbations of less than FAINT are left
-    out: on another image they cannot be told from nothing. (Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection
+    A known perturbation on another image has the statistics without the aim; one whose pixels are in another order is noise of
+    the same strength without the shape. Perturbations of less than FAINT are left out: aimless they cannot be told from
+    nothing. (Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection
     with Outlier Exposure", 2019, show that outliers of another kind than those to come teach a detector as well.)
     """
     changes = [images - x for images in attacked]
     loud = [change for change in changes if float(change.square().mean().sqrt()) >= FAINT] or changes
     found = []
     for index, change in enumerate(loud):
-        rows = torch.arange(index, len(x), len(loud))
-        found.append((rows, (x[rows] + change[rows].roll(1, 0)).clamp(0, 1)))
+        for rows, astray in zip(torch.arange(index, len(x), len(loud)).chunk(2), (_elsewhere, _shuffled), strict=False):
+            found.append((rows, (x[rows] + astray(change[rows])).clamp(0, 1)))
     return found
+
+
+def _elsewhere(change: Tensor) -> Tensor:
+    return change.roll(1, 0)
+
+
+def _shuffled(change: Tensor) -> Tensor:
+    order = torch.randperm(change.shape[2] * change.shape[3], generator=generator(0))
+    return change.flatten(2)[..., order].view_as(change)
 
 
 def _features(seen: _Seen, calibrations: Mapping[str, Calibration], window: int) -> tuple[Tensor, Tensor]:
@@ -183,7 +197,15 @@ def _identifiers(
 ) -> tuple[Identifier, Identifier]:
     fit, held = ~seen.held, seen.held & (seen.kinds < seen.known)
     found = [
-        fit_identifier(features[fit], seen.kinds[fit], threats=threats, held=features[held], seed=config.seed)
+        fit_identifier(
+            features[fit],
+            seen.kinds[fit],
+            threats=threats,
+            held=features[held],
+            held_labels=seen.kinds[held],
+            far=config.false_alarms / 2,
+            seed=config.seed,
+        )
         for features in _features(seen, calibrations, config.rectangle)
     ]
     return found[0], found[1]
@@ -199,6 +221,27 @@ def _threshold(
     limits = [torch.quantile(clean[kinds == kind], 1 - config.gate_miss) for kind in range(1, seen.known)]
     # a hair above: who sits on the quantile itself is among those that must not pass
     return min(1.0, max(0.5, float(torch.stack(limits).max()) + 1e-4))
+
+
+def _prior(
+    identifier: Identifier, seen: _Seen, calibrations: Mapping[str, Calibration], config: GuardBuildConfig
+) -> dict[str, float]:
+    """The largest prior of unknown, and then the least of clean, that keep to `false_alarms`.
+
+    That many held-out attacked images may be called unknown, and half as many clean ones anything but clean: the other half
+    is for images far from everything known, which are unknown under any prior and left out here.
+    """
+    features, _ = _features(seen, calibrations, config.rectangle)
+    asked = seen.held & (seen.kinds < seen.known)
+    near = ~identifier.is_far(features[asked])
+    posterior, kinds = identifier(features[asked])[near], seen.kinds[asked][near]
+    threats, unknown = posterior[:, 1:-1].amax(1), posterior[:, -1]
+    odds = (threats / unknown.clamp_min(_LEAST))[kinds > 0]
+    rare = min(1.0, float(torch.quantile(odds, config.false_alarms)))
+    odds = (torch.maximum(threats, rare * unknown) / posterior[:, 0].clamp_min(_LEAST))[kinds == 0]
+    # a hair above: who sits on the quantile itself is among those that must be called clean
+    usual = max(1.0, float(torch.quantile(odds, 1 - config.false_alarms / 2)) * (1 + 1e-4))
+    return {CLEAN: usual, UNKNOWN: max(rare, _LEAST)}
 
 
 def _specialist(name: str, attack: Attack, adapters: Mapping[str, Adapter]) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from loradar.core.types import Attack, Images, Labels
-from loradar.evaluation import Cost, CostPoint, Identification, Reliability, Suspect, device_of
+from loradar.evaluation import CONFIDENT, Cost, CostPoint, Identification, Reliability, Suspect, device_of
 from loradar.guard import Guard, loudest, reliability
 
 DETECTED = 0.95
@@ -66,6 +66,9 @@ def identification_of(looked: Looked, labels: Sequence[str]) -> Identification:
         name: Counter(labels[i] for i in verdict.posterior.argmax(1).tolist())
         for name, verdict in looked.strange.items()
     }
+    sure = {
+        name: int((verdict.posterior[:, 1:-1].amax(1) >= CONFIDENT).sum()) for name, verdict in looked.strange.items()
+    }
     table = confusion_matrix(truth, names, labels=range(len(labels))).tolist()
     table[-1] = [sum(counts[label] for counts in strange.values()) for label in labels]
     suspicion = 1 - posterior[:, 0]
@@ -85,6 +88,7 @@ def identification_of(looked: Looked, labels: Sequence[str]) -> Identification:
         unfitted={
             name: {label: counts[label] for label in labels if counts[label]} for name, counts in strange.items()
         },
+        sure=sure,
     )
 
 
