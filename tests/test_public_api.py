@@ -45,7 +45,16 @@ PUBLIC = {
         *("ABSTAINED", "BASE", "CLEAN", "FUSIONS", "MEASURES", "RULES", "STATEMENT", "UNKNOWN", "Bins"),
         *("Calibration", "Event", "Guard", "GuardRecord", "GuardSettings", "Identifier", "Level", "MaskSet"),
         *("Measure", "Opinions", "Parts", "Policy", "Rule", "Surrogate", "TrafficMonitor", "Trunk", "Verdict"),
-        *("calibrate", "certified", "cleansed", "fit_identifier", "loudest", "opinion_features", "pair_answers"),
+        *(
+            "calibrate",
+            "certified",
+            "cleansed",
+            "fit_identifier",
+            "fit_prior",
+            "loudest",
+            "opinion_features",
+            "pair_answers",
+        ),
         *("read_guard", "reliability", "residual_statistics", "save_guard", "share", "two_round"),
     },
 }

@@ -1,10 +1,14 @@
 """The identifier: labels it was fitted on, unknown for what is far from all of them, and files that fit."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from loradar.core.errors import BadConfigError
-from loradar.guard import Identifier, fit_identifier
+from loradar.guard import Identifier, fit_identifier, fit_prior
 
 
 def clouds(count: int, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,3 +79,19 @@ def test_any_seed_fits(seed: int) -> None:
     held, kinds = features[:24], labels[:24]
     found = fit_identifier(features, labels, threats=("a", "b"), held=held, held_labels=kinds, seed=seed)
     assert found.labels[0] == "clean"
+
+
+@given(
+    posterior=arrays(np.float32, st.tuples(st.integers(40, 80), st.just(4)), elements=st.floats(0, 1, width=32)),
+    false_alarms=st.sampled_from([0.02, 0.1, 0.3]),
+)
+def test_a_prior_keeps_to_its_false_alarms(posterior: np.ndarray, false_alarms: float) -> None:
+    found = torch.from_numpy(posterior) + 1e-4
+    kinds = torch.arange(len(found)) % 3
+    prior = fit_prior(found / found.sum(1, keepdim=True), kinds, false_alarms=false_alarms)
+    assert prior["clean"] >= 1 >= prior["unknown"] > 0
+    weighted = found.double() * torch.tensor([prior["clean"], 1 - 1e-6, 1 - 1e-6, prior["unknown"] * (1 - 1e-5)])
+    names = weighted.argmax(1)
+    assert int((names[kinds == 0] != 0).sum()) <= false_alarms / 2 * int((kinds == 0).sum())
+    attacked = weighted[:, 1:].argmax(1)[kinds > 0]
+    assert int((attacked == 2).sum()) <= false_alarms * len(attacked)

@@ -5,7 +5,7 @@ from loradar.guard.features import loudest, opinion_features, residual_statistic
 from loradar.guard.files import GuardRecord, read_guard, save_guard
 from loradar.guard.fusion import FUSIONS, RULES, Opinions, Rule
 from loradar.guard.guard import ABSTAINED, Guard, Parts, Verdict
-from loradar.guard.identify import Identifier, fit_identifier
+from loradar.guard.identify import Identifier, fit_identifier, fit_prior
 from loradar.guard.masking import MaskSet, certified, cleansed, pair_answers, two_round
 from loradar.guard.measures import MEASURES, Measure
 from loradar.guard.monitor import Event, TrafficMonitor
@@ -45,6 +45,7 @@ __all__ = [
     "certified",
     "cleansed",
     "fit_identifier",
+    "fit_prior",
     "loudest",
     "opinion_features",
     "pair_answers",

@@ -12,6 +12,7 @@ from loradar.guard.respond import CLEAN, UNKNOWN
 
 _PARTS = ("center", "scale", "weight_in", "bias_in", "weight_out", "bias_out", "means", "precision", "limits")
 HIDDEN = 48
+_LEAST = 1e-9
 
 
 class Identifier(nn.Module):
@@ -140,3 +141,23 @@ def fit_identifier(
     limit = torch.stack([torch.quantile(distances[held_labels == i], 1 - far) for i in set(held_labels.tolist())]).max()
     found.limits.copy_(torch.stack([limit, ((limit - distances.median()) / 8).clamp_min(1e-3)]))
     return found
+
+
+def fit_prior(posterior: Tensor, kinds: Tensor, *, false_alarms: float) -> dict[str, float]:
+    """The largest prior of unknown (1 at most), and then the least of clean (1 at least), that keep to `false_alarms`.
+
+    `posterior` (n, labels) is an identifier's, for which all labels are as frequent; `kinds` (n,) say what was done, none of
+    it unknown. That share of the attacked images may be called unknown, and half of it of the clean ones anything but clean:
+    the other half is for images that are far from everything known, which no prior moves.
+    """
+    clean, threats, unknown = posterior[:, 0], posterior[:, 1:-1].amax(1), posterior[:, -1]
+    odds = (threats / unknown.clamp_min(_LEAST))[kinds > 0]
+    rare = min(1.0, max(_LEAST, _at(odds, false_alarms)))
+    odds = (torch.maximum(threats, rare * unknown) / clean.clamp_min(_LEAST))[kinds == 0]
+    # a hair above: who sits on the quantile itself is among those that must be called clean
+    return {CLEAN: max(1.0, _at(odds, 1 - false_alarms / 2) * (1 + 1e-4)), UNKNOWN: rare}
+
+
+def _at(values: Tensor, share: float) -> float:
+    """The value below which `share` of the `values` lie, the nearest on the safe side of it: towards the middle."""
+    return float(torch.quantile(values, share, interpolation="lower" if share < 0.5 else "higher"))

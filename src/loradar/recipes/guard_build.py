@@ -27,13 +27,13 @@ from loradar.guard import (
     Policy,
     calibrate,
     fit_identifier,
+    fit_prior,
     opinion_features,
     residual_statistics,
     save_guard,
 )
 from loradar.guard.files import RECORD
 from loradar.guard.masking import single_answers
-from loradar.guard.respond import CLEAN, UNKNOWN
 from loradar.models import Base
 from loradar.recipes.calibration_split import calibration_split, identities
 from loradar.recipes.guard_pool import WEIGHTS, folded, logits_on, named_adapters, parts_of, work_of
@@ -45,7 +45,6 @@ FITTED = 0.7
 FAINT = 3 / 255
 """Root mean square, in [0, 1] pixels, below which a perturbation without its aim is as good as none."""
 _MASK_IMAGES = 64
-_LEAST = 1e-9
 
 
 def build_guard(config: GuardBuildConfig, *, progress: Progress | None = None) -> Path:
@@ -226,22 +225,11 @@ def _threshold(
 def _prior(
     identifier: Identifier, seen: _Seen, calibrations: Mapping[str, Calibration], config: GuardBuildConfig
 ) -> dict[str, float]:
-    """The largest prior of unknown, and then the least of clean, that keep to `false_alarms`.
-
-    That many held-out attacked images may be called unknown, and half as many clean ones anything but clean: the other half
-    is for images far from everything known, which are unknown under any prior and left out here.
-    """
+    """That of the labels, fitted on held-out images; what is far from everything known is unknown under any, and left out."""
     features, _ = _features(seen, calibrations, config.rectangle)
     asked = seen.held & (seen.kinds < seen.known)
     near = ~identifier.is_far(features[asked])
-    posterior, kinds = identifier(features[asked])[near], seen.kinds[asked][near]
-    threats, unknown = posterior[:, 1:-1].amax(1), posterior[:, -1]
-    odds = (threats / unknown.clamp_min(_LEAST))[kinds > 0]
-    rare = min(1.0, float(torch.quantile(odds, config.false_alarms)))
-    odds = (torch.maximum(threats, rare * unknown) / posterior[:, 0].clamp_min(_LEAST))[kinds == 0]
-    # a hair above: who sits on the quantile itself is among those that must be called clean
-    usual = max(1.0, float(torch.quantile(odds, 1 - config.false_alarms / 2)) * (1 + 1e-4))
-    return {CLEAN: usual, UNKNOWN: max(rare, _LEAST)}
+    return fit_prior(identifier(features[asked])[near], seen.kinds[asked][near], false_alarms=config.false_alarms)
 
 
 def _specialist(name: str, attack: Attack, adapters: Mapping[str, Adapter]) -> str:
