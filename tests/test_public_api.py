@@ -23,7 +23,7 @@ PUBLIC = {
             "find_targets",
         ),
         *("check_shared_start", "fingerprint", "fold", "fresh", "load", "merge", "on_residual", "plug", "residual"),
-        *("save", "start", "trimmed", "truncated", "verify", "without_head"),
+        *("save", "start", "trimmed", "truncated", "verify", "whole", "without_head"),
     },
     "models": {
         *("Autocast", "Base", "Normalized", "Pair", "Precision", "build", "cast_weights", "frozen"),

@@ -268,6 +268,9 @@ class FewShotFitConfig(Config):
     keep: float = Field(0.9, gt=0, le=1, description="Share of the singular values that trimming keeps.")
     copies: int = Field(2, ge=1, description="Augmented copies of the support that members are scored on.")
     rank: Count = Field(None, ge=1, description="Truncate the result to this rank; the error is said. Default: exact.")
+    fine_tune: bool = Field(
+        False, description="Then tune every weight on the images (AMT-FT): slower, and a large file."
+    )
 
 
 C = TypeVar("C", bound=BaseModel)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from loradar.adapters import load, plug, save, verify
+from loradar.adapters import fold, load, plug, save, verify
 from loradar.config import FewShotFitConfig
-from loradar.core.errors import BadDataError, BadFileError, WrongBaseError
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError, WrongBaseError
+from loradar.core.modules import innermost
 from loradar.data import load_source
 from loradar.models import load_base
 from loradar.recipes.few_shot_fit import few_shot_classify, few_shot_fit
@@ -44,6 +45,24 @@ def test_a_truncated_fit_says_its_error(runs: dict[str, Path], support: Path, tm
     assert fitted.error is not None
     assert 0 < fitted.error < 1
     assert {delta.b.shape[1] for delta in load(tmp_path / "task").deltas.values()} == {1}
+
+
+def test_a_fine_tuned_fit_owns_every_weight_and_answers(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
+    config = FewShotFitConfig(support=str(support), pool=runs["vit"], out=tmp_path / "task", fine_tune=True)
+    blended = few_shot_fit(FewShotFitConfig(support=str(support), pool=runs["vit"], out=tmp_path / "blend"))
+    fitted = few_shot_fit(config)
+    again = load(tmp_path / "task")
+    assert not again.deltas
+    assert again.card.data["fine_tuned_at_rate"] in (0.0, 1e-4, 1e-3, 1e-2)
+    assert again.card.data["few_shot"] == fitted.weights == blended.weights
+    base = load_base(base_of(runs["vit"])).model
+    assert {name for name, _ in innermost(base).named_parameters()} == set(again.replaced)
+    before, after = (dict(innermost(fold(base, one)).named_parameters()) for one in (blended.adapter, again))
+    moved = [name for name in before if "head" not in name and not torch.allclose(before[name], after[name], atol=1e-5)]
+    assert bool(moved) == (again.card.data["fine_tuned_at_rate"] > 0)
+    assert [a.answer for a in few_shot_classify(tmp_path / "task", sorted(support.glob("*/*.png")))]
+    with pytest.raises(BadConfigError, match="give one of the two"):
+        few_shot_fit(config.model_copy(update={"rank": 2}))
 
 
 def test_a_pool_of_two_starts_is_refused(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:

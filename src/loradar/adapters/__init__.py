@@ -1,6 +1,6 @@
 """Adapters: low-rank changes of a frozen base, and the files they live in."""
 
-from loradar.adapters.adapter import Adapter, fresh
+from loradar.adapters.adapter import Adapter, fresh, whole
 from loradar.adapters.card import Card
 from loradar.adapters.files import load, save, verify
 from loradar.adapters.fingerprint import fingerprint
@@ -38,5 +38,6 @@ __all__ = [
     "trimmed",
     "truncated",
     "verify",
+    "whole",
     "without_head",
 ]

@@ -114,6 +114,20 @@ def fresh(
     return Adapter(deltas=deltas, replaced=_copies(backbone, card), card=card)
 
 
+def whole(base: nn.Module, *, weights: nn.Module | None = None, seed: int = 0) -> Adapter:
+    """A trainable adapter that owns every parameter of `base` but the head's, as large as the base itself.
+
+    They start as copies of those of `weights`, a model with the same layers (its head does not matter), or of the base's.
+    """
+    head, backbone = find_head(base), innermost(base if weights is None else weights)
+    replaced = {
+        name: nn.Parameter(tensor.detach().clone())
+        for name, tensor in backbone.named_parameters()
+        if name.rpartition(".")[0] != head
+    }
+    return Adapter(replaced=replaced, card=Card(base_fingerprint=fingerprint(base), start="whole", seed=seed))
+
+
 def _deltas(backbone: nn.Module, card: Card, kind: Start, *, split: bool) -> dict[str, Delta]:
     return {
         layer: start(

@@ -1,5 +1,6 @@
-"""A folder of images by class becomes an adapter, and an adapter names what is on images: seconds, nothing is trained."""
+"""A folder of images by class becomes an adapter, and an adapter names what is on images: in seconds, unless it is tuned."""
 
+import copy
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
@@ -11,13 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loradar.adapters import Adapter, AdapterPool, find_head, fold, load, merge, save, trimmed, truncated, without_head
+from loradar.adapters import (
+    Adapter,
+    AdapterPool,
+    find_head,
+    fold,
+    load,
+    merge,
+    save,
+    trimmed,
+    truncated,
+    whole,
+    without_head,
+)
 from loradar.config import FewShotFitConfig
-from loradar.core.errors import BadDataError, BadFileError
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.core.modules import innermost
 from loradar.core.types import Images, Labels
 from loradar.data import load_source, read_images, varied
-from loradar.fewshot import Blending, cosine_logits, prototypes_of
+from loradar.fewshot import Blending, FineTuning, cosine_logits, prototypes_of
 from loradar.models import Base, Precision, frozen, mergeable
 from loradar.recipes.pools import base_of, open_pool
 from loradar.recipes.tasks import first_of_each
@@ -61,8 +74,11 @@ class Stopwatch:
 def few_shot_fit(config: FewShotFitConfig) -> Fitted:
     """Blends the pool for the images of `config.support`, trims, and writes the adapter to `config.out`.
 
-    Its head holds the prototypes, so that the plugged base answers the classes of the folder. Raises LoradarError.
+    Its head holds the prototypes, so that the plugged base answers the classes of the folder. With `fine_tune` the blend is
+    then tuned on the images (AMT-FT), and the adapter holds every weight. Raises LoradarError.
     """
+    if config.fine_tune and config.rank is not None:
+        raise BadConfigError("fine_tune moves every weight, and rank asks for a low-rank blend; give one of the two")
     pool = open_pool(config.pool)
     spec = config.base or base_of(config.pool)
     base = open_base(spec, config.device)
@@ -77,7 +93,7 @@ def few_shot_fit(config: FewShotFitConfig) -> Fitted:
         precision=config.precision,
         seed=config.seed,
     )
-    fitted = fitter(x, y, classes, rank=config.rank)
+    fitted = fitter(x, y, classes, rank=config.rank, fine_tune=config.fine_tune)
     data = {**fitted.adapter.card.data, "base": spec, "support": config.support, "images": len(y)}
     adapter = fitted.adapter.with_card(name=config.out.name, data=data)
     save(adapter, config.out, base.model)
@@ -133,7 +149,9 @@ class Fitter:
         )
 
     @torch.no_grad()
-    def __call__(self, x: Images, y: Labels, classes: Sequence[str], *, rank: int | None = None) -> Fitted:
+    def __call__(
+        self, x: Images, y: Labels, classes: Sequence[str], *, rank: int | None = None, fine_tune: bool = False
+    ) -> Fitted:
         """The adapter of a task: support images (n, 3, H, W) in [0, 1] with labels that count through `classes`."""
         watch, way = Stopwatch(), len(classes)
         device = next(self.base.parameters()).device
@@ -150,10 +168,21 @@ class Fitter:
             if rank is not None:
                 adapter = truncated(adapter, rank)
                 error = float(adapter.card.data["truncated"]["relative_error"])
+        if fine_tune:
+            with watch("fine-tune"):
+                adapter = self._tuned(adapter, x, y, way)
         with watch("prototypes"):
             prototypes = prototypes_of(fold(self.features, adapter, check=False)(x), y, way)
             adapter = _headed(self.base, adapter, prototypes, tuple(classes), weights)
         return Fitted(adapter=adapter, weights=weights, seconds=watch.seconds, error=error)
+
+    @torch.enable_grad()
+    def _tuned(self, blend: Adapter, x: Images, y: Labels, way: int) -> Adapter:
+        """All weights of the blend, tuned on the support; the rate that the support chose goes on the card."""
+        folded = fold(self.features, blend, check=False)
+        tuned, rate = FineTuning()(lambda: copy.deepcopy(folded), x, y, way=way, augment=varied, seed=self.seed)
+        data = {**blend.card.data, "fine_tuned_at_rate": rate}
+        return whole(self.base, weights=tuned, seed=self.seed).with_card(data=data)
 
     def _score(self, member: nn.Module, x: Images, copies: Images, y: Labels, way: int) -> float:
         prototypes = prototypes_of(member(x), y, way)
@@ -166,7 +195,7 @@ def _headed(
     """The adapter with the prototypes as its head: the largest logit is the largest cosine, whatever the length of the
     features, for all rows have length 1."""
     head = find_head(base)
-    replaced = {f"{head}.weight": nn.Parameter(F.normalize(prototypes, dim=1))}
+    replaced = {**adapter.replaced, f"{head}.weight": nn.Parameter(F.normalize(prototypes, dim=1))}
     if innermost(base).get_submodule(head).bias is not None:
         replaced[f"{head}.bias"] = nn.Parameter(prototypes.new_zeros(len(prototypes)))
     data = {**adapter.card.data, FEW_SHOT: weights}

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from loradar.adapters import Adapter, Card, find_head, fingerprint, fold, load, on_residual, plug, residual, save
+from loradar.adapters import Adapter, fold, load, on_residual, plug, residual, save, whole
 from loradar.config import MetaTuneConfig
 from loradar.core.files import write_atomically
-from loradar.core.modules import innermost
 from loradar.core.randomness import generator, mix
 from loradar.core.types import Attack, Images, Progress
 from loradar.fewshot import NearestCentroid, Sampler, cosine_logits, prototypes_of
@@ -74,7 +73,9 @@ def train_member(member: MetaMember, bench: MetaBench, start: Adapter) -> None:
     place = config.out / (POOL if member.is_pooled else BASELINES) / member.name
     if (place / "adapter_config.json").exists():
         return
-    adapter = (_whole(bench) if member.kind == "clean" else start.to(bench.device)).with_card(
+    is_clean = member.kind == "clean"  # PMF: every weight is free to move
+    begun = whole(bench.base.model, seed=config.seed) if is_clean else start.to(bench.device)
+    adapter = begun.with_card(
         name=member.name, trained_against=_against(member), attack_target="defended" if member.attacks else ""
     )
     sums = torch.zeros(2, dtype=torch.float64)
@@ -123,20 +124,6 @@ def epochs_of(folder: Path) -> list[MetaEpoch]:
 
 def _against(member: MetaMember) -> str:
     return " or ".join(map(repr, member.attacks))
-
-
-def _whole(bench: MetaBench) -> Adapter:
-    """All of the base's parameters but the head, free to move: PMF's meta-training."""
-    model = bench.base.model
-    head = find_head(model)
-    backbone = innermost(model)
-    replaced = {
-        name: nn.Parameter(tensor.detach().clone())
-        for name, tensor in backbone.named_parameters()
-        if name.rpartition(".")[0] != head
-    }
-    card = Card(base_fingerprint=fingerprint(model), start="whole", seed=bench.config.seed)
-    return Adapter(replaced=replaced, card=card)
 
 
 def _perturbation(member: MetaMember, config: MetaTuneConfig) -> WeightPerturbation | None:
