@@ -223,11 +223,24 @@ class MetaTuneConfig(Config):
     member: list[str] = Field([], description="Train these alone (on several machines). May be given several times.")
 
 
-class FewShotEvalConfig(Config):
-    """Measures the blended pool and every baseline on few-shot tasks of any domains, writes the report."""
+class BlendConfig(Config):
+    """What every command that blends a pool has."""
 
     base: str | None = Field(None, description="Default: the base that the pool was tuned on.")
     pool: Path = Field(..., description="Folder that meta-tune wrote.")
+    score: Literal["compactness", "loss"] = Field(
+        "compactness", description="Of a member: as in the paper, or its loss on the support."
+    )
+    compactness: float = Field(0.6, ge=0, le=1, description="Weight of closeness against separation in a score.")
+    sharpness: float = Field(1.0, ge=0, description="Beta: how much better scores weigh more.")
+    top: int = Field(2, ge=1, description="Members that are blended.")
+    keep: float = Field(0.9, gt=0, le=1, description="Share of the singular values that trimming keeps.")
+    copies: int = Field(2, ge=1, description="Augmented copies of the support that members are scored on.")
+
+
+class FewShotEvalConfig(BlendConfig):
+    """Measures the blended pool and every baseline on few-shot tasks of any domains, writes the report."""
+
     domain: list[str] = Field(..., min_length=1, description="NAME=SOURCE. May be given several times.")
     in_domain: list[str] = Field([], description="Names of domains like the tuning data; averaged apart.")
     out: Path = Field(Path("runs/few-shot"), description="Folder for the report. A killed run resumes there.")
@@ -240,11 +253,6 @@ class FewShotEvalConfig(Config):
     corrupted_episodes: int = Field(
         75, ge=0, description="Tasks with corrupted queries, over 15 kinds at 5 severities."
     )
-    compactness: float = Field(0.6, ge=0, le=1, description="Weight of closeness against separation in a score.")
-    sharpness: float = Field(1.0, ge=0, description="Beta: how much better scores weigh more.")
-    top: int = Field(2, ge=1, description="Members that are blended.")
-    keep: float = Field(0.9, gt=0, le=1, description="Share of the singular values that trimming keeps.")
-    copies: int = Field(2, ge=1, description="Augmented copies of the support that members are scored on.")
     search: str | None = Field(
         None, description="NAME=SOURCE of validation tasks to choose blending by. Default: none."
     )
@@ -254,19 +262,12 @@ class FewShotEvalConfig(Config):
     batch_size: int = Field(128, ge=1, description="Images a forward pass.")
 
 
-class FewShotFitConfig(Config):
+class FewShotFitConfig(BlendConfig):
     """Makes an adapter for one task out of a folder of images by class."""
 
     support: str = Field(..., description="A folder with a folder of images for each class, or any other source.")
-    pool: Path = Field(..., description="Folder that meta-tune wrote.")
-    base: str | None = Field(None, description="Default: the base that the pool was tuned on.")
     out: Path = Field(Path("runs/task"), description="Folder for the adapter.")
     shot: Count = Field(None, ge=1, description="Images of each class to use. Default: all there are.")
-    compactness: float = Field(0.6, ge=0, le=1, description="Weight of closeness against separation in a score.")
-    sharpness: float = Field(1.0, ge=0, description="Beta: how much better scores weigh more.")
-    top: int = Field(2, ge=1, description="Members that are blended.")
-    keep: float = Field(0.9, gt=0, le=1, description="Share of the singular values that trimming keeps.")
-    copies: int = Field(2, ge=1, description="Augmented copies of the support that members are scored on.")
     rank: Count = Field(None, ge=1, description="Truncate the result to this rank; the error is said. Default: exact.")
     fine_tune: bool = Field(
         False, description="Then tune every weight on the images (AMT-FT): slower, and a large file."

@@ -50,6 +50,16 @@ def test_a_score_by_hand() -> None:
     assert Blending(compactness=1.0).score(features, labels, prototypes) == pytest.approx(close)
 
 
+def test_a_score_by_loss_prefers_what_tells_classes_apart() -> None:
+    labels, prototypes = torch.tensor([0, 0, 0, 1]), torch.eye(2)
+    compact = torch.tensor([[1.0, 0.9]] * 3 + [[0.9, 1.0]])
+    apart = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
+    by_loss = Blending(by="loss")
+    assert by_loss.score(apart, labels, prototypes) > by_loss.score(compact, labels, prototypes)
+    right = (10 * F.normalize(compact, dim=1)).log_softmax(1).gather(1, labels[:, None])
+    assert by_loss.score(compact, labels, prototypes) == pytest.approx(float((right[0] + right[3]) / 2), abs=1e-5)
+
+
 def test_separation_is_divided_by_the_other_classes() -> None:
     way, draws = 4, torch.Generator().manual_seed(0)
     features, labels = torch.randn(12, 6, generator=draws), torch.arange(12) % way

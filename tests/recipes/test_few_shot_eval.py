@@ -42,7 +42,7 @@ def test_every_method_is_measured_on_the_same_tasks(report: Path) -> None:
     everywhere = [
         *("AMT", "AMT without trimming", "no tuning", "clean meta-tuning (PMF)", "one adapter, random budgets"),
         *("one adapter, random budgets, unperturbed", "single member by support loss", "average of weights"),
-        "average of logits",
+        *("average of logits", "AMT, members scored by loss"),
     ]
     for method in everywhere:
         assert len(rows[method, "none"]) == 8, "two domains and two averages, in two settings"
@@ -59,6 +59,16 @@ def test_every_method_is_measured_on_the_same_tasks(report: Path) -> None:
     assert all(abs(sum(blend.members.values()) - 1) < 1e-6 for blend in found.blends)
     assert len(found.tasks) == 2
     assert "member eps-8" in {row.method for row in found.rows}
+
+
+def test_peers_stand_on_the_base_and_on_the_blend(report: Path) -> None:
+    pytest.importorskip("easyfsl", reason="easyfsl is not installed (extra: peers)")
+    attacks: dict[str, set[str]] = {}
+    for row in read_few_shot_report(report).rows:
+        attacks.setdefault(row.method, set()).add(row.attack.partition("(")[0])
+    assert attacks["easyfsl BD-CSPN (transductive)"] == {"none", "corruptions", "PGD"}
+    # an attack on the blend's own peer is none of those that are measured, and another would flatter it
+    assert attacks["AMT with easyfsl BD-CSPN (transductive)"] == {"none", "corruptions"}
 
 
 def test_what_was_measured_is_not_measured_again(runs: dict[str, Path], report: Path) -> None:

@@ -5,21 +5,26 @@ class (compactness) and far from the others (separation).
 """
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Labels
-from loradar.fewshot.prototypes import cosines, prototypes_of
+from loradar.fewshot.prototypes import cosine_logits, cosines, prototypes_of
+
+Scoring: TypeAlias = Literal["compactness", "loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blending:
-    """How scores become weights. `compactness` weighs closeness against separation, in [0, 1]; `sharpness` is the beta
-    of the exponential, `top` how many members share the weight.
+    """How scores become weights. `by` compactness and separation as in the paper, or by the loss on the support;
+    `compactness` weighs closeness against separation, in [0, 1]; `sharpness` is the beta of the exponential, `top` how many
+    members share the weight.
     """
 
+    by: Scoring = "compactness"
     compactness: float = 0.6
     sharpness: float = 1.0
     top: int = 2
@@ -32,14 +37,18 @@ class Blending:
             )
 
     def score(self, features: Tensor, labels: Labels, prototypes: Tensor) -> float:
-        """How well one member suits a task: compactness * C - (1 - compactness) * V.
+        """How well one member suits a task: compactness * C - (1 - compactness) * V; or the mean log-probability of the
+        right class. Compact features need not tell classes apart, which is what the second asks for.
 
         `features` (n, d) are those of *augmented* support images under the member, `prototypes` (way, d) of the clean
         ones: with one shot an image is its own prototype, and C would be 1 for every member. Averages give each class
         the same say.
         """
-        similar = cosines(features, prototypes)
         way = len(prototypes)
+        if self.by == "loss":
+            right = cosine_logits(features, prototypes).log_softmax(1)
+            return float(prototypes_of(right, labels, way).diagonal().mean())
+        similar = cosines(features, prototypes)
         # a row for each class: the mean cosine of its images with every prototype
         by_class = prototypes_of(similar, labels, way)
         own = by_class.diagonal()

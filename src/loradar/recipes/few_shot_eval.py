@@ -187,7 +187,7 @@ class _Measuring:
             return {TUNED: self._tuned(view, index)}
         if what == NO_ATTACK:
             own = {one.name: share(answers(view, one.voters(view), None), labels) for one in self.methods}
-            return own | self._peers(view, view.clean_base_query, labels)
+            return own | self._peers(view, labels, on_base=view.clean_base_query, on_blend=view.task.query)
         if what == CORRUPTIONS:
             pair = (index * 37 + 11) % (len(KINDS) * SEVERITIES)  # a stride without a common divisor meets every pair
             kind, severity = KINDS[pair % len(KINDS)], 1 + pair // len(KINDS)
@@ -195,7 +195,7 @@ class _Measuring:
             own = {
                 one.name: share(answers(view, one.voters(view), query), labels) for one in self.methods if one.corrupted
             }
-            return own | self._peers(view, _features(view, query), labels)
+            return own | self._peers(view, labels, on_base=view.through(view.fixed(BASE), query), on_blend=query)
         return self._attacked(next(attack for attack in self.attacks if repr(attack) == what), view)
 
     def _attacked(self, attack: Attack, view: View) -> dict[str, float]:
@@ -218,11 +218,22 @@ class _Measuring:
                     shares[key] = share(model(x_adv).argmax(1), y)
                 crafted = x_adv if key == (BASE,) else crafted
             found[one.name] = shares[key]
-        return found | self._peers(view, _features(view, crafted), y)
+        return found | self._peers(view, y, on_base=view.through(view.fixed(BASE), crafted))
 
-    def _peers(self, view: View, query: Tensor, labels: Tensor) -> dict[str, float]:
-        support = view.bank.features(BASE, view.task.episode.support)
-        return {peer.name: peer.right(support, view.task.support_labels, query, labels) for peer in self.peers}
+    def _peers(
+        self, view: View, labels: Tensor, *, on_base: Tensor, on_blend: Images | None = None
+    ) -> dict[str, float]:
+        """`on_base` are the query's features under the base, `on_blend` its images. Without them, as under an attack, which
+        would have to be one on the peer itself, peers on the blend are left out."""
+        support, found = view.bank.features(BASE, view.task.episode.support), {}
+        for peer in self.peers:
+            if not peer.on_blend:
+                found[peer.name] = peer.right(support, view.task.support_labels, on_base, labels)
+            elif on_blend is not None:
+                blend = view.blended(self.recipe)
+                seen = [view.through(blend, x) for x in (view.task.support, on_blend)]
+                found[peer.name] = peer.right(seen[0], view.task.support_labels, seen[1], labels)
+        return found
 
     def _tuned(self, view: View, index: int) -> float:
         """The full method's blend, then fine-tuned on the support."""
@@ -252,9 +263,3 @@ class _Measuring:
             for (method, attack), values in shares.items()
             if len(values) > 1
         ]
-
-
-@torch.no_grad()
-def _features(view: View, x: Images) -> Tensor:
-    features: Tensor = view.fixed(BASE).model(x)
-    return features.float()

@@ -32,7 +32,7 @@ from loradar.core.types import Images, Labels
 from loradar.data import load_source, read_images, varied
 from loradar.fewshot import Blending, FineTuning, cosine_logits, prototypes_of
 from loradar.models import Base, Precision, frozen, mergeable
-from loradar.recipes.pools import base_of, open_pool
+from loradar.recipes.pools import base_of, blending_of, open_pool
 from loradar.recipes.tasks import first_of_each
 from loradar.recipes.workbench import open_base
 
@@ -83,11 +83,10 @@ def few_shot_fit(config: FewShotFitConfig) -> Fitted:
     spec = config.base or base_of(config.pool)
     base = open_base(spec, config.device)
     x, y, classes = _support(config, base)
-    blending = Blending(compactness=config.compactness, sharpness=config.sharpness, top=config.top)
     fitter = Fitter.of(
         base,
         pool,
-        blending=blending,
+        blending=blending_of(config),
         keep=config.keep,
         copies=config.copies,
         precision=config.precision,

@@ -1,5 +1,6 @@
 """The methods that are measured beside each other, and those that take the full one apart."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -7,11 +8,12 @@ import torch
 from torch import Tensor
 
 from loradar.config import FewShotEvalConfig
-from loradar.fewshot import Blending, cosine_logits
+from loradar.fewshot import cosine_logits
 from loradar.recipes.few_shot_models import AVERAGE, BASE, Method, Recipe, Tools, View, Voter
+from loradar.recipes.pools import blending_of
 
 FULL, NO_TUNING, CLEAN, RANDOM = "AMT", "no tuning", "clean meta-tuning (PMF)", "one adapter, random budgets"
-SEARCHED, TUNED = "AMT, settings searched", "AMT-FT"
+BY_LOSS, SEARCHED, TUNED = "AMT, members scored by loss", "AMT, settings searched", "AMT-FT"
 UNPERTURBED = "one adapter, random budgets, unperturbed"
 LADDER = {
     "adversarial query": UNPERTURBED,
@@ -26,8 +28,7 @@ _FOLDERS = {CLEAN: "clean", RANDOM: "random-budget", UNPERTURBED: "random-budget
 
 def recipe_of(config: FewShotEvalConfig) -> Recipe:
     """The full method with the settings of `config`."""
-    blending = Blending(compactness=config.compactness, sharpness=config.sharpness, top=config.top)
-    return Recipe(blending=blending, keep=config.keep)
+    return Recipe(blending=blending_of(config), keep=config.keep)
 
 
 def methods(tools: Tools, recipe: Recipe, *, searched: Recipe | None, ablations: bool) -> list[Method]:
@@ -41,6 +42,10 @@ def methods(tools: Tools, recipe: Recipe, *, searched: Recipe | None, ablations:
         _fixed("average of weights", AVERAGE),
         Method(name="average of logits", voters=lambda view: [view.fixed(name) for name in view.tools.pool]),
     ]
+    if recipe.blending.by == "compactness":
+        found.append(
+            _blend(BY_LOSS, Recipe(blending=dataclasses.replace(recipe.blending, by="loss"), keep=recipe.keep))
+        )
     untrimmed = Recipe(blending=recipe.blending)
     if recipe.keep < 1:
         found.append(_blend("AMT without trimming", untrimmed))
@@ -52,7 +57,7 @@ def _taken_apart(tools: Tools, recipe: Recipe) -> list[Method]:
     found = [_fixed(f"member {name}", name, attacked=False) for name in names]
     for top in range(1, len(names) + 1):
         if top != own.top:
-            blending = Blending(compactness=own.compactness, sharpness=own.sharpness, top=top)
+            blending = dataclasses.replace(own, top=top)
             found.append(_blend(f"top-{top}, untrimmed", Recipe(blending=blending), full=False))
     # the first members of the pool are those of the smallest budgets, so the other end goes first
     for size in range(2, len(names)):
@@ -71,10 +76,12 @@ def _blend(name: str, recipe: Recipe, *, full: bool = True) -> Method:
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """A method of easyfsl on the features of the base. Transductive: it sees all of the query at once."""
+    """A method of easyfsl on the features of the base, or `on_blend`, of the full method's. Transductive: it sees all of the
+    query at once."""
 
     name: str
     make: Callable[[], object]
+    on_blend: bool = False
 
     def right(self, support: Tensor, support_labels: Tensor, query: Tensor, query_labels: Tensor) -> float:
         """The share of right answers; features (n, d)."""
@@ -92,6 +99,7 @@ def peers() -> list[Peer]:
         return []
     return [
         Peer(name="easyfsl Finetune", make=Finetune),
+        Peer(name=f"{FULL} with easyfsl BD-CSPN (transductive)", make=BDCSPN, on_blend=True),
         Peer(name="easyfsl BD-CSPN (transductive)", make=BDCSPN),
         Peer(name="easyfsl LaplacianShot (transductive)", make=lambda: LaplacianShot(feature_normalization=2.0)),
         Peer(name="easyfsl TIM (transductive)", make=TIM),

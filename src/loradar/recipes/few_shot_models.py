@@ -127,8 +127,12 @@ class View:
         if voter.is_fixed:
             features = self.bank.features(voter.name, self.task.episode.support)
         else:
-            features = _through(voter.model, self.task.support)
+            features = self.through(voter, self.task.support)
         return prototypes_of(features, self.task.support_labels, self.task.way)
+
+    def through(self, voter: Voter, x: Images) -> Tensor:
+        """(n, d) features of any images."""
+        return _through(voter.model, x)
 
     def copies(self, name: str) -> tuple[Tensor, Tensor]:
         """Features of the augmented copies of the support under fixed weights, and their labels."""

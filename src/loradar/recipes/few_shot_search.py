@@ -1,10 +1,11 @@
 """Settings of a blend chosen on validation tasks, for the rows that say so."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from loradar.config import FewShotEvalConfig
 from loradar.core.types import Progress
-from loradar.fewshot import Blending, Sampler
+from loradar.fewshot import Sampler
 from loradar.recipes.few_shot_methods import answers, share
 from loradar.recipes.few_shot_models import Bank, Recipe, Tools, View
 from loradar.recipes.tasks import named_domain
@@ -47,5 +48,4 @@ def _neighbours(recipe: Recipe, change: str, members: int) -> list[Recipe]:
     }
     if change == "keep":
         return [Recipe(blending=own, keep=value) for value in values[change]]
-    settings = {"compactness": own.compactness, "sharpness": own.sharpness, "top": own.top}
-    return [Recipe(blending=Blending(**settings | {change: value}), keep=recipe.keep) for value in values[change]]  # type: ignore[arg-type]
+    return [Recipe(blending=dataclasses.replace(own, **{change: value}), keep=recipe.keep) for value in values[change]]  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A pool's folder: `pool/NAME` and `baselines/NAME`, and what its layers are."""
+"""A pool's folder, `pool/NAME` and `baselines/NAME`: its layers, its base, and how its members are to be blended."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,9 @@ from pathlib import Path
 from torch import nn
 
 from loradar.adapters import AdapterPool, check_shared_start, find_targets, load
+from loradar.config import BlendConfig
 from loradar.core.errors import BadFileError, BadTargetError
+from loradar.fewshot import Blending
 
 POOL, BASELINES = "pool", "baselines"
 
@@ -28,6 +30,11 @@ def base_of(folder: Path) -> str:
         return str(json.loads((folder / "run.json").read_text())["base"])
     except (OSError, ValueError, KeyError) as error:
         raise BadFileError(f"{folder} does not say which base its pool is for; give it with --base") from error
+
+
+def blending_of(config: BlendConfig) -> Blending:
+    """How `config` wants members scored and weighed."""
+    return Blending(by=config.score, compactness=config.compactness, sharpness=config.sharpness, top=config.top)
 
 
 def targets_of(model: nn.Module, asked: Sequence[str]) -> tuple[str, ...]:
