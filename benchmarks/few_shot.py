@@ -97,7 +97,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     settings = {"way": WAY, "shot": args.shot, "queries": args.queries, "repeats": args.repeats, "keep": KEEP}
     values = {"settings": settings, "threads": torch.get_num_threads(), "torch": torch.__version__, "seconds": found}
-    (RESULTS / "few_shot.json").write_text(json.dumps(values, indent=1) + "\n")
+    (RESULTS / "few-shot.json").write_text(json.dumps(values, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@
     python -m benchmarks.main_job --before ../before --base FOLDER --data SOURCE
 
 Each tree hardens the same base with the same settings in a process and a cache of its own, one after the other; this one a
-second time with training images by `roa-quick`. Prints where
-the time of each goes, by what the run tells of its progress, and the report's rows side by side; JSON goes to
-`results/main-job.json`.
+second time, with training images by `roa-quick`. Prints where the time of each goes, by what the run tells of its progress,
+and the report's rows side by side; JSON goes to `results/main-job.json`.
 """
 
 import argparse
