@@ -142,7 +142,7 @@ class GuardBuildConfig(Config):
         0.02, ge=0, le=1, description="Attacked calibration images that may look clean, of any kind."
     )
     false_alarms: float = Field(
-        0.01, gt=0, lt=1, description="Clean calibration images that may be named a threat or unknown."
+        0.01, gt=0, lt=0.5, description="Clean calibration images that may be named a threat or unknown."
     )
     respond: list[str] = Field(
         [], description="THREAT=MEASURE[+MEASURE...] while alarmed: mask, inpaint, smooth, jpeg, bit-depth."

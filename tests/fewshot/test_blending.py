@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loradar.core.errors import BadConfigError
-from loradar.fewshot import Blending, prototypes_of
+from loradar.fewshot import Blending, cosine_logits, prototypes_of
 
 SCORES = st.lists(st.floats(-1, 1), min_size=1, max_size=6)
 
@@ -51,13 +51,20 @@ def test_a_score_by_hand() -> None:
 
 
 def test_a_score_by_loss_prefers_what_tells_classes_apart() -> None:
-    labels, prototypes = torch.tensor([0, 0, 0, 1]), torch.eye(2)
+    labels, prototypes = torch.tensor([0, 0, 0, 1]), torch.tensor([[1.0, 0.9], [0.9, 1.0]])
     compact = torch.tensor([[1.0, 0.9]] * 3 + [[0.9, 1.0]])
     apart = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
-    by_loss = Blending(by="loss")
-    assert by_loss.score(apart, labels, prototypes) > by_loss.score(compact, labels, prototypes)
-    right = (10 * F.normalize(compact, dim=1)).log_softmax(1).gather(1, labels[:, None])
-    assert by_loss.score(compact, labels, prototypes) == pytest.approx(float((right[0] + right[3]) / 2), abs=1e-5)
+    for by, better, worse in (("compactness", compact, apart), ("loss", apart, compact)):
+        blending = Blending(by=by, compactness=1.0)  # type: ignore[arg-type]
+        assert blending.score(better, labels, prototypes) > blending.score(worse, labels, prototypes)
+    right = cosine_logits(apart, prototypes).log_softmax(1).gather(1, labels[:, None])
+    by_hand = float((right[0] + right[3]) / 2)
+    assert Blending(by="loss").score(apart, labels, prototypes) == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_bad_scores_and_much_sharpness_still_weigh() -> None:
+    weights = Blending(by="loss", sharpness=500.0).weights(torch.tensor([-1.6, -1.5, -30.0]))
+    assert weights.tolist() == pytest.approx([0, 1, 0], abs=1e-6)
 
 
 def test_separation_is_divided_by_the_other_classes() -> None:

@@ -40,6 +40,7 @@ def test_noise_in_colour_is_seen_where_brightness_hides_it() -> None:
     assert bool((noisy[:, 19:49] > clean[:, 19:49] + 1).all())
     assert bool((noisy[:, :19] < clean[:, :19] + 0.1).all())
     assert residual_statistics(x[:, :1], window=(5, 5)).shape == (4, 20)
+    assert residual_statistics(x[:0], window=(5, 5)).shape == (0, 50)
 
 
 def test_features_have_gradients() -> None:

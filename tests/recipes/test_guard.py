@@ -19,7 +19,7 @@ from loradar.recipes.calibration_split import calibration_split, identities, use
 from loradar.recipes.corruptions import Corrupted
 from loradar.recipes.guard_attacks import ENOUGH, Evading, Through, can_evade
 from loradar.recipes.guard_audit import audit_guard
-from loradar.recipes.guard_build import build_guard
+from loradar.recipes.guard_build import _strays, build_guard
 from loradar.recipes.guard_pool import open_guard
 from tests.recipes import guards
 
@@ -89,6 +89,21 @@ def test_calibration_touches_nothing_that_was_used(work: Path) -> None:
     assert record["count"] == 40
     with pytest.raises(BadDataError, match=r"99999 calibration images asked for, 1\d\d\d are neither trained nor"):
         calibration_split(source, cards, count=99999, limit=guards.LIMIT, seed=0)
+
+
+def test_strays_are_perturbations_without_their_aim() -> None:
+    x = 0.4 + 0.2 * torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy = [x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    faint = x + 1e-4
+    found = _strays(x, [*noisy, faint])
+    rows = torch.cat([rows for rows, _ in found])
+    assert sorted(rows.tolist()) == list(range(12)), "one for each image, and none of what is too faint to be told"
+    assert [len(rows) for rows, _ in found] == [3, 3, 3, 3], "as many of each kind, and early rows as well as late"
+    for (rows, images), change in zip(found, [*(noisy[0] - x,) * 2, *(noisy[1] - x,) * 2], strict=True):
+        assert not torch.isclose(images, (x + change)[rows].clamp(0, 1)).flatten(1).all(1).any()
+        torch.testing.assert_close((images - x[rows]).std(), change.std(), rtol=0.2, atol=0)
+    shuffled = (found[1][1] - x[found[1][0]]).flatten(2).sort(2).values
+    torch.testing.assert_close(shuffled, (noisy[0] - x)[found[1][0]].flatten(2).sort(2).values, atol=1e-5, rtol=0)
 
 
 def test_the_report_has_its_fixed_form(report: dict[str, object]) -> None:

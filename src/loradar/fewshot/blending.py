@@ -58,7 +58,8 @@ class Blending:
     def weights(self, scores: Tensor) -> Tensor:
         """(P,) weights that sum to 1, 0 outside the `top` members of largest score; of scores (P,)."""
         scores = scores.double()
-        strength = torch.exp(-self.sharpness * (1 - scores))
+        # the same, once they sum to 1, as exp(-sharpness * (1 - score)), and it never underflows
+        strength = torch.exp(self.sharpness * (scores - scores.max()))
         # by the score: with sharpness 0 all strengths are equal
         best = scores.argsort(descending=True, stable=True)[: self.top]
         kept = torch.zeros_like(strength)

@@ -26,8 +26,8 @@ ABSTAINED = -1
 class Verdict:
     """What a guard says of a batch.
 
-    `logits` (batch, classes); `answers` (batch,), -1 where it abstains; `posterior` (batch, labels), under the settings' prior,
-    whose largest names the image; `log_probs`
+    `logits` (batch, classes); `answers` (batch,), -1 where it abstains; `posterior` (batch, labels), for which every
+    label is as frequent, and `named` (batch, labels), under the settings' prior: its largest names the image; `log_probs`
     (voters, batch, classes), NaN for adapters that were not asked; `gate` (batch,) the gate's probability of clean;
     `passes` (batch,) the work, in forward passes of the base; `measured` (batch,) bool, whether the response changed
     anything about how the image was judged.
@@ -36,6 +36,7 @@ class Verdict:
     logits: Logits
     answers: Labels
     posterior: Tensor
+    named: Tensor
     log_probs: Tensor
     gate: Tensor
     passes: Tensor
@@ -44,10 +45,11 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Consulted:
-    """What all voters together say of images: fields as in `Verdict`, but for the prior, which `posterior` is without."""
+    """What all voters together say of images: fields as in `Verdict`."""
 
     logits: Logits
     posterior: Tensor
+    named: Tensor
     log_probs: Tensor
     passes: Tensor
     measured: Tensor
@@ -118,7 +120,8 @@ class Guard(nn.Module):
         shared = self.enter(x)
         base = self.opinion(0, shared)
         statistics = residual_statistics(x.float(), window=settings.window)
-        passed = self.gate(torch.cat([statistics, opinion_features(base[None])], dim=1))
+        seen = torch.cat([statistics, opinion_features(base[None])], dim=1)
+        passed = self.gate(seen)
         skipped = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         if settings.gated:
             skipped = passed[:, 0] >= settings.gate
@@ -135,7 +138,8 @@ class Guard(nn.Module):
         return Verdict(
             logits=answer,
             answers=answers.masked_fill(confidence < settings.abstain, ABSTAINED),
-            posterior=self.in_traffic(torch.where(skipped[:, None], passed, full.posterior).log()).exp(),
+            posterior=torch.where(skipped[:, None], passed, full.posterior),
+            named=torch.where(skipped[:, None], self.gate.log_posterior(seen, self.odds).exp(), full.named),
             log_probs=full.log_probs,
             gate=passed[:, 0],
             passes=asked,
@@ -160,10 +164,6 @@ class Guard(nn.Module):
         """(voters, batch, classes) the opinion of each."""
         return torch.stack([self.opinion(voter, shared) for voter in range(len(self.tails))])
 
-    def in_traffic(self, log_posterior: Tensor) -> Tensor:
-        """(batch, labels) the identifier's log-posterior, for which every kind is as frequent, under the settings' prior."""
-        return (log_posterior + self.odds).log_softmax(1)
-
     def opinions(self, log_probs: Tensor, posterior: Tensor) -> Opinions:
         """What the fusion rule is given: those voters whose votes count."""
         first = 0 if self.settings.base_votes else 1
@@ -173,10 +173,12 @@ class Guard(nn.Module):
     def _consult(self, x: Images, shared: tuple[Tensor, ...], base: Tensor, statistics: Tensor) -> _Consulted:
         """All voters on all of `x`, and the response."""
         log_probs = torch.stack([base, *(self.opinion(v, shared) for v in range(1, len(self.tails)))])
-        posterior = self.identifier(torch.cat([statistics, opinion_features(log_probs)], dim=1))
+        seen = torch.cat([statistics, opinion_features(log_probs)], dim=1)
+        posterior = self.identifier(seen)
         fused = _Consulted(
             logits=FUSIONS[self.settings.fusion](self.opinions(log_probs, posterior)),
             posterior=posterior,
+            named=self.identifier.log_posterior(seen, self.odds).exp(),
             log_probs=log_probs,
             passes=self.costs.sum().expand(len(x)),
             measured=torch.zeros(len(x), dtype=torch.bool, device=x.device),
@@ -188,7 +190,7 @@ class Guard(nn.Module):
         taken = [self.settings.policy.taken(label, self.settings.level) for label in self.settings.labels]
         if not any(taken):
             return verdict
-        names = self.in_traffic(verdict.posterior.log()).argmax(1)
+        names = verdict.named.argmax(1)
         changed, moved = x, torch.zeros_like(verdict.measured)
         for measure, transform in transforms(self.settings.window).items():
             rows = torch.tensor([measure in measures for measures in taken], device=x.device)[names]
@@ -234,6 +236,7 @@ class Guard(nn.Module):
         return _Consulted(
             logits=spread(part.logits, 0.0),
             posterior=spread(part.posterior, 0.0),
+            named=spread(part.named, 0.0),
             log_probs=voters,
             passes=spread(part.passes, 0.0),
             measured=spread(part.measured, 0),

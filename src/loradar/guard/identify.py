@@ -13,6 +13,7 @@ from loradar.guard.respond import CLEAN, UNKNOWN
 _PARTS = ("center", "scale", "weight_in", "bias_in", "weight_out", "bias_out", "means", "precision", "limits")
 HIDDEN = 48
 _LEAST = 1e-9
+_HAIR = 1e-4
 
 
 class Identifier(nn.Module):
@@ -64,18 +65,31 @@ class Identifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return self.log_posterior(features).exp()
 
-    def log_posterior(self, features: Tensor) -> Tensor:
-        """(batch, labels), with gradients however sure it is: a probability that rounds to 0 would have none."""
-        values = (features.float() - self.center) / self.scale
-        scores = F.linear(F.relu(F.linear(values, self.weight_in, self.bias_in)), self.weight_out, self.bias_out)
+    def log_posterior(self, features: Tensor, odds: Tensor | None = None) -> Tensor:
+        """(batch, labels), with gradients however sure it is: a probability that rounds to 0 would have none.
+
+        `odds` (labels,), logarithms, are added to what the perceptron says; what is far is unknown whatever they are.
+        """
+        values = self._scaled(features)
         limit, width = self.limits
         beyond = ((self.distance(values) - limit) / width)[:, None]
-        near = scores.log_softmax(1) + F.logsigmoid(-beyond)
+        near = self._told(values, odds) + F.logsigmoid(-beyond)
         return torch.cat([near[:, :-1], torch.logaddexp(near[:, -1:], F.logsigmoid(beyond))], dim=1)
+
+    def among_near(self, features: Tensor) -> Tensor:
+        """(batch, labels) the posterior of what is not far, by the perceptron alone."""
+        return self._told(self._scaled(features)).exp()
+
+    def _scaled(self, features: Tensor) -> Tensor:
+        return (features.float() - self.center) / self.scale
+
+    def _told(self, values: Tensor, odds: Tensor | None = None) -> Tensor:
+        scores = F.linear(F.relu(F.linear(values, self.weight_in, self.bias_in)), self.weight_out, self.bias_out)
+        return (scores if odds is None else scores + odds).log_softmax(1)
 
     def is_far(self, features: Tensor) -> Tensor:
         """(batch,) whether `features` lie farther from everything known than nearly all calibration images did."""
-        return self.distance((features.float() - self.center) / self.scale) > self.limits[0]
+        return self.distance(self._scaled(features)) > self.limits[0]
 
     def distance(self, values: Tensor) -> Tensor:
         """(batch,) Mahalanobis distance of scaled features to the nearest label's mean, per feature."""
@@ -138,7 +152,8 @@ def fit_identifier(
     }
     found = Identifier(names, tensors)
     distances = found.distance((held.float() - found.center) / found.scale)
-    limit = torch.stack([torch.quantile(distances[held_labels == i], 1 - far) for i in set(held_labels.tolist())]).max()
+    limits = [_least(distances[held_labels == label], 1 - far) for label in set(held_labels.tolist())]
+    limit = torch.stack(limits).max()
     found.limits.copy_(torch.stack([limit, ((limit - distances.median()) / 8).clamp_min(1e-3)]))
     return found
 
@@ -146,18 +161,26 @@ def fit_identifier(
 def fit_prior(posterior: Tensor, kinds: Tensor, *, false_alarms: float) -> dict[str, float]:
     """The largest prior of unknown (1 at most), and then the least of clean (1 at least), that keep to `false_alarms`.
 
-    `posterior` (n, labels) is an identifier's, for which all labels are as frequent; `kinds` (n,) say what was done, none of
-    it unknown. That share of the attacked images may be called unknown, and half of it of the clean ones anything but clean:
-    the other half is for images that are far from everything known, which no prior moves.
+    They are thresholds in the form of odds, not frequencies. `posterior` (n, labels) is that of `Identifier.among_near` for
+    images that are; `kinds` (n,) say what was done to them, none of it unknown. That share of the attacked images may be called
+    unknown, and half of it of the clean ones anything but clean: the other half is for images that are far from everything
+    known, which no prior moves. Neither goes beyond `false_alarms` to 1: where a promise would need more than that, one odd
+    image among few would silence the identifier, and the promise is not kept.
     """
     clean, threats, unknown = posterior[:, 0], posterior[:, 1:-1].amax(1), posterior[:, -1]
     odds = (threats / unknown.clamp_min(_LEAST))[kinds > 0]
-    rare = min(1.0, max(_LEAST, _at(odds, false_alarms)))
+    # a hair on the safe side: who sits on the quantile itself is among those that must be called what they are
+    rare = max(false_alarms, min(1.0, float(_most(odds, false_alarms)) * (1 - _HAIR)))
     odds = (torch.maximum(threats, rare * unknown) / clean.clamp_min(_LEAST))[kinds == 0]
-    # a hair above: who sits on the quantile itself is among those that must be called clean
-    return {CLEAN: max(1.0, _at(odds, 1 - false_alarms / 2) * (1 + 1e-4)), UNKNOWN: rare}
+    usual = min(1 / false_alarms, max(1.0, float(_least(odds, 1 - false_alarms / 2)) * (1 + _HAIR)))
+    return {CLEAN: usual, UNKNOWN: rare}
 
 
-def _at(values: Tensor, share: float) -> float:
-    """The value below which `share` of the `values` lie, the nearest on the safe side of it: towards the middle."""
-    return float(torch.quantile(values, share, interpolation="lower" if share < 0.5 else "higher"))
+def _least(values: Tensor, share: float) -> Tensor:
+    """The least of the `values` that `share` of them do not exceed."""
+    return torch.quantile(values, share, interpolation="higher")
+
+
+def _most(values: Tensor, share: float) -> Tensor:
+    """The largest of the `values` that no more than `share` of them fall below."""
+    return torch.quantile(values, share, interpolation="lower")

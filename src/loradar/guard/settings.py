@@ -21,8 +21,8 @@ class GuardSettings:
 
     `specialists` names the voter for each threat ("" where none is: all of them are heard then). An answer of less
     `abstain` confidence is none. With `cascade`, an image that the gate takes for clean with probability `gate` or more
-    gets the base's answer, while the level is calm and no measure is forced. `prior` is how many times likelier a
-    label is in traffic than it was in calibration, where every kind was as frequent (1 where it is not there): it moves the
+    gets the base's answer, while the level is calm and no measure is forced. `prior` is what the
+    identifier's odds of a label are multiplied by before it names an image (1 where the label is not there): it moves the
     names, never the fusion, which stays ready for an attack. `masker` is the voter that masking asks.
     """
 
@@ -54,7 +54,7 @@ class GuardSettings:
         if not 0 <= self.abstain <= 1 or not 0 <= self.gate <= 1:
             raise BadConfigError(f"abstain is {self.abstain} and gate {self.gate}; expected probabilities")
         for label, times in self.prior.items():
-            if label not in self.labels or not times > 0:
+            if label not in self.labels or not 0 < times < math.inf:
                 raise BadConfigError(
                     f"the prior of {label!r} is {times}; expected a number above 0 for any of {', '.join(self.labels)}"
                 )
@@ -77,7 +77,7 @@ class GuardSettings:
 
 
 def tables(settings: GuardSettings) -> dict[str, Tensor]:
-    """Temperatures and weights by voter, voters' trust by label, and labels' log-odds in traffic."""
+    """Temperatures and weights by voter, voters' trust by label, and the logarithms of the labels' priors."""
     found = [settings.calibrations[name] for name in settings.voters]
     heard = settings.voters if settings.base_votes else settings.voters[1:]
     chosen = {CLEAN: BASE if settings.base_votes else "", UNKNOWN: "", **settings.specialists}

@@ -40,31 +40,31 @@ class Surrogate(nn.Module):
         """The logits, and (batch,) the log-probability of the name clean: the gate's, whose word lets an image pass, where
         there is one."""
         guard, settings = self.guard, self.guard.settings
-        log_probs, log_posterior, statistics = self._look(x)
-        scores = self._responded(x, log_probs, log_posterior)
+        log_probs, log_posterior, log_named, statistics = self._look(x)
+        scores = self._responded(x, log_probs, log_posterior.exp(), log_named)
         if not settings.gated:
-            return scores, guard.in_traffic(log_posterior)[:, 0]
+            return scores, log_named[:, 0]
         log_clean = guard.gate.log_posterior(torch.cat([statistics, opinion_features(log_probs[:1])], dim=1))[:, 0]
         above = ((log_clean.exp() - settings.gate) / GATE_WIDTH)[:, None]
         passed, held = F.logsigmoid(above) + log_probs[0], F.logsigmoid(-above) + scores.log_softmax(1)
         return torch.logaddexp(passed, held), log_clean
 
-    def _look(self, x: Images) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities of all voters, the log-posterior, and the image's statistics."""
+    def _look(self, x: Images) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Log-probabilities of all voters, the log-posterior, that under the prior, and the image's statistics."""
         guard = self.guard
         log_probs = guard.log_probs(guard.enter(x))
         statistics = residual_statistics(x.float(), window=guard.settings.window)
         features = torch.cat([statistics, opinion_features(log_probs)], dim=1)
-        return log_probs, guard.identifier.log_posterior(features), statistics
+        identifier = guard.identifier
+        return log_probs, identifier.log_posterior(features), identifier.log_posterior(features, guard.odds), statistics
 
-    def _responded(self, x: Images, log_probs: Tensor, log_posterior: Tensor) -> Logits:
-        """The softened fusion; where the policy acts, mixed over its chains of measures under the posterior."""
+    def _responded(self, x: Images, log_probs: Tensor, posterior: Tensor, log_named: Tensor) -> Logits:
+        """The softened fusion; where the policy acts, mixed over its chains of measures by the probability of each name."""
         guard, settings = self.guard, self.guard.settings
         chains: dict[tuple[Measure, ...], list[int]] = defaultdict(list)
         for index, label in enumerate(settings.labels):
             chains[settings.policy.taken(label, settings.level)].append(index)
-        posterior, parts = log_posterior.exp(), []
-        named = guard.in_traffic(log_posterior)
+        parts = []
         for chain, labels in chains.items():
             if chain:
                 logits = self._chain(x, chain, posterior)
@@ -72,7 +72,7 @@ class Surrogate(nn.Module):
                 logits = SURROGATES[settings.fusion](guard.opinions(log_probs, posterior))
             if len(chains) == 1:
                 return logits
-            parts.append(named[:, labels].logsumexp(1, keepdim=True) + logits.log_softmax(1))
+            parts.append(log_named[:, labels].logsumexp(1, keepdim=True) + logits.log_softmax(1))
         return torch.stack(parts).logsumexp(0)
 
     def _chain(self, x: Images, chain: tuple[Measure, ...], posterior: Tensor) -> Logits:

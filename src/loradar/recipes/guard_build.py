@@ -165,16 +165,14 @@ def _strays(x: Images, attacked: Sequence[Images]) -> list[tuple[Tensor, Images]
     loud = [change for change in changes if float(change.square().mean().sqrt()) >= FAINT] or changes
     found = []
     for index, change in enumerate(loud):
-        for rows, astray in zip(torch.arange(index, len(x), len(loud)).chunk(2), (_elsewhere, _shuffled), strict=False):
-            found.append((rows, (x[rows] + astray(change[rows])).clamp(0, 1)))
+        rows = torch.arange(index, len(x), len(loud))
+        for part, astray in ((rows[0::2], change.roll(1, 0)), (rows[1::2], _shuffled(change))):
+            found.append((part, (x[part] + astray[part]).clamp(0, 1)))
     return found
 
 
-def _elsewhere(change: Tensor) -> Tensor:
-    return change.roll(1, 0)
-
-
 def _shuffled(change: Tensor) -> Tensor:
+    """The pixels of each image in another order, the same for all."""
     order = torch.randperm(change.shape[2] * change.shape[3], generator=generator(0))
     return change.flatten(2)[..., order].view_as(change)
 
@@ -217,7 +215,10 @@ def _threshold(
     _, features = _features(seen, calibrations, config.rectangle)
     clean = gate(features[seen.held])[:, 0]
     kinds = seen.kinds[seen.held]
-    limits = [torch.quantile(clean[kinds == kind], 1 - config.gate_miss) for kind in range(1, seen.known)]
+    limits = [
+        torch.quantile(clean[kinds == kind], 1 - config.gate_miss, interpolation="higher")
+        for kind in range(1, seen.known)
+    ]
     # a hair above: who sits on the quantile itself is among those that must not pass
     return min(1.0, max(0.5, float(torch.stack(limits).max()) + 1e-4))
 
@@ -229,7 +230,8 @@ def _prior(
     features, _ = _features(seen, calibrations, config.rectangle)
     asked = seen.held & (seen.kinds < seen.known)
     near = ~identifier.is_far(features[asked])
-    return fit_prior(identifier(features[asked])[near], seen.kinds[asked][near], false_alarms=config.false_alarms)
+    posterior, kinds = identifier.among_near(features[asked])[near], seen.kinds[asked][near]
+    return fit_prior(posterior, kinds, false_alarms=config.false_alarms)
 
 
 def _specialist(name: str, attack: Attack, adapters: Mapping[str, Adapter]) -> str:

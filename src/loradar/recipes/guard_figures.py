@@ -23,6 +23,7 @@ class Judged:
 
     answers: Labels
     posterior: Tensor
+    named: Tensor
     log_probs: Tensor
     gate: Tensor
     passes: Tensor
@@ -48,6 +49,7 @@ def judged(guard: Guard, x: Images, *, batch_size: int) -> Judged:
     return Judged(
         answers=torch.cat([v.answers for v in found]).cpu(),
         posterior=torch.cat([v.posterior for v in found]).cpu(),
+        named=torch.cat([v.named for v in found]).cpu(),
         log_probs=torch.cat([v.log_probs for v in found], dim=1).cpu(),
         gate=torch.cat([v.gate for v in found]).cpu(),
         passes=torch.cat([v.passes for v in found]).cpu(),
@@ -61,14 +63,11 @@ def identification_of(looked: Looked, labels: Sequence[str]) -> Identification:
     kinds = [labels.index(name) for name in looked.known]
     truth = torch.cat([torch.full((len(v.answers),), k) for k, v in zip(kinds, looked.known.values(), strict=True)])
     posterior = torch.cat([v.posterior for v in looked.known.values()])
-    confidence, names = posterior.max(1)
+    names = torch.cat([v.named for v in looked.known.values()]).argmax(1)
     strange = {
-        name: Counter(labels[i] for i in verdict.posterior.argmax(1).tolist())
-        for name, verdict in looked.strange.items()
+        name: Counter(labels[i] for i in verdict.named.argmax(1).tolist()) for name, verdict in looked.strange.items()
     }
-    sure = {
-        name: int((verdict.posterior[:, 1:-1].amax(1) >= CONFIDENT).sum()) for name, verdict in looked.strange.items()
-    }
+    sure = {name: int((verdict.named[:, 1:-1].amax(1) >= CONFIDENT).sum()) for name, verdict in looked.strange.items()}
     table = confusion_matrix(truth, names, labels=range(len(labels))).tolist()
     table[-1] = [sum(counts[label] for counts in strange.values()) for label in labels]
     suspicion = 1 - posterior[:, 0]
@@ -84,7 +83,8 @@ def identification_of(looked: Looked, labels: Sequence[str]) -> Identification:
             )
             for kind in kinds[1:]
         },
-        error=reliability(confidence, names == truth).error,
+        # the kinds are as frequent here as the posterior without the prior takes them to be
+        error=reliability(posterior.amax(1), posterior.argmax(1) == truth).error,
         unfitted={
             name: {label: counts[label] for label in labels if counts[label]} for name, counts in strange.items()
         },
@@ -153,7 +153,7 @@ def suspects_of(
     for done, verdict in looked.known.items():
         x = looked.images[done][:_EXAMPLES]
         corners = loudest(x, window=window).tolist()
-        probabilities, names = (t.tolist() for t in verdict.posterior[:_EXAMPLES].max(1))
+        probabilities, names = (t.tolist() for t in verdict.named[:_EXAMPLES].max(1))
         for i, corner in enumerate(corners):
             named, answer = labels[names[i]], int(verdict.answers[i])
             found.append(

@@ -61,7 +61,7 @@ class Traffic:
 
     def _finding(self, guard: Guard, verdict: Verdict, index: int, name: str) -> Finding:
         settings = guard.settings
-        probability, label = (t.item() for t in verdict.posterior[index].max(0))
+        probability, label = (t.item() for t in verdict.named[index].max(0))
         answer = int(verdict.answers[index])
         suspected = settings.labels[int(label)]
         return Finding(
