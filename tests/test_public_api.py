@@ -34,7 +34,7 @@ PUBLIC = {
         *("load_source", "read_images", "split", "varied"),
     },
     "fewshot": {
-        *("Blending", "Episode", "FineTuning", "FixedEpisodes", "MeanLogits", "NearestCentroid", "Sampler"),
+        *("Blending", "Episode", "FineTuning", "FixedEpisodes", "MeanLogits", "NearestCentroid", "Sampler", "Scoring"),
         *("VariableEpisodes", "cosine_logits", "cosines", "parse_setting", "prototypes_of"),
     },
     "training": {

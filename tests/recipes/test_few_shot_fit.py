@@ -52,14 +52,15 @@ def test_a_fine_tuned_fit_owns_every_weight_and_answers(runs: dict[str, Path], s
     blended = few_shot_fit(FewShotFitConfig(support=str(support), pool=runs["vit"], out=tmp_path / "blend"))
     fitted = few_shot_fit(config)
     again = load(tmp_path / "task")
-    assert not again.deltas
-    assert again.card.data["fine_tuned_at_rate"] in (0.0, 1e-4, 1e-3, 1e-2)
+    assert fitted.rate == again.card.data["fine_tuned_at_rate"]
+    assert fitted.rate in (1e-4, 1e-3, 1e-2), "three classes of digits are learned a little better at some rate"
+    assert blended.rate is None
     assert again.card.data["few_shot"] == fitted.weights == blended.weights
     base = load_base(base_of(runs["vit"])).model
     assert {name for name, _ in innermost(base).named_parameters()} == set(again.replaced)
     before, after = (dict(innermost(fold(base, one)).named_parameters()) for one in (blended.adapter, again))
     moved = [name for name in before if "head" not in name and not torch.allclose(before[name], after[name], atol=1e-5)]
-    assert bool(moved) == (again.card.data["fine_tuned_at_rate"] > 0)
+    assert moved
     assert [a.answer for a in few_shot_classify(tmp_path / "task", sorted(support.glob("*/*.png")))]
     with pytest.raises(BadConfigError, match="give one of the two"):
         few_shot_fit(config.model_copy(update={"rank": 2}))

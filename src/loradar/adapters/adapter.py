@@ -90,9 +90,11 @@ def fresh(
         raise BadConfigError(f"rank is {rank} and alpha {alpha}; expected rank 0 or more and alpha above 0")
     alpha = float(rank if alpha is None else alpha)
     layers = find_targets(base, targets) if rank else ()
-    whole = find_head(base) if head else ""
-    if whole and whole in layers:
-        raise BadTargetError(f"{whole} is the head, which is trained whole; leave it out of the targets, or head=False")
+    own_head = find_head(base) if head else ""
+    if own_head and own_head in layers:
+        raise BadTargetError(
+            f"{own_head} is the head, which is trained whole; leave it out of the targets, or head=False"
+        )
     if start == "zeros" and layers:
         warnings.warn(
             "start='zeros' never learns: with both factors at zero both gradients are zero; use 'random' or 'svd'",
@@ -105,7 +107,7 @@ def fresh(
         rank=rank,
         alpha=alpha,
         start=start,
-        head=whole,
+        head=own_head,
         norm=norm,
         seed=seed,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

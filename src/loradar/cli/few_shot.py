@@ -32,6 +32,13 @@ def fitted(result: Fitted) -> RenderableType:
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in result.weights.items() if weight)
     seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result.seconds.items())
     lines = [f"classes: {', '.join(result.adapter.card.classes)}", f"blend:   {weights}", f"time:    {seconds}"]
+    if result.rate is not None:
+        told = (
+            f"every weight, at rate {result.rate:g}"
+            if result.rate
+            else "no rate did better than the blend, which stays"
+        )
+        lines.append(f"tuned:   {told}")
     if result.error is not None:
         lines.append(f"truncated: relative error {result.error:.4f}")
     return Group(*lines)

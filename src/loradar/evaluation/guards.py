@@ -37,6 +37,10 @@ class Identification:
     def __post_init__(self) -> None:
         if len(self.confusion) != len(self.labels) or any(len(row) != len(self.labels) for row in self.confusion):
             raise BadConfigError(f"the confusion of {len(self.labels)} labels is not square; expected one row for each")
+        if set(self.sure) != set(self.unfitted):
+            raise BadConfigError(
+                "sure and unfitted are about other threats; expected a count in sure for each unfitted one"
+            )
 
     @property
     def right(self) -> tuple[int, int]:

@@ -130,7 +130,8 @@ def _member(card: Any) -> dict[str, Any]:
 def _notes(measuring: "_Measuring") -> tuple[str, ...]:
     notes = [
         "Every method sees the same tasks. An attack is computed on each method's own classifier of the task, so it is "
-        "adaptive; easyfsl's methods classify the queries that were attacked on the base without tuning.",
+        "adaptive; easyfsl's methods on the base classify the queries that were attacked on the base without tuning, and that "
+        "on the blend is not measured under attack.",
         f"Corruptions: each task has one of {len(KINDS)} kinds at one of {SEVERITIES} severities, on its queries alone; "
         f"{len(KINDS) * SEVERITIES} tasks meet every pair once.",
         "Nothing is searched, chosen or stopped by reported tasks; rows with searched settings, if any, say so.",

@@ -37,6 +37,8 @@ from loradar.recipes.tasks import first_of_each
 from loradar.recipes.workbench import open_base
 
 FEW_SHOT = "few_shot"
+MOST_TUNED = 500
+"""Images that are fine-tuned on at once: the largest support of PMF's variable tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +52,14 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fitted:
-    """A task's adapter; the weight of each member; seconds of each step; the relative error of truncation, if any."""
+    """A task's adapter; the weight of each member; seconds of each step; the relative error of truncation, if any; the rate
+    that fine-tuning chose, if it was asked for: at 0 the blend was left as it is."""
 
     adapter: Adapter
     weights: dict[str, float]
     seconds: dict[str, float]
     error: float | None
+    rate: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +79,8 @@ def few_shot_fit(config: FewShotFitConfig) -> Fitted:
     """Blends the pool for the images of `config.support`, trims, and writes the adapter to `config.out`.
 
     Its head holds the prototypes, so that the plugged base answers the classes of the folder. With `fine_tune` the blend is
-    then tuned on the images (AMT-FT), and the adapter holds every weight. Raises LoradarError.
+    then tuned on the images (AMT-FT), and the adapter holds every weight, unless no rate did better than none. Raises
+    LoradarError.
     """
     if config.fine_tune and config.rank is not None:
         raise BadConfigError("fine_tune moves every weight, and rank asks for a low-rank blend; give one of the two")
@@ -83,6 +88,10 @@ def few_shot_fit(config: FewShotFitConfig) -> Fitted:
     spec = config.base or base_of(config.pool)
     base = open_base(spec, config.device)
     x, y, classes = _support(config, base)
+    if config.fine_tune and len(y) > MOST_TUNED:
+        raise BadDataError(
+            f"{config.support} has {len(y)} images; fine_tune takes all of them at once, {MOST_TUNED} at most: give --shot"
+        )
     fitter = Fitter.of(
         base,
         pool,
@@ -167,21 +176,22 @@ class Fitter:
             if rank is not None:
                 adapter = truncated(adapter, rank)
                 error = float(adapter.card.data["truncated"]["relative_error"])
+        rate = None
         if fine_tune:
             with watch("fine-tune"):
-                adapter = self._tuned(adapter, x, y, way)
+                adapter, rate = self._tuned(adapter, x, y, way)
         with watch("prototypes"):
             prototypes = prototypes_of(fold(self.features, adapter, check=False)(x), y, way)
             adapter = _headed(self.base, adapter, prototypes, tuple(classes), weights)
-        return Fitted(adapter=adapter, weights=weights, seconds=watch.seconds, error=error)
+        return Fitted(adapter=adapter, weights=weights, seconds=watch.seconds, error=error, rate=rate)
 
     @torch.enable_grad()
-    def _tuned(self, blend: Adapter, x: Images, y: Labels, way: int) -> Adapter:
-        """All weights of the blend, tuned on the support; the rate that the support chose goes on the card."""
+    def _tuned(self, blend: Adapter, x: Images, y: Labels, way: int) -> tuple[Adapter, float]:
+        """All weights of the blend, tuned on the support, and the rate that the support chose; the blend itself at rate 0."""
         folded = fold(self.features, blend, check=False)
         tuned, rate = FineTuning()(lambda: copy.deepcopy(folded), x, y, way=way, augment=varied, seed=self.seed)
         data = {**blend.card.data, "fine_tuned_at_rate": rate}
-        return whole(self.base, weights=tuned, seed=self.seed).with_card(data=data)
+        return (whole(self.base, weights=tuned, seed=self.seed) if rate else blend).with_card(data=data), rate
 
     def _score(self, member: nn.Module, x: Images, copies: Images, y: Labels, way: int) -> float:
         prototypes = prototypes_of(member(x), y, way)

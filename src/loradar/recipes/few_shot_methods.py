@@ -8,12 +8,17 @@ import torch
 from torch import Tensor
 
 from loradar.config import FewShotEvalConfig
-from loradar.fewshot import cosine_logits
+from loradar.fewshot import Scoring, cosine_logits
 from loradar.recipes.few_shot_models import AVERAGE, BASE, Method, Recipe, Tools, View, Voter
 from loradar.recipes.pools import blending_of
 
 FULL, NO_TUNING, CLEAN, RANDOM = "AMT", "no tuning", "clean meta-tuning (PMF)", "one adapter, random budgets"
-BY_LOSS, SEARCHED, TUNED = "AMT, members scored by loss", "AMT, settings searched", "AMT-FT"
+SEARCHED, TUNED = "AMT, settings searched", "AMT-FT"
+OTHERWISE: dict[Scoring, tuple[str, Scoring]] = {
+    "compactness": ("AMT, members scored by loss", "loss"),
+    "loss": ("AMT, members scored by compactness", "compactness"),
+}
+"""By how the full method scores members: the row beside it that scores them the other way."""
 UNPERTURBED = "one adapter, random budgets, unperturbed"
 LADDER = {
     "adversarial query": UNPERTURBED,
@@ -42,10 +47,8 @@ def methods(tools: Tools, recipe: Recipe, *, searched: Recipe | None, ablations:
         _fixed("average of weights", AVERAGE),
         Method(name="average of logits", voters=lambda view: [view.fixed(name) for name in view.tools.pool]),
     ]
-    if recipe.blending.by == "compactness":
-        found.append(
-            _blend(BY_LOSS, Recipe(blending=dataclasses.replace(recipe.blending, by="loss"), keep=recipe.keep))
-        )
+    name, other = OTHERWISE[recipe.blending.by]
+    found.append(_blend(name, dataclasses.replace(recipe, blending=dataclasses.replace(recipe.blending, by=other))))
     untrimmed = Recipe(blending=recipe.blending)
     if recipe.keep < 1:
         found.append(_blend("AMT without trimming", untrimmed))

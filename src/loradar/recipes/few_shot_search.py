@@ -24,8 +24,12 @@ def search(
         View(tools=tools, bank=bank, task=domain.task(sampler, index, pick_device(config.device)))
         for index in range(config.search_episodes)
     ]
-    task = progress.task("search on validation tasks", 4, "settings")
-    for change in ("top", "compactness", "sharpness", "keep"):
+    # a loss has no weight of compactness to choose
+    changes = [
+        one for one in ("top", "compactness", "sharpness", "keep") if one != "compactness" or best.blending.by == one
+    ]
+    task = progress.task("search on validation tasks", len(changes), "settings")
+    for change in changes:
         tried = [best, *_neighbours(best, change, len(tools.pool))]
         scores = [
             sum(share(answers(view, [view.blended(one)], None), view.task.query_labels) for view in views)
