@@ -158,8 +158,8 @@ def _strays(x: Images, attacked: Sequence[Images]) -> list[tuple[Tensor, Images]
 
     A known perturbation on another image has the statistics without the aim; one whose pixels are in another order is noise of
     the same strength without the shape. Perturbations of less than FAINT are left out: aimless they cannot be told from
-    nothing. (Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection
-    with Outlier Exposure", 2019, show that outliers of another kind than those to come teach a detector as well.)
+    nothing. (Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with Outlier Exposure", 2019, show that outliers of
+    another kind than those to come teach a detector as well.)
     """
     changes = [images - x for images in attacked]
     loud = [change for change in changes if float(change.square().mean().sqrt()) >= FAINT] or changes
