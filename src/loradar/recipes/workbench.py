@@ -117,7 +117,7 @@ def open_bench(
 
 def layers_read(attack: object) -> set[str]:
     """Names of the layers whose output an attack, or a member of it, looks at."""
-    members = getattr(attack, "attacks", ())
+    members = getattr(attack, "attacks", None) or ()  # AutoAttack's may be None, or names, which look at no layer
     named = getattr(attack, "layer", None)
     return set().union(*map(layers_read, members), {named} if named else ())
 
