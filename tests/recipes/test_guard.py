@@ -118,6 +118,26 @@ def test_the_report_has_its_fixed_form(report: dict[str, object]) -> None:
     assert cost["forwards_per_image"]["everything runs"] > 1
 
 
+def test_names_are_judged_on_the_guards_own_threats_whatever_it_is_audited_by(work: Path) -> None:
+    config = GuardAuditConfig(
+        guard=work / "guard",
+        attack=["noise"],
+        fusion=["mean"],
+        unfitted=[],
+        threat=["adaptive"],
+        limit=guards.LIMIT,
+        adaptive_limit=2,
+        certify_limit=1,
+        evade_steps=1,
+        out=work / "audit-by-noise",
+        cache=work / "cache",
+        precision="fp32",
+    )
+    found = json.loads((audit_guard(config).parent / "report.json").read_text())
+    assert set(found["identification"]["auroc"]) == {ROA, "fast"}
+    assert {row["attack"].partition("(")[0] for row in found["rows"]} >= {"UniformNoise", "union"}
+
+
 def test_the_union_stands_first_and_is_no_better_than_its_parts(report: dict[str, object]) -> None:
     rows = report["rows"]
     assert isinstance(rows, list)

@@ -37,8 +37,9 @@ def audit_guard(config: GuardAuditConfig, *, progress: Progress | None = None) -
     """
     rules = _rules(config.fusion)
     opened = open_guard(config.guard, base=config.base, device=config.device, precision=config.precision)
-    specs = config.attack or [f"{name}={text}" for name, text in opened.record.attacks.items()]
-    attacks, unfitted = named(specs), {spec: _unfitted(spec) for spec in config.unfitted}
+    fitted = named([f"{name}={text}" for name, text in opened.record.attacks.items()])
+    attacks = named(config.attack) if config.attack else fitted
+    unfitted = {spec: _unfitted(spec) for spec in config.unfitted}
     members = {name: load(opened.folder / "adapters" / name) for name in opened.record.adapters}
     extra = named_adapters(config.contender) if config.contender else {}
     if both := set(extra) & set(members):
@@ -54,7 +55,7 @@ def audit_guard(config: GuardAuditConfig, *, progress: Progress | None = None) -
     x, y = everything(splits.reported)
     audit = _Audit(bench=bench, opened=opened, config=config, attacks=attacks, x=x, y=y)
     tally = audit.tally(_contenders(bench, opened, members, extra, rules))
-    looked = audit.look(unfitted)
+    looked = audit.look({name: attacks.get(name, attack) for name, attack in fitted.items()}, unfitted)
     report = Report(
         title="Guard report",
         rows=(*tally.unions(), *tally.mixtures(), *tally.rows(), *audit.certificate()),
@@ -151,10 +152,9 @@ class _Audit:
             return dataclasses.replace(attack, attack=first)
         return Through(attack=attack, voters=tuple(self.bench.frozen(m, attack) for m in self.opened.voters.values()))
 
-    def look(self, unfitted: Mapping[str, Attack]) -> Looked:
+    def look(self, known: Mapping[str, Attack], unfitted: Mapping[str, Attack]) -> Looked:
         """The guard on clean images, on transferred attacks, and on threats that it does not know."""
         pictures = {"clean": self.x}
-        known = {name: a for name, a in self.attacks.items() if name in self.opened.guard.settings.threats}
         pictures |= {name: self.transferred(attack, self.x, self.y) for name, attack in known.items()}
         strange = {name: self.transferred(attack, self.x, self.y) for name, attack in unfitted.items()}
         everything_runs = self.opened.guard.altered(cascade=False)
