@@ -55,7 +55,8 @@ def audit_guard(config: GuardAuditConfig, *, progress: Progress | None = None) -
     x, y = everything(splits.reported)
     audit = _Audit(bench=bench, opened=opened, config=config, attacks=attacks, x=x, y=y)
     tally = audit.tally(_contenders(bench, opened, members, extra, rules))
-    looked = audit.look({name: attacks.get(name, attack) for name, attack in fitted.items()}, unfitted)
+    known = {name: attacks.get(name, attack) for name, attack in fitted.items()}
+    looked = audit.look(known, unfitted)
     report = Report(
         title="Guard report",
         rows=(*tally.unions(), *tally.mixtures(), *tally.rows(), *audit.certificate()),
@@ -67,7 +68,7 @@ def audit_guard(config: GuardAuditConfig, *, progress: Progress | None = None) -
         identification=identification_of(looked, opened.guard.settings.labels),
         cost=cost_of(looked, opened.guard, tally.costs),
         reliabilities=reliabilities_of(looked, opened.guard),
-        suspects=suspects_of(looked, opened.guard, opened.base.classes or source.classes, attacks),
+        suspects=suspects_of(looked, opened.guard, opened.base.classes or source.classes, known),
         notes=(STATEMENT, UNION),
     )
     return write_report(report, config.out)

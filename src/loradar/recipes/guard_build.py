@@ -75,7 +75,8 @@ def build_guard(config: GuardBuildConfig, *, progress: Progress | None = None) -
     seen = _look(bench, voters, attacks, *everything(images))
     told = seen.kinds < seen.known
     calibrations = {name: calibrate(logits[told], seen.y[told]) for name, logits in seen.logits.items()}
-    identifier, gate = _identifiers(seen, calibrations, tuple(attacks), config)
+    features, gate_features = _features(seen, calibrations, config.rectangle)
+    identifier, gate = (_identifier(seen, one, tuple(attacks), config) for one in (features, gate_features))
     settings = GuardSettings(
         threats=tuple(attacks),
         specialists={name: _specialist(name, attack, adapters) for name, attack in attacks.items()},
@@ -84,8 +85,8 @@ def build_guard(config: GuardBuildConfig, *, progress: Progress | None = None) -
         base_votes=config.base_votes,
         abstain=config.abstain,
         cascade=config.cascade,
-        gate=_threshold(gate, seen, calibrations, config),
-        prior=_prior(identifier, seen, calibrations, config),
+        gate=_threshold(gate, seen, gate_features, config),
+        prior=_prior(identifier, seen, features, config),
         policy=policy,
         window=(config.rectangle, config.rectangle),
         masker=_masker(bench, voters, seen, masks),
@@ -189,30 +190,21 @@ def _features(seen: _Seen, calibrations: Mapping[str, Calibration], window: int)
     )
 
 
-def _identifiers(
-    seen: _Seen, calibrations: Mapping[str, Calibration], threats: tuple[str, ...], config: GuardBuildConfig
-) -> tuple[Identifier, Identifier]:
+def _identifier(seen: _Seen, features: Tensor, threats: tuple[str, ...], config: GuardBuildConfig) -> Identifier:
     fit, held = ~seen.held, seen.held & (seen.kinds < seen.known)
-    found = [
-        fit_identifier(
-            features[fit],
-            seen.kinds[fit],
-            threats=threats,
-            held=features[held],
-            held_labels=seen.kinds[held],
-            far=config.false_alarms / 2,
-            seed=config.seed,
-        )
-        for features in _features(seen, calibrations, config.rectangle)
-    ]
-    return found[0], found[1]
+    return fit_identifier(
+        features[fit],
+        seen.kinds[fit],
+        threats=threats,
+        held=features[held],
+        held_labels=seen.kinds[held],
+        far=config.false_alarms / 2,
+        seed=config.seed,
+    )
 
 
-def _threshold(
-    gate: Identifier, seen: _Seen, calibrations: Mapping[str, Calibration], config: GuardBuildConfig
-) -> float:
+def _threshold(gate: Identifier, seen: _Seen, features: Tensor, config: GuardBuildConfig) -> float:
     """The lowest probability of clean, a half at least, that no more than `gate_miss` of any threat's images reach."""
-    _, features = _features(seen, calibrations, config.rectangle)
     clean = gate(features[seen.held])[:, 0]
     kinds = seen.kinds[seen.held]
     limits = [
@@ -223,11 +215,8 @@ def _threshold(
     return min(1.0, max(0.5, float(torch.stack(limits).max()) + 1e-4))
 
 
-def _prior(
-    identifier: Identifier, seen: _Seen, calibrations: Mapping[str, Calibration], config: GuardBuildConfig
-) -> dict[str, float]:
+def _prior(identifier: Identifier, seen: _Seen, features: Tensor, config: GuardBuildConfig) -> dict[str, float]:
     """That of the labels, fitted on held-out images; what is far from everything known is unknown under any, and left out."""
-    features, _ = _features(seen, calibrations, config.rectangle)
     asked = seen.held & (seen.kinds < seen.known)
     near = ~identifier.is_far(features[asked])
     posterior, kinds = identifier.among_near(features[asked])[near], seen.kinds[asked][near]
