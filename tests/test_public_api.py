@@ -26,15 +26,16 @@ PUBLIC = {
         *("save", "start", "trimmed", "truncated", "verify", "whole", "without_head"),
     },
     "models": {
-        *("Autocast", "Base", "Normalized", "Pair", "Precision", "build", "cast_weights", "frozen"),
-        *("load_base", "mergeable", "new_base", "nimble", "quick", "resolve_precision", "save_base", "wrap"),
+        *("Autocast", "Base", "Normalized", "Pair", "Precision", "Stages", "build", "cast_weights", "frozen"),
+        *("load_base", "mergeable", "new_base", "nimble", "quick", "resolve_precision", "save_base", "staged", "wrap"),
     },
     "data": {
         *("CORRUPTIONS", "SEVERITIES", "Corruption", "ImageSet", "Source", "Splits", "augment", "corrupt"),
         *("load_source", "read_images", "split", "varied"),
     },
     "fewshot": {
-        *("Blending", "Episode", "FineTuning", "FixedEpisodes", "MeanLogits", "NearestCentroid", "Sampler", "Scoring"),
+        *("Blending", "Episode", "FineTuning", "FixedEpisodes", "MeanLogits", "Sampler", "Scoring"),
+        *("CENTROID", "Centroids", "HeadKind", "HeadRule", "Ridge", "TaskClassifier"),
         *("VariableEpisodes", "cosine_logits", "cosines", "parse_setting", "prototypes_of"),
     },
     "training": {

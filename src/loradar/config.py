@@ -235,6 +235,7 @@ class BlendConfig(Config):
     sharpness: float = Field(1.0, ge=0, description="Beta: how much better scores weigh more.")
     top: int = Field(2, ge=1, description="Members that are blended.")
     keep: float = Field(0.9, gt=0, le=1, description="Share of the singular values that trimming keeps.")
+    head: Literal["centroid", "ridge"] = Field("centroid", description="How the blend's features become answers.")
     copies: int = Field(2, ge=1, description="Augmented copies of the support that members are scored on.")
 
 

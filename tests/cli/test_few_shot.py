@@ -46,7 +46,7 @@ def test_from_a_folder_to_answers(
     said = capsys.readouterr().out
     assert "classes: digit0, digit1, digit2" in said
     assert "blend:   eps-8 1.00" in said
-    for step in ("features", "blend", "trim", "prototypes"):
+    for step in ("features", "blend", "trim", "head"):
         assert f"{step} " in said
     picture = support / "digit1" / "0.png"
     with pytest.raises(SystemExit) as stopped:

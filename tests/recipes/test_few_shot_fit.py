@@ -22,7 +22,7 @@ def test_a_folder_of_images_becomes_an_adapter_that_answers(
 ) -> None:
     config = FewShotFitConfig(support=str(support), pool=runs[kind], out=tmp_path / "task", copies=1)
     fitted = few_shot_fit(config)
-    assert fitted.seconds.keys() == {"features", "blend", "trim", "prototypes"}
+    assert fitted.seconds.keys() == {"features", "blend", "trim", "head"}
     base = load_base(base_of(runs[kind])).model
     again = load(tmp_path / "task")
     assert again.card.classes == ("digit0", "digit1", "digit2")

@@ -1,19 +1,25 @@
-"""Few-shot tasks: episodes, nearest centroid, blending a pool by the support, fine-tuning on it."""
+"""Few-shot tasks: episodes, nearest centroid, blending a pool by the support, heads, fine-tuning."""
 
 from loradar.fewshot.blending import Blending, Scoring
 from loradar.fewshot.episode import Episode, FixedEpisodes, Sampler, VariableEpisodes, parse_setting
 from loradar.fewshot.finetune import FineTuning
-from loradar.fewshot.prototypes import MeanLogits, NearestCentroid, cosine_logits, cosines, prototypes_of
+from loradar.fewshot.heads import CENTROID, Centroids, HeadKind, HeadRule, Ridge, TaskClassifier
+from loradar.fewshot.prototypes import MeanLogits, cosine_logits, cosines, prototypes_of
 
 __all__ = [
+    "CENTROID",
     "Blending",
+    "Centroids",
     "Episode",
     "FineTuning",
     "FixedEpisodes",
+    "HeadKind",
+    "HeadRule",
     "MeanLogits",
-    "NearestCentroid",
+    "Ridge",
     "Sampler",
     "Scoring",
+    "TaskClassifier",
     "VariableEpisodes",
     "cosine_logits",
     "cosines",

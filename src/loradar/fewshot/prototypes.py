@@ -34,23 +34,6 @@ def cosines(features: Tensor, prototypes: Tensor) -> Tensor:
     return F.normalize(features, dim=1) @ F.normalize(prototypes, dim=1).T
 
 
-class NearestCentroid(nn.Module):
-    """A classifier of one task: `wrapped` maps images to features, the answer is the prototype of largest cosine.
-
-    Differentiable in the images, so that it can be attacked. `prototypes` is (way, d).
-    """
-
-    prototypes: Tensor
-
-    def __init__(self, wrapped: nn.Module, prototypes: Tensor) -> None:
-        super().__init__()
-        self.wrapped = wrapped
-        self.register_buffer("prototypes", prototypes)
-
-    def forward(self, x: Images) -> Logits:
-        return cosine_logits(self.wrapped(x).float(), self.prototypes)
-
-
 class MeanLogits(nn.Module):
     """Several classifiers of one task, whose logits are averaged."""
 

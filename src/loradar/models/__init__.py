@@ -7,6 +7,7 @@ from loradar.models.frozen import Pair, cast_weights, frozen, mergeable, nimble
 from loradar.models.loading import load_base
 from loradar.models.normalized import Normalized
 from loradar.models.precision import Autocast, Precision, quick, resolve_precision
+from loradar.models.stages import Stages, staged
 
 __all__ = [
     "Autocast",
@@ -14,6 +15,7 @@ __all__ = [
     "Normalized",
     "Pair",
     "Precision",
+    "Stages",
     "build",
     "cast_weights",
     "frozen",
@@ -24,5 +26,6 @@ __all__ = [
     "quick",
     "resolve_precision",
     "save_base",
+    "staged",
     "wrap",
 ]

@@ -12,6 +12,7 @@ from loradar.core.files import check_place, folder_atomically, sha256
 from loradar.core.modules import innermost
 from loradar.models.backbones import build, canonical
 from loradar.models.base import Base, describe
+from loradar.models.stages import Stages
 from loradar.models.weights import put_weights, read_weights
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -61,6 +62,10 @@ def save_base(folder: Path | str, base: Base, *, dtype: torch.dtype = torch.floa
     """
     if "architecture" not in base.description:
         raise BadConfigError("the base has no known architecture, so no folder could be opened again; see new_base")
+    if isinstance(innermost(base.model), Stages):
+        raise BadConfigError(
+            "a base of several stages is made when it is opened; save the base below, open stages:FOLDER"
+        )
     check_place(Path(folder), CONFIG, "a base")
     state = innermost(base.model).state_dict()
     cast = {n: (t.to(dtype) if t.is_floating_point() else t).cpu().contiguous() for n, t in state.items()}

@@ -9,10 +9,12 @@ from loradar.models.base import Base, describe, new_base
 from loradar.models.folders import load_folder
 from loradar.models.pretrained import load_hub, load_timm, load_torchvision
 from loradar.models.specs import Spec, Value, parse_spec, refuse_rest, take_flag, take_integer, take_numbers
+from loradar.models.stages import staged
 from loradar.models.weights import put_weights, read_weights
 
 _KINDS = "a folder with config.json, FILE.safetensors:architecture=NAME, torchvision:NAME, timm:NAME or hub:owner/name"
 _FILE_KEYS = ("architecture", "num_classes", "mean", "std", "size")
+_STAGES = "stages:"
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -27,13 +29,14 @@ def load_base(spec: str) -> Base:
     | `hub:owner/name` | a timm model of the Hugging Face hub; options: num_classes=N, and the constructor's |
     | `FILE.safetensors`, `.pt`, `.pth` | options: architecture=NAME and num_classes=N (both needed), size=32 |
     | `resnet18-cifar:pretrained=false` | fresh weights, of any architecture; options: num_classes=N, seed=0 |
+    | `stages:SPEC` | any of these, its features those of several stages (see `Stages`), its logits the same |
 
     All but a folder take mean=0.49/0.48/0.45 and std=0.25/0.24/0.26; without them the normalisation is the weights'
     own, for a file that of the architecture (CIFAR-10's for a CIFAR stem, else ImageNet's or timm's). With another
     `num_classes` than the weights have, the head is fresh. Raises BadConfigError and BadFileError, one line each.
     """
-    parsed = parse_spec(spec)
-    base = _load(parsed)
+    is_staged = spec.startswith(_STAGES)
+    base = staged(load_base(spec.removeprefix(_STAGES))) if is_staged else _load(parse_spec(spec))
     base.description["spec"] = spec
     return base
 

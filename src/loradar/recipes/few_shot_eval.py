@@ -1,6 +1,7 @@
 """Few-shot evaluation: every method on the same tasks, clean, attacked and corrupted; what was measured is kept."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -21,9 +22,9 @@ from loradar.data import SEVERITIES, corrupt, varied
 from loradar.evaluation import FewShotReport, FewShotRow, averaged, versions, write_few_shot_report
 from loradar.evaluation.few_shot import CORRUPTIONS
 from loradar.evaluation.measure import NO_ATTACK
-from loradar.fewshot import FineTuning, Sampler, parse_setting
-from loradar.recipes.few_shot_methods import FULL, LADDER, TUNED, Peer, answers, methods, peers, recipe_of, share
-from loradar.recipes.few_shot_models import BASE, Bank, Method, Recipe, Tools, View, Voter
+from loradar.fewshot import CENTROID, FineTuning, HeadRule, Sampler, parse_setting
+from loradar.recipes.few_shot_methods import FULL, TUNED, Peer, answers, ladder, methods, peers, recipe_of, share
+from loradar.recipes.few_shot_models import BASE, Bank, Method, Recipe, Tools, View
 from loradar.recipes.few_shot_pictures import blends_of, task_pictures
 from loradar.recipes.few_shot_search import search
 from loradar.recipes.members import named
@@ -85,7 +86,7 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
         settings=json.loads(config.model_dump_json(exclude={"out", "domain", "base", "pool", "search"}))
         | {"searched": repr(searched) if searched else None},
         pool={name: _member(adapter.card) for name, adapter in pool.items()},
-        ladder={step: method for step, method in LADDER.items() if method in {row.method for row in rows}},
+        ladder={step: method for step, method in ladder(recipe).items() if method in {row.method for row in rows}},
         blends=tuple(blends_of(found, WEIGHTS)),
         tasks=tuple(task_pictures(tools, domains, next(iter(samplers.items())), recipe, config.batch_size)),
         notes=_notes(measuring),
@@ -206,18 +207,18 @@ class _Measuring:
             [(labels == c).nonzero().squeeze(1)[: self.config.attacked_query] for c in range(view.task.way)]
         )
         x, y = view.task.query[rows], labels[rows]
-        shares: dict[tuple[str, ...], float] = {}
+        shares: dict[tuple[tuple[str, HeadRule], ...], float] = {}
         found = {}
         crafted: Images = x
         for one in (one for one in self.methods if one.attacked):
             voters = list(one.voters(view))
-            key = tuple(voter.name for voter in voters)
+            key = tuple(voter.key for voter in voters)
             if key not in shares:
                 model = view.classifier(voters)
                 x_adv = attack(model, x, y)
                 with torch.no_grad():
                     shares[key] = share(model(x_adv).argmax(1), y)
-                crafted = x_adv if key == (BASE,) else crafted
+                crafted = x_adv if key == ((BASE, CENTROID),) else crafted
             found[one.name] = shares[key]
         return found | self._peers(view, y, on_base=view.through(view.fixed(BASE), crafted))
 
@@ -238,8 +239,7 @@ class _Measuring:
 
     def _tuned(self, view: View, index: int) -> float:
         """The full method's blend, then fine-tuned on the support."""
-        weights = view.weights(self.recipe)
-        blend = view.merged(weights, self.recipe.keep)
+        blend = view.blended(self.recipe)
         model, _ = FineTuning()(
             lambda: copy.deepcopy(blend.model),
             view.task.support,
@@ -248,7 +248,7 @@ class _Measuring:
             augment=varied,
             seed=self.config.seed + index,
         )
-        voter = Voter(name="tuned", model=model, is_fixed=False)
+        voter = dataclasses.replace(blend, name="tuned", model=model, is_fixed=False)
         return share(answers(view, [voter], None), view.task.query_labels)
 
     def rows(self, domain: str, setting: str, results: Sequence[Results]) -> list[FewShotRow]:

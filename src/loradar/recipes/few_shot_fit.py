@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from loradar.adapters import (
     Adapter,
@@ -30,20 +31,20 @@ from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.core.modules import innermost
 from loradar.core.types import Images, Labels
 from loradar.data import load_source, read_images, varied
-from loradar.fewshot import Blending, FineTuning, cosine_logits, prototypes_of
+from loradar.fewshot import CENTROID, Blending, Centroids, FineTuning, HeadRule, Ridge, cosine_logits, prototypes_of
 from loradar.models import Base, Precision, frozen, mergeable
 from loradar.recipes.pools import base_of, blending_of, open_pool
 from loradar.recipes.tasks import first_of_each
 from loradar.recipes.workbench import open_base
 
-FEW_SHOT = "few_shot"
+FEW_SHOT, HEAD = "few_shot", "head_kind"
 MOST_TUNED = 500
 """Images that are fine-tuned on at once: the largest support of PMF's variable tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What an adapter says of one image: the class, and its share of a softmax over scaled cosines."""
+    """What an adapter says of an image: the class, and its share of a softmax over the logits (by centroid, scaled cosines)."""
 
     image: str
     answer: str
@@ -78,7 +79,7 @@ class Stopwatch:
 def few_shot_fit(config: FewShotFitConfig) -> Fitted:
     """Blends the pool for the images of `config.support`, trims, and writes the adapter to `config.out`.
 
-    Its head holds the prototypes, so that the plugged base answers the classes of the folder. With `fine_tune` the blend is
+    Its head is made of the images, so that the plugged base answers the classes of the folder. With `fine_tune` the blend is
     then tuned on the images (AMT-FT), and the adapter holds every weight, unless no rate did better than none. Raises
     LoradarError.
     """
@@ -98,6 +99,7 @@ def few_shot_fit(config: FewShotFitConfig) -> Fitted:
         blending=blending_of(config),
         keep=config.keep,
         copies=config.copies,
+        head=HeadRule(kind=config.head),
         precision=config.precision,
         seed=config.seed,
     )
@@ -119,6 +121,7 @@ class Fitter:
     blending: Blending
     keep: float
     copies: int
+    head: HeadRule
     seed: int
 
     @classmethod
@@ -130,10 +133,11 @@ class Fitter:
         blending: Blending,
         keep: float,
         copies: int,
+        head: HeadRule = CENTROID,
         precision: Precision = "auto",
         seed: int = 0,
     ) -> "Fitter":
-        """Members are scored in `precision`; the prototypes are computed in that of the weights.
+        """Members are scored in `precision`; the head is computed in that of the weights.
 
         Raises WrongBaseError for a pool of another base.
         """
@@ -153,6 +157,7 @@ class Fitter:
             blending=blending,
             keep=keep,
             copies=copies,
+            head=head,
             seed=seed,
         )
 
@@ -180,9 +185,9 @@ class Fitter:
         if fine_tune:
             with watch("fine-tune"):
                 adapter, rate = self._tuned(adapter, x, y, way)
-        with watch("prototypes"):
-            prototypes = prototypes_of(fold(self.features, adapter, check=False)(x), y, way)
-            adapter = _headed(self.base, adapter, prototypes, tuple(classes), weights)
+        with watch("head"):
+            head = self.head(fold(self.features, adapter, check=False)(x), y, way)
+            adapter = _headed(self.base, adapter, head, tuple(classes), weights)
         return Fitted(adapter=adapter, weights=weights, seconds=watch.seconds, error=error, rate=rate)
 
     @torch.enable_grad()
@@ -199,16 +204,27 @@ class Fitter:
 
 
 def _headed(
-    base: nn.Module, adapter: Adapter, prototypes: Tensor, classes: tuple[str, ...], weights: dict[str, float]
+    base: nn.Module, adapter: Adapter, head: nn.Module, classes: tuple[str, ...], weights: dict[str, float]
 ) -> Adapter:
-    """The adapter with the prototypes as its head: the largest logit is the largest cosine, whatever the length of the
-    features, for all rows have length 1."""
-    head = find_head(base)
-    replaced = {**adapter.replaced, f"{head}.weight": nn.Parameter(F.normalize(prototypes, dim=1))}
-    if innermost(base).get_submodule(head).bias is not None:
-        replaced[f"{head}.bias"] = nn.Parameter(prototypes.new_zeros(len(prototypes)))
-    data = {**adapter.card.data, FEW_SHOT: weights}
-    return dataclasses.replace(adapter, replaced=replaced).with_card(head=head, classes=classes, data=data)
+    """The adapter with the task's head as its own.
+
+    Of centroids the rows get length 1: the largest logit is then the largest cosine, whatever the length of the features.
+    Raises BadConfigError where a ridge needs a bias that the base's head does not have.
+    """
+    name = find_head(base)
+    has_bias = innermost(base).get_submodule(name).bias is not None
+    if isinstance(head, Ridge):
+        if not has_bias:
+            raise BadConfigError(f"the head {name!r} of the base has no bias, which a ridge needs; use --head centroid")
+        weight, bias = head.weight, head.bias
+    else:
+        weight = F.normalize(cast(Centroids, head).prototypes, dim=1)
+        bias = weight.new_zeros(len(weight))
+    replaced = {**adapter.replaced, f"{name}.weight": nn.Parameter(weight)}
+    if has_bias:
+        replaced[f"{name}.bias"] = nn.Parameter(bias)
+    data = {**adapter.card.data, FEW_SHOT: weights, HEAD: "ridge" if isinstance(head, Ridge) else "centroid"}
+    return dataclasses.replace(adapter, replaced=replaced).with_card(head=name, classes=classes, data=data)
 
 
 def few_shot_classify(folder: Path, images: Sequence[Path], *, base: str | None = None) -> list[Answer]:
@@ -222,9 +238,12 @@ def few_shot_classify(folder: Path, images: Sequence[Path], *, base: str | None 
     opened = open_base(spec, "cpu")
     x = read_images(images, size=opened.input_size[1:])
     folded = fold(opened.model, adapter)
-    prototypes = adapter.replaced[f"{adapter.card.head}.weight"]
     with torch.no_grad():
-        shares = cosine_logits(without_head(folded)(x), prototypes).softmax(1)
+        # the head of centroids gives cosines times the length of the features, whose softmax says little
+        is_linear = adapter.card.data.get(HEAD) == "ridge"
+        prototypes = adapter.replaced[f"{adapter.card.head}.weight"]
+        logits = folded(x) if is_linear else cosine_logits(without_head(folded)(x), prototypes)
+        shares = logits.softmax(1)
     return [
         Answer(image=str(path), answer=adapter.card.classes[int(row.argmax())], confidence=float(row.max()))
         for path, row in zip(images, shares, strict=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from loradar.config import FewShotEvalConfig
-from loradar.fewshot import Scoring, cosine_logits
+from loradar.fewshot import CENTROID, HeadRule, Scoring
 from loradar.recipes.few_shot_models import AVERAGE, BASE, Method, Recipe, Tools, View, Voter
 from loradar.recipes.pools import blending_of
 
@@ -20,20 +20,27 @@ OTHERWISE: dict[Scoring, tuple[str, Scoring]] = {
 }
 """By how the full method scores members: the row beside it that scores them the other way."""
 UNPERTURBED = "one adapter, random budgets, unperturbed"
-LADDER = {
-    "adversarial query": UNPERTURBED,
-    "+ perturbed singular values and vectors": RANDOM,
-    "+ pool (average of weights)": "average of weights",
-    "+ blending": "AMT without trimming",
-    "+ trimming (the full method)": FULL,
-}
-"""The components, each added to those before it, and the method that has all of them so far."""
+BY_CENTROID, UNTRIMMED = "AMT, nearest centroid", "AMT without trimming"
+_AT_LAST = "last features"
 _FOLDERS = {CLEAN: "clean", RANDOM: "random-budget", UNPERTURBED: "random-budget-unperturbed"}
 
 
 def recipe_of(config: FewShotEvalConfig) -> Recipe:
     """The full method with the settings of `config`."""
-    return Recipe(blending=blending_of(config), keep=config.keep)
+    return Recipe(blending=blending_of(config), keep=config.keep, head=HeadRule(kind=config.head))
+
+
+def ladder(recipe: Recipe) -> dict[str, str]:
+    """The components, each added to those before it, and the method that has all of them so far."""
+    steps = {
+        "adversarial query": UNPERTURBED,
+        "+ perturbed singular values and vectors": RANDOM,
+        "+ pool (average of weights)": "average of weights",
+        "+ blending": UNTRIMMED,
+    }
+    if recipe.head == CENTROID:
+        return steps | {"+ trimming (the full method)": FULL}
+    return steps | {"+ trimming": BY_CENTROID, f"+ {recipe.head.kind} head (the full method)": FULL}
 
 
 def methods(tools: Tools, recipe: Recipe, *, searched: Recipe | None, ablations: bool) -> list[Method]:
@@ -49,28 +56,43 @@ def methods(tools: Tools, recipe: Recipe, *, searched: Recipe | None, ablations:
     ]
     name, other = OTHERWISE[recipe.blending.by]
     found.append(_blend(name, dataclasses.replace(recipe, blending=dataclasses.replace(recipe.blending, by=other))))
-    untrimmed = Recipe(blending=recipe.blending)
+    return found + _other_heads(tools, recipe) + (_taken_apart(tools, recipe) if ablations else [])
+
+
+def _other_heads(tools: Tools, recipe: Recipe) -> list[Method]:
+    """The full method without its own head and trimming, baselines with it, and both on the last features alone."""
+    by_centroid, found = dataclasses.replace(recipe, head=CENTROID), []
+    if recipe.head != by_centroid.head:
+        found.append(_blend(BY_CENTROID, by_centroid))
+        found.append(_fixed(f"{NO_TUNING}, {recipe.head.kind} head", BASE, head=recipe.head))
     if recipe.keep < 1:
-        found.append(_blend("AMT without trimming", untrimmed))
-    return found + (_taken_apart(tools, untrimmed) if ablations else [])
+        found.append(_blend(UNTRIMMED, dataclasses.replace(by_centroid, keep=1.0)))
+    if tools.last:
+        last = HeadRule(last=tools.last)
+        found.append(_blend(f"{FULL}, nearest centroid, {_AT_LAST}", dataclasses.replace(recipe, head=last)))
+        found.append(_fixed(f"{NO_TUNING}, {_AT_LAST}", BASE, head=last))
+        if _FOLDERS[CLEAN] in tools.fixed:
+            found.append(_fixed(f"{CLEAN}, {_AT_LAST}", _FOLDERS[CLEAN], head=last))
+    return found
 
 
 def _taken_apart(tools: Tools, recipe: Recipe) -> list[Method]:
+    untrimmed = dataclasses.replace(recipe, keep=1.0)
     names, own = list(tools.pool), recipe.blending
-    found = [_fixed(f"member {name}", name, attacked=False) for name in names]
+    found = [_fixed(f"member {name}", name, head=recipe.head, attacked=False) for name in names]
     for top in range(1, len(names) + 1):
         if top != own.top:
-            blending = dataclasses.replace(own, top=top)
-            found.append(_blend(f"top-{top}, untrimmed", Recipe(blending=blending), full=False))
+            part = dataclasses.replace(untrimmed, blending=dataclasses.replace(own, top=top))
+            found.append(_blend(f"top-{top}, untrimmed", part, full=False))
     # the first members of the pool are those of the smallest budgets, so the other end goes first
     for size in range(2, len(names)):
-        part = Recipe(blending=own, members=tuple(names[-size:]))
+        part = dataclasses.replace(untrimmed, members=tuple(names[-size:]))
         found.append(_blend(f"pool of {size}, untrimmed", part, full=False))
     return found
 
 
-def _fixed(name: str, weights: str, *, attacked: bool = True) -> Method:
-    return Method(name=name, voters=lambda view: [view.fixed(weights)], attacked=attacked)
+def _fixed(name: str, weights: str, *, head: HeadRule = CENTROID, attacked: bool = True) -> Method:
+    return Method(name=name, voters=lambda view: [view.fixed(weights, head)], attacked=attacked)
 
 
 def _blend(name: str, recipe: Recipe, *, full: bool = True) -> Method:
@@ -118,7 +140,7 @@ def answers(view: View, voters: Sequence[Voter], query: Tensor | None) -> Tensor
             features = view.bank.features(voter.name, view.task.episode.query)
         else:
             features = voter.model(view.task.query if query is None else query).float()
-        logits.append(cosine_logits(features, view.prototypes(voter)))
+        logits.append(view.head(voter)(features))
     return torch.stack(logits).mean(0).argmax(1)
 
 

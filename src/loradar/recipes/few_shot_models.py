@@ -1,5 +1,6 @@
 """The models of one few-shot task: fixed weights whose features are remembered, and blends made for the task."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 
 from loradar.adapters import Adapter, AdapterPool, fold, load, merge, trimmed, without_head
 from loradar.core.errors import BadConfigError
+from loradar.core.modules import innermost
 from loradar.core.types import Images
 from loradar.data import varied
-from loradar.fewshot import Blending, MeanLogits, NearestCentroid, cosine_logits, prototypes_of
-from loradar.models import Base, Pair, Precision, frozen, mergeable, nimble
+from loradar.fewshot import CENTROID, Blending, HeadRule, MeanLogits, TaskClassifier, cosine_logits, prototypes_of
+from loradar.models import Base, Pair, Precision, Stages, frozen, mergeable, nimble
 from loradar.recipes.pools import BASELINES
 from loradar.recipes.tasks import Domain, Task
 
@@ -61,6 +63,12 @@ class Tools:
             seed=seed,
         )
 
+    @property
+    def last(self) -> int | None:
+        """How many of the features are the last layer's own, where the base shows those of several stages."""
+        backbone = innermost(self.base.model)
+        return backbone.last if isinstance(backbone, Stages) else None
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bank:
@@ -92,20 +100,27 @@ def _through(model: nn.Module, x: Images) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Voter:
-    """A model of features with a name: equal names, within one task, are equal weights."""
+    """A model of features with a name (equal names, within one task, are equal weights), and how its head is made."""
 
     name: str
     model: nn.Module
     is_fixed: bool
+    head: HeadRule = CENTROID
+
+    @property
+    def key(self) -> tuple[str, HeadRule]:
+        """What makes two voters of a task the same classifier."""
+        return self.name, self.head
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a blend is made: scores to weights, the share of singular values kept, and out of which members."""
+    """How a blend is made: scores to weights, the share of singular values kept, out of which members, under which head."""
 
     blending: Blending
     keep: float = 1.0
     members: tuple[str, ...] | None = None
+    head: HeadRule = CENTROID
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,17 +132,23 @@ class View:
     task: Task
     made: dict[str, Voter] = field(default_factory=dict)
 
-    def fixed(self, name: str) -> Voter:
+    def fixed(self, name: str, head: HeadRule = CENTROID) -> Voter:
         """Raises BadConfigError for weights that the pool's folder does not hold."""
         if name not in self.tools.fixed:
             raise BadConfigError(f"the pool's folder holds no {name!r}; meta-tune it with baselines (or ablations)")
-        return Voter(name=name, model=self.tools.fixed[name], is_fixed=True)
+        return Voter(name=name, model=self.tools.fixed[name], is_fixed=True, head=head)
 
-    def prototypes(self, voter: Voter) -> Tensor:
+    def head(self, voter: Voter) -> nn.Module:
+        """From the voter's features to logits, made of the support."""
         if voter.is_fixed:
             features = self.bank.features(voter.name, self.task.episode.support)
         else:
             features = self.through(voter, self.task.support)
+        return voter.head(features, self.task.support_labels, self.task.way)
+
+    def prototypes(self, name: str) -> Tensor:
+        """(way, d) under fixed weights."""
+        features = self.bank.features(name, self.task.episode.support)
         return prototypes_of(features, self.task.support_labels, self.task.way)
 
     def through(self, voter: Voter, x: Images) -> Tensor:
@@ -146,37 +167,35 @@ class View:
         scores = []
         for name in names:
             features, labels = self.copies(name)
-            scores.append(recipe.blending.score(features, labels, self.prototypes(self.fixed(name))))
+            scores.append(recipe.blending.score(features, labels, self.prototypes(name)))
         return dict(zip(names, recipe.blending.weights(torch.tensor(scores)).tolist(), strict=True))
 
     def blended(self, recipe: Recipe) -> Voter:
-        return self.merged(self.weights(recipe), recipe.keep)
-
-    def merged(self, weights: Mapping[str, float], keep: float) -> Voter:
         """The weighted sum of members, trimmed: W_res + sum of weight_i B_i A_i."""
-        used = {name: weight for name, weight in weights.items() if weight}
+        used = {name: weight for name, weight in self.weights(recipe).items() if weight}
+        keep = recipe.keep
         if len(used) == 1 and keep == 1:
-            return self.fixed(next(iter(used)))
+            return self.fixed(next(iter(used)), recipe.head)
         name = f"{used} {keep:g}"
         if name not in self.made:
             adapter = trimmed(self.tools.base.model, merge(self.tools.pool, used), keep)
             model = nimble(fold(self.tools.features, adapter, check=False))
             self.made[name] = Voter(name=name, model=model, is_fixed=False)
-        return self.made[name]
+        return dataclasses.replace(self.made[name], head=recipe.head)
 
     def of_least_loss(self) -> Voter:
         """The member whose augmented support is classified with the smallest cross-entropy."""
         losses = {}
         for name in self.tools.pool:
             features, labels = self.copies(name)
-            losses[name] = float(F.cross_entropy(cosine_logits(features, self.prototypes(self.fixed(name))), labels))
+            losses[name] = float(F.cross_entropy(cosine_logits(features, self.prototypes(name)), labels))
         return self.fixed(min(losses, key=lambda name: losses[name]))
 
     def classifier(self, voters: Sequence[Voter]) -> nn.Module:
         """The task's classifier as it is attacked and deployed, in the precision asked for."""
         tools = self.tools
         found: list[nn.Module] = [
-            NearestCentroid(frozen(voter.model, tools.precision, merge=tools.merge), self.prototypes(voter))
+            TaskClassifier(frozen(voter.model, tools.precision, merge=tools.merge), self.head(voter))
             for voter in voters
         ]
         return found[0] if len(found) == 1 else MeanLogits(found)

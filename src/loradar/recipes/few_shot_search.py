@@ -51,5 +51,8 @@ def _neighbours(recipe: Recipe, change: str, members: int) -> list[Recipe]:
         "keep": (0.5, 0.7, 0.8, 0.9, 1.0),
     }
     if change == "keep":
-        return [Recipe(blending=own, keep=value) for value in values[change]]
-    return [Recipe(blending=dataclasses.replace(own, **{change: value}), keep=recipe.keep) for value in values[change]]  # type: ignore[arg-type]
+        return [dataclasses.replace(recipe, keep=value) for value in values[change]]
+    return [
+        dataclasses.replace(recipe, blending=dataclasses.replace(own, **{change: value}))  # type: ignore[arg-type]
+        for value in values[change]
+    ]

@@ -13,7 +13,7 @@ from loradar.config import MetaTuneConfig
 from loradar.core.files import write_atomically
 from loradar.core.randomness import generator, mix
 from loradar.core.types import Attack, Images, Progress
-from loradar.fewshot import NearestCentroid, Sampler, cosine_logits, prototypes_of
+from loradar.fewshot import Centroids, Sampler, TaskClassifier, cosine_logits, prototypes_of
 from loradar.models import Base, frozen, mergeable, nimble
 from loradar.recipes.meta_members import MetaMember
 from loradar.recipes.pools import BASELINES, POOL
@@ -164,7 +164,7 @@ def attacked_query(attack: Attack, features: nn.Module, task: Task) -> Images:
     """The query attacked on the nearest centroid of the clean support, under the weights of `features`."""
     with torch.no_grad():
         prototypes = prototypes_of(features(task.support).float(), task.support_labels, task.way)
-    return attack(NearestCentroid(features, prototypes), task.query, task.query_labels)
+    return attack(TaskClassifier(features, Centroids(prototypes)), task.query, task.query_labels)
 
 
 def _robust_loss(model: nn.Module, task: Task, x_adv: Images, config: MetaTuneConfig) -> Tensor:
@@ -191,7 +191,7 @@ def _judge(member: MetaMember, bench: MetaBench, adapter: Adapter, blank: MetaEp
         task = bench.validation.task(bench.sampler, index, bench.device)
         with torch.no_grad():
             prototypes = prototypes_of(features(task.support).float(), task.support_labels, task.way)
-        model = NearestCentroid(features, prototypes)
+        model = TaskClassifier(features, Centroids(prototypes))
         clean.append(share_right(model, task.query, task.query_labels))
         if member.attacks:
             x_adv = _drawn(member, mix(bench.config.seed, index))(model, task.query, task.query_labels)

@@ -1,0 +1,94 @@
+"""Heads made of a support in closed form."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge as Peer
+from torch import Tensor, nn
+
+from loradar.core.errors import BadConfigError, BadDataError
+from loradar.fewshot import CENTROID, Centroids, HeadRule, MeanLogits, Ridge, TaskClassifier, prototypes_of
+
+RULES = [CENTROID, HeadRule(kind="ridge"), HeadRule(kind="ridge", last=3), HeadRule(last=3)]
+
+
+def _support(seed: int, n: int = 15, d: int = 8) -> tuple[Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 5
+    return torch.randn(n, d, generator=draws) + labels[:, None], labels
+
+
+def test_centroids_agree_with_easyfsl() -> None:
+    methods = pytest.importorskip("easyfsl.methods")
+    support, labels = _support(0)
+    query = torch.randn(40, 8, generator=torch.Generator().manual_seed(1))
+    peer = methods.SimpleShot()
+    peer.process_support_set(support, labels)
+    ours = TaskClassifier(nn.Identity(), CENTROID(support, labels, 5))
+    assert torch.allclose(ours(query), 10 * peer(query), atol=1e-5)
+
+
+@given(seed=st.integers(0, 2**16), penalty=st.floats(1e-2, 1e2), d=st.sampled_from([3, 40]))
+def test_ridge_agrees_with_scikit_learn(seed: int, penalty: float, d: int) -> None:
+    support, labels = _support(seed, d=d)
+    query = torch.randn(20, d, generator=torch.Generator().manual_seed(seed + 1))
+    spread = float((support - support.mean(0)).double().square().sum(1).mean())
+    peer = Peer(alpha=penalty * spread).fit(support.double(), nn.functional.one_hot(labels, 5).double())
+    ours = HeadRule(kind="ridge", penalty=penalty)(support, labels, 5)
+    expected = 10 * torch.from_numpy(peer.predict(query.double()))
+    assert torch.allclose(ours(query).double(), expected, atol=1e-3)
+
+
+def test_ridge_does_not_ask_how_large_features_are_or_where_they_lie() -> None:
+    support, labels = _support(2)
+    query = support + 0.1
+    rule = HeadRule(kind="ridge")
+    plain = rule(support, labels, 5)(query)
+    assert torch.allclose(rule(7 * support + 3, labels, 5)(7 * query + 3), plain, atol=1e-3)
+
+
+def test_ridge_of_equal_images_prefers_no_class() -> None:
+    logits = HeadRule(kind="ridge")(torch.ones(5, 4), torch.arange(5), 5)(torch.rand(3, 4))
+    assert torch.allclose(logits, torch.full((3, 5), 2.0))
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.last])
+def test_the_last_features_alone_are_read(rule: HeadRule) -> None:
+    support, labels = _support(3)
+    query = torch.rand(6, 8)
+    moved = torch.cat([query[:, :5] + 9, query[:, 5:]], 1)
+    head = rule(support, labels, 5)
+    assert torch.equal(head(query), head(moved))
+    alone = HeadRule(kind=rule.kind)(support[:, 5:], labels, 5)
+    assert torch.equal(head(query), alone(query[:, 5:]))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_class_without_an_image_is_refused(rule: HeadRule) -> None:
+    with pytest.raises(BadDataError, match="class 4 of the task has no support"):
+        rule(torch.rand(4, 8), torch.arange(4), 5)
+
+
+def test_a_penalty_of_nothing_is_refused() -> None:
+    with pytest.raises(BadConfigError, match="expected a number above 0"):
+        HeadRule(penalty=0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_classifier_can_be_attacked_and_averaged(rule: HeadRule) -> None:
+    support, labels = _support(4, d=12)
+    model = TaskClassifier(nn.Flatten(), rule(support, labels, 5))
+    x = torch.rand(2, 3, 2, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model(x)[:, 0].sum(), x)
+    assert bool(gradient.any())
+    other = TaskClassifier(nn.Flatten(), Centroids(prototypes_of(support.flip(0), labels, 5)))
+    assert torch.allclose(MeanLogits([model, other])(x), (model(x) + other(x)) / 2)
+
+
+def test_a_ridge_is_a_linear_layer() -> None:
+    support, labels = _support(5)
+    head = HeadRule(kind="ridge")(support, labels, 5)
+    assert isinstance(head, Ridge)
+    assert head.weight.shape == (5, 8)
+    assert head.bias.shape == (5,)

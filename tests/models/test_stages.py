@@ -1,0 +1,78 @@
+"""Features of several stages, under the backbone's own logits."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from loradar.adapters import find_head, fold, fresh, load, save, without_head
+from loradar.core.errors import BadConfigError
+from loradar.models import Stages, frozen, load_base, mergeable, save_base
+
+SPECS = {
+    "resnet18:pretrained=false,num_classes=7": (32, 128 * 16 + 256 * 4 + 512),
+    "timm:resnet10t:pretrained=false,num_classes=7": (64, 128 * 16 + 256 * 4 + 512),
+    "timm:vit_tiny_patch16_224:pretrained=false,num_classes=7,img_size=32,patch_size=4": (32, 192 * (16 + 4 + 1)),
+}
+
+
+@pytest.fixture(params=sorted(SPECS))
+def spec(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@torch.no_grad()
+def test_logits_are_the_bases_own(spec: str) -> None:
+    side, width = SPECS[spec]
+    x = torch.rand(2, 3, side, side)
+    plain, staged = load_base(spec), load_base(f"stages:{spec}")
+    assert torch.allclose(staged.model(x), plain.model(x), atol=1e-6)
+    assert find_head(staged.model) == "head"
+    features = without_head(staged.model)(x)
+    assert features.shape == (2, width)
+    last = without_head(plain.model)(x)
+    assert torch.equal(features[:, -last.shape[1] :], last)
+
+
+@torch.no_grad()
+def test_every_stage_counts_alike(spec: str) -> None:
+    side, _ = SPECS[spec]
+    model = load_base(f"stages:{spec}").model
+    assert isinstance(model.wrapped, Stages)
+    last = model.wrapped.last
+    features = without_head(model)(torch.rand(3, 3, side, side))
+    early = features[:, :-last]
+    # two earlier stages, each as long as the last
+    assert torch.allclose(early.norm(dim=1), features[:, -last:].norm(dim=1) * 2**0.5, rtol=1e-4)
+
+
+def test_it_takes_adapters_and_merges_normalisation_as_a_plain_one(spec: str, tmp_path: Path) -> None:
+    side, _ = SPECS[spec]
+    base = load_base(f"stages:{spec}")
+    targets = "attention+mlp" if "vit" in spec else "all-conv"
+    adapter = fresh(base.model, targets=targets, rank=2, start="svd", head=False)
+    save(adapter, tmp_path / "adapter", base.model)
+    x = torch.rand(2, 3, side, side)
+    with torch.no_grad():
+        worn = fold(base.model, load(tmp_path / "adapter"))(x)
+        assert torch.allclose(worn, base.model(x), atol=1e-4)
+    pairs = mergeable(base.model)
+    assert pairs == tuple((f"backbone.{a}", f"backbone.{b}") for a, b in mergeable(load_base(spec).model))
+    assert torch.allclose(frozen(base.model, "fp32", merge=pairs)(x), base.model(x), atol=1e-4)
+
+
+def test_a_backbone_without_known_stages_is_refused() -> None:
+    with pytest.raises(BadConfigError, match="no stages that are known; expected a ResNet or a ViT of timm"):
+        load_base("stages:squeezenet1_1:pretrained=false,num_classes=3")
+    headless = nn.Module()
+    for name in ("layer1", "layer2", "layer3", "layer4", "fc"):
+        setattr(headless, name, nn.Identity())
+    with pytest.raises(BadConfigError, match="no Linear head"):
+        Stages(headless, input_size=(3, 8, 8))
+
+
+def test_it_is_not_saved_as_what_it_is_not(tmp_path: Path) -> None:
+    base = load_base("stages:resnet18:pretrained=false,num_classes=3")
+    with pytest.raises(BadConfigError, match="save the base below"):
+        save_base(tmp_path / "base", base)
