@@ -13,8 +13,9 @@ from tests.recipes.pools import BASES, make_base, tuning
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A pool of each kind of base, with every baseline."""
     folder = tmp_path_factory.mktemp("few-shot")
-    attacks = {"vit": "pyramid:steps=2", "resnet": "pgd:steps=2,loss=cross_entropy,random_start=false"}
-    readings = {"vit": "raw", "resnet": "relative"}
+    still = "pgd:steps=2,loss=cross_entropy,random_start=false"
+    attacks = {"vit": "pyramid:steps=2", "resnet": still, "stages": still}
+    readings = {"vit": "raw", "resnet": "relative", "stages": "relative"}
     found = {}
     for kind in BASES:
         config = tuning(

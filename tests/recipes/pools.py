@@ -10,16 +10,19 @@ BASES: dict[str, dict[str, Any]] = {
     # ViT-S/16 with a smaller width and two blocks
     "vit": {"architecture": "timm:vit_small_patch16_224", "img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3},
     "resnet": {"architecture": "timm:test_resnet"},
+    "stages": {"architecture": "timm:test_resnet"},
 }
 
 
-def make_base(folder: Path, kind: str) -> Path:
+def make_base(folder: Path, kind: str) -> str:
+    """The base's spec; its folder is below `folder`, by the name of its kind."""
     options = dict(BASES[kind])
     name = str(options.pop("architecture"))
-    return save_base(folder / kind, new_base(name, num_classes=7, input_size=(3, 32, 32), seed=1, **options))
+    place = save_base(folder / kind, new_base(name, num_classes=7, input_size=(3, 32, 32), seed=1, **options))
+    return f"stages:{place}" if kind == "stages" else str(place)
 
 
-def tuning(base: Path, out: Path, **changes: object) -> MetaTuneConfig:
+def tuning(base: Path | str, out: Path, **changes: object) -> MetaTuneConfig:
     values: dict[str, object] = {
         "base": str(base),
         "data": "digits",

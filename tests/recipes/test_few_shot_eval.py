@@ -61,6 +61,22 @@ def test_every_method_is_measured_on_the_same_tasks(report: Path) -> None:
     assert "member eps-8" in {row.method for row in found.rows}
 
 
+def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    changes = {"setting": ["3w2s"], "domain": ["digits=digits"], "in_domain": [], "ablations": False}
+    staged = few_shot_eval(measuring(runs["stages"], tmp_path / "stages", head="ridge", **changes))
+    plain = few_shot_eval(measuring(runs["resnet"], tmp_path / "plain", **changes))
+    found, beside = (read_few_shot_report(page.parent) for page in (staged, plain))
+    means = {(row.method, row.attack): row.mean for row in found.rows if row.domain == "digits"}
+    for name in ("AMT, nearest centroid", "no tuning, ridge head", "AMT, nearest centroid, last features"):
+        assert len({attack for method, attack in means if method == name}) == 4
+    # the same weights below: without tuning, the last features are those of the plain base
+    expected = {row.attack: row.mean for row in beside.rows if row.method == "no tuning" and row.domain == "digits"}
+    assert {attack: mean for (name, attack), mean in means.items() if name == "no tuning, last features"} == expected
+    assert list(found.ladder.items())[-1] == ("+ ridge head (the full method)", "AMT")
+
+
 def test_peers_stand_on_the_base_and_on_the_blend(report: Path) -> None:
     pytest.importorskip("easyfsl", reason="easyfsl is not installed (extra: peers)")
     attacks: dict[str, set[str]] = {}

@@ -1,6 +1,7 @@
 """A folder of images becomes an adapter that answers, and what does not do is refused."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -16,11 +17,12 @@ from loradar.recipes.pools import base_of, open_pool
 from tests.recipes.pools import BASES
 
 
+@pytest.mark.parametrize("head", ["centroid", "ridge"])
 @pytest.mark.parametrize("kind", BASES)
 def test_a_folder_of_images_becomes_an_adapter_that_answers(
-    runs: dict[str, Path], support: Path, tmp_path: Path, kind: str
+    runs: dict[str, Path], support: Path, tmp_path: Path, kind: str, head: Literal["centroid", "ridge"]
 ) -> None:
-    config = FewShotFitConfig(support=str(support), pool=runs[kind], out=tmp_path / "task", copies=1)
+    config = FewShotFitConfig(support=str(support), pool=runs[kind], out=tmp_path / "task", copies=1, head=head)
     fitted = few_shot_fit(config)
     assert fitted.seconds.keys() == {"features", "blend", "trim", "head"}
     base = load_base(base_of(runs[kind])).model
@@ -29,7 +31,7 @@ def test_a_folder_of_images_becomes_an_adapter_that_answers(
     assert verify(tmp_path / "task", base) == []
     pictures = sorted(support.glob("*/*.png"))
     answers = few_shot_classify(tmp_path / "task", pictures)
-    # the images that made the prototypes: with random weights most, not all, are nearest to their own
+    # the images that made the head: with random weights most, not all, are nearest to their own
     right = sum(one.answer == path.parent.name for one, path in zip(answers, pictures, strict=True))
     assert right >= 6
     images = load_source(str(support), size=(32, 32)).train
