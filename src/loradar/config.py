@@ -249,6 +249,7 @@ class FewShotEvalConfig(BlendConfig):
     query: int = Field(10, ge=1, description="Query images of each class.")
     episodes: int = Field(600, ge=2, description="Clean tasks a domain and setting.")
     attack: list[str] = Field(["pgd:radius=4.5/255,step=0.45/255"], description="On the query, of each method's model.")
+    curve: list[str] = Field([], description="Further attacks, on the full method and the main baselines alone.")
     attacked_episodes: int = Field(100, ge=0, description="Tasks under each attack; 0 leaves attacks out.")
     attacked_query: int = Field(5, ge=1, description="Query images of each class under attack.")
     corrupted_episodes: int = Field(

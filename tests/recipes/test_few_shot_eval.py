@@ -9,6 +9,7 @@ from loradar.config import FewShotEvalConfig
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.evaluation import FewShotRow, read_few_shot_report
 from loradar.recipes.few_shot_eval import few_shot_eval
+from loradar.recipes.few_shot_methods import main_methods
 
 
 def measuring(tuned: Path, out: Path, **changes: object) -> FewShotEvalConfig:
@@ -65,15 +66,18 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
     changes = {"setting": ["3w2s"], "domain": ["digits=digits"], "in_domain": [], "ablations": False}
-    staged = few_shot_eval(measuring(runs["stages"], tmp_path / "stages", head="ridge", **changes))
+    curve = ["pgd:norm=l2,radius=0.5,steps=1"]
+    staged = few_shot_eval(measuring(runs["stages"], tmp_path / "stages", head="ridge", curve=curve, **changes))
     plain = few_shot_eval(measuring(runs["resnet"], tmp_path / "plain", **changes))
     found, beside = (read_few_shot_report(page.parent) for page in (staged, plain))
     means = {(row.method, row.attack): row.mean for row in found.rows if row.domain == "digits"}
     for name in ("AMT, nearest centroid", "no tuning, ridge head", "AMT, nearest centroid, last features"):
         assert len({attack for method, attack in means if method == name}) == 4
+    on_curve = {method for method, attack in means if "L2" in attack}
+    assert on_curve == set(main_methods()), "the further attack is on the main methods alone"
     # the same weights below: without tuning, the last features are those of the plain base
     expected = {row.attack: row.mean for row in beside.rows if row.method == "no tuning" and row.domain == "digits"}
-    assert {attack: mean for (name, attack), mean in means.items() if name == "no tuning, last features"} == expected
+    assert {attack: means["no tuning, last features", attack] for attack in expected} == expected
     assert list(found.ladder.items())[-1] == ("+ ridge head (the full method)", "AMT")
 
 

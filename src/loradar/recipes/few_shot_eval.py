@@ -23,7 +23,18 @@ from loradar.evaluation import FewShotReport, FewShotRow, averaged, versions, wr
 from loradar.evaluation.few_shot import CORRUPTIONS
 from loradar.evaluation.measure import NO_ATTACK
 from loradar.fewshot import CENTROID, FineTuning, HeadRule, Sampler, parse_setting
-from loradar.recipes.few_shot_methods import FULL, TUNED, Peer, answers, ladder, methods, peers, recipe_of, share
+from loradar.recipes.few_shot_methods import (
+    FULL,
+    TUNED,
+    Peer,
+    answers,
+    ladder,
+    main_methods,
+    methods,
+    peers,
+    recipe_of,
+    share,
+)
 from loradar.recipes.few_shot_models import BASE, Bank, Method, Recipe, Tools, View
 from loradar.recipes.few_shot_pictures import blends_of, task_pictures
 from loradar.recipes.few_shot_search import search
@@ -43,7 +54,8 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
     Every task leaves its figures below `config.out/work`, and is not measured again. Raises LoradarError, for what can be
     known by then before the long work.
     """
-    attacks = list(named(config.attack).values()) if config.attack and config.attacked_episodes else []
+    asked = [*config.attack, *config.curve]
+    attacks = list(named(asked).values()) if asked and config.attacked_episodes else []
     samplers = {setting: parse_setting(setting, query=config.query) for setting in config.setting}
     pool = open_pool(config.pool)
     base = open_base(config.base or base_of(config.pool), config.device)
@@ -61,7 +73,8 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
         tools=tools,
         methods=tuple(methods(tools, recipe, searched=searched, ablations=config.ablations)),
         peers=tuple(peers()),
-        attacks=tuple(attacks),
+        attacks=tuple(attacks[: len(config.attack)]),
+        curve=tuple(attacks[len(config.attack) :]),
         recipe=recipe,
         room=config.out / "work" / _identity(tools),
     )
@@ -149,6 +162,7 @@ class _Measuring:
     methods: tuple[Method, ...]
     peers: tuple[Peer, ...]
     attacks: tuple[Attack, ...]
+    curve: tuple[Attack, ...]
     recipe: Recipe
     room: Path
 
@@ -177,7 +191,7 @@ class _Measuring:
         config = self.config
         wanted = [WEIGHTS, NO_ATTACK] if index < config.episodes else []
         wanted += [CORRUPTIONS] if index < config.corrupted_episodes else []
-        wanted += [repr(attack) for attack in self.attacks] if index < config.attacked_episodes else []
+        wanted += [repr(attack) for attack in self.every_attack] if index < config.attacked_episodes else []
         return wanted + ([TUNED] if index < config.fine_tune_episodes else [])
 
     def measure(self, what: str, view: View, index: int) -> dict[str, float]:
@@ -198,10 +212,16 @@ class _Measuring:
                 one.name: share(answers(view, one.voters(view), query), labels) for one in self.methods if one.corrupted
             }
             return own | self._peers(view, labels, on_base=view.through(view.fixed(BASE), query), on_blend=query)
-        return self._attacked(next(attack for attack in self.attacks if repr(attack) == what), view)
+        return self._attacked(next(attack for attack in self.every_attack if repr(attack) == what), view)
+
+    @property
+    def every_attack(self) -> tuple[Attack, ...]:
+        return (*self.attacks, *self.curve)
 
     def _attacked(self, attack: Attack, view: View) -> dict[str, float]:
-        """Each method under the attack on its own classifier; the first queries of each class."""
+        """Each method under the attack on its own classifier, or the main ones for a curve; the first queries of each class."""
+        is_curve = attack in self.curve
+        attacked = [one for one in self.methods if one.attacked and (not is_curve or one.name in main_methods())]
         labels = view.task.query_labels
         rows = torch.cat(
             [(labels == c).nonzero().squeeze(1)[: self.config.attacked_query] for c in range(view.task.way)]
@@ -210,7 +230,7 @@ class _Measuring:
         shares: dict[tuple[tuple[str, HeadRule], ...], float] = {}
         found = {}
         crafted: Images = x
-        for one in (one for one in self.methods if one.attacked):
+        for one in attacked:
             voters = list(one.voters(view))
             key = tuple(voter.key for voter in voters)
             if key not in shares:
@@ -220,7 +240,7 @@ class _Measuring:
                     shares[key] = share(model(x_adv).argmax(1), y)
                 crafted = x_adv if key == ((BASE, CENTROID),) else crafted
             found[one.name] = shares[key]
-        return found | self._peers(view, y, on_base=view.through(view.fixed(BASE), crafted))
+        return found if is_curve else found | self._peers(view, y, on_base=view.through(view.fixed(BASE), crafted))
 
     def _peers(
         self, view: View, labels: Tensor, *, on_base: Tensor, on_blend: Images | None = None

@@ -25,6 +25,11 @@ _AT_LAST = "last features"
 _FOLDERS = {CLEAN: "clean", RANDOM: "random-budget", UNPERTURBED: "random-budget-unperturbed"}
 
 
+def main_methods() -> tuple[str, ...]:
+    """The full method, and those that it is to be compared with first."""
+    return FULL, NO_TUNING, CLEAN, RANDOM, f"{NO_TUNING}, {_AT_LAST}"
+
+
 def recipe_of(config: FewShotEvalConfig) -> Recipe:
     """The full method with the settings of `config`."""
     return Recipe(blending=blending_of(config), keep=config.keep, head=HeadRule(kind=config.head))
