@@ -189,7 +189,7 @@ class GuardAuditConfig(Config):
 class MetaTuneConfig(Config):
     """Meta-tunes a pool of adapters, each against its own budget, on few-shot tasks; and the baselines beside it."""
 
-    base: str = Field(..., description="FOLDER, torchvision:NAME, timm:NAME, hub:OWNER/NAME or FILE:architecture=NAME.")
+    base: str = Field(..., description="As harden takes it, or stages:BASE for features of several of its stages.")
     data: str = Field(..., description="Images to make tasks of: any source that harden takes, with many classes.")
     images_per_class: Count = Field(None, ge=2, description="The first so many of each class. Default: all.")
     validation_data: str | None = Field(None, description="Tasks that select the epoch. Default: classes held out.")
@@ -235,7 +235,9 @@ class BlendConfig(Config):
     sharpness: float = Field(1.0, ge=0, description="Beta: how much better scores weigh more.")
     top: int = Field(2, ge=1, description="Members that are blended.")
     keep: float = Field(0.9, gt=0, le=1, description="Share of the singular values that trimming keeps.")
-    head: Literal["centroid", "ridge"] = Field("centroid", description="How the blend's features become answers.")
+    head: Literal["centroid", "ridge"] = Field(
+        "centroid", description="What the support makes of its features: class means, or a ridge regression."
+    )
     copies: int = Field(2, ge=1, description="Augmented copies of the support that members are scored on.")
 
 
