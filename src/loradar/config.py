@@ -258,7 +258,7 @@ class FewShotEvalConfig(BlendConfig):
         75, ge=0, description="Tasks with corrupted queries, over 15 kinds at 5 severities."
     )
     search: str | None = Field(
-        None, description="NAME=SOURCE of validation tasks to choose blending by. Default: none."
+        None, description="NAME=SOURCE of validation tasks to choose blending, and members, by. Default: none."
     )
     search_episodes: int = Field(30, ge=2, description="Tasks of the search.")
     ablations: bool = Field(True, description="Also every component on and off, pool size and top-k.")

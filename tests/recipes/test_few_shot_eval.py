@@ -122,7 +122,7 @@ def test_the_other_options(runs: dict[str, Path], tmp_path: Path) -> None:
     )
     rows = read_few_shot_report(few_shot_eval(config).parent).rows
     methods = {row.method for row in rows}
-    assert {"AMT", "AMT, settings searched", "AMT-FT"} <= methods
+    assert {"AMT", "AMT, settings searched", "AMT-FT", "single member by a classifier of validation tasks"} <= methods
     assert not any(name.startswith(("member", "top-", "pool of")) for name in methods)
     assert {row.domain for row in rows} == {"digits", "average of all domains"}
 

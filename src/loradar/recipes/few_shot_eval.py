@@ -37,7 +37,7 @@ from loradar.recipes.few_shot_methods import (
 )
 from loradar.recipes.few_shot_models import BASE, Bank, Method, Recipe, Tools, View
 from loradar.recipes.few_shot_pictures import blends_of, task_pictures
-from loradar.recipes.few_shot_search import search
+from loradar.recipes.few_shot_search import Chooser, search, validation_views
 from loradar.recipes.members import named
 from loradar.recipes.pools import base_of, open_pool
 from loradar.recipes.tasks import Domain, named_domain
@@ -67,11 +67,13 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
     claim(config, "episodes", "attacked_episodes", "corrupted_episodes", "fine_tune_episodes", "precision")
     progress = progress or Silent()
     recipe = recipe_of(config)
-    searched = search(config, tools, recipe, samplers, progress) if config.search else None
+    views = validation_views(config, tools, next(iter(samplers.values()))) if config.search else []
+    choose = Chooser.fitted(views) if views else None
+    searched = search(views, recipe, progress) if views else None
     measuring = _Measuring(
         config=config,
         tools=tools,
-        methods=tuple(methods(tools, recipe, searched=searched, ablations=config.ablations)),
+        methods=tuple(methods(tools, recipe, searched=searched, choose=choose, ablations=config.ablations)),
         peers=tuple(peers()),
         attacks=tuple(attacks[: len(config.attack)]),
         curve=tuple(attacks[len(config.attack) :]),

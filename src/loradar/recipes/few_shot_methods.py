@@ -14,6 +14,7 @@ from loradar.recipes.pools import blending_of
 
 FULL, NO_TUNING, CLEAN, RANDOM = "AMT", "no tuning", "clean meta-tuning (PMF)", "one adapter, random budgets"
 SEARCHED, TUNED = "AMT, settings searched", "AMT-FT"
+CHOSEN = "single member by a classifier of validation tasks"
 OTHERWISE: dict[Scoring, tuple[str, Scoring]] = {
     "compactness": ("AMT, members scored by loss", "loss"),
     "loss": ("AMT, members scored by compactness", "compactness"),
@@ -48,8 +49,10 @@ def ladder(recipe: Recipe) -> dict[str, str]:
     return steps | {"+ trimming": BY_CENTROID, f"+ {recipe.head.kind} head (the full method)": FULL}
 
 
-def methods(tools: Tools, recipe: Recipe, *, searched: Recipe | None, ablations: bool) -> list[Method]:
-    """The full method first, then every baseline, then what takes it apart."""
+def methods(
+    tools: Tools, recipe: Recipe, *, searched: Recipe | None, choose: Callable[[View], str] | None, ablations: bool
+) -> list[Method]:
+    """The full method first, then every baseline, then what takes it apart; `choose` names a member for a task."""
     found = [_blend(FULL, recipe)]
     found += [_blend(SEARCHED, searched)] if searched else []
     found.append(_fixed(NO_TUNING, BASE))
@@ -59,6 +62,8 @@ def methods(tools: Tools, recipe: Recipe, *, searched: Recipe | None, ablations:
         _fixed("average of weights", AVERAGE),
         Method(name="average of logits", voters=lambda view: [view.fixed(name) for name in view.tools.pool]),
     ]
+    if choose:
+        found.append(Method(name=CHOSEN, voters=lambda view: [view.fixed(choose(view))]))
     name, other = OTHERWISE[recipe.blending.by]
     found.append(_blend(name, dataclasses.replace(recipe, blending=dataclasses.replace(recipe.blending, by=other))))
     return found + _other_heads(tools, recipe) + (_taken_apart(tools, recipe) if ablations else [])

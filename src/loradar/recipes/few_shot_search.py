@@ -1,36 +1,80 @@
-"""Settings of a blend chosen on validation tasks, for the rows that say so."""
+"""What is chosen on validation tasks, for the rows that say so: settings of a blend, and a chooser of members."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from loradar.config import FewShotEvalConfig
 from loradar.core.types import Progress
 from loradar.fewshot import Sampler
 from loradar.recipes.few_shot_methods import answers, share
-from loradar.recipes.few_shot_models import Bank, Recipe, Tools, View
+from loradar.recipes.few_shot_models import BASE, Bank, Recipe, Tools, View
 from loradar.recipes.tasks import named_domain
 from loradar.recipes.workbench import pick_device
 
 
-def search(
-    config: FewShotEvalConfig, tools: Tools, recipe: Recipe, samplers: dict[str, Sampler], progress: Progress
-) -> Recipe:
-    """The settings of most right answers on validation tasks: one setting at a time."""
+def validation_views(config: FewShotEvalConfig, tools: Tools, sampler: Sampler) -> list[View]:
+    """The tasks that settings are chosen by, and members learned to be chosen by: none of them is reported."""
     domain = named_domain(str(config.search), size=tools.base.input_size[1:], seed=config.seed)
     bank = Bank(tools=tools, domain=domain, batch_size=config.batch_size)
-    sampler = next(iter(samplers.values()))
-    best = recipe
-    views = [
+    return [
         View(tools=tools, bank=bank, task=domain.task(sampler, index, pick_device(config.device)))
         for index in range(config.search_episodes)
     ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chooser:
+    """Names the member for a task by the mean and the spread of its support's features under the base."""
+
+    classify: Callable[[Tensor], str]
+
+    @classmethod
+    def fitted(cls, views: Sequence[View]) -> "Chooser":
+        """Learned from validation tasks, each with the member of most right answers on it, the first of equals."""
+        return cls.learned(torch.stack([_summary(view) for view in views]), [_most_right(view) for view in views])
+
+    @classmethod
+    def learned(cls, summaries: Tensor, best: Sequence[str]) -> "Chooser":
+        """A logistic regression of summaries (n, d) of tasks to the best member of each."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        if len(set(best)) == 1:
+            return cls(classify=lambda _: best[0])
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        model.fit(summaries.numpy(), best)
+        return cls(classify=lambda summary: str(model.predict(summary[None].numpy())[0]))
+
+    def __call__(self, view: View) -> str:
+        return self.classify(_summary(view))
+
+
+def _most_right(view: View) -> str:
+    labels = view.task.query_labels
+    right = {name: share(answers(view, [view.fixed(name)], None), labels) for name in view.tools.pool}
+    return max(right, key=lambda name: right[name])
+
+
+def _summary(view: View) -> Tensor:
+    features = view.bank.features(BASE, view.task.episode.support)
+    return torch.cat([features.mean(0), features.std(0)]).cpu()
+
+
+def search(views: Sequence[View], recipe: Recipe, progress: Progress) -> Recipe:
+    """The settings of most right answers on validation tasks: one setting at a time."""
+    best = recipe
     # a loss has no weight of compactness to choose
     changes = [
         one for one in ("top", "compactness", "sharpness", "keep") if one != "compactness" or best.blending.by == one
     ]
     task = progress.task("search on validation tasks", len(changes), "settings")
     for change in changes:
-        tried = [best, *_neighbours(best, change, len(tools.pool))]
+        tried = [best, *_neighbours(best, change, len(views[0].tools.pool))]
         scores = [
             sum(share(answers(view, [view.blended(one)], None), view.task.query_labels) for view in views)
             for one in tried
