@@ -228,8 +228,8 @@ class BlendConfig(Config):
 
     base: str | None = Field(None, description="Default: the base that the pool was tuned on.")
     pool: Path = Field(..., description="Folder that meta-tune wrote.")
-    score: Literal["compactness", "loss"] = Field(
-        "compactness", description="Of a member: as in the paper, or its loss on the support."
+    score: Literal["compactness", "loss", "attacked"] = Field(
+        "compactness", description="Of a member: as in the paper, its loss on the support, or on the attacked support."
     )
     compactness: float = Field(0.6, ge=0, le=1, description="Weight of closeness against separation in a score.")
     sharpness: float = Field(1.0, ge=0, description="Beta: how much better scores weigh more.")

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loradar.core.errors import BadConfigError
-from loradar.fewshot import Blending, cosine_logits, prototypes_of
+from loradar.fewshot import Blending, Scoring, cosine_logits, prototypes_of
 
+SCORINGS: tuple[Scoring, ...] = ("attacked", "loss")
 SCORES = st.lists(st.floats(-1, 1), min_size=1, max_size=6)
 
 
@@ -89,3 +90,19 @@ def test_one_shot_without_augmentation_says_nothing_of_compactness() -> None:
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(BadConfigError, match="expected a compactness in"):
         Blending(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_score_under_attack_does_not_ask_how_close_features_lie() -> None:
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.arange(40) % 4
+    directions = torch.eye(5)[:4]
+    centre = 3 * torch.eye(5)[4]
+    moves = directions[labels] + 0.7 * torch.randn(40, 5, generator=draws) @ torch.diag(torch.tensor([1.0, 1, 1, 1, 0]))
+    scores: dict[str, list[float]] = {}
+    for spread in (0.4, 0.2):
+        features, prototypes = centre + spread * moves, centre + spread * directions
+        for by in SCORINGS:
+            score = Blending(by=by).score(features, labels, prototypes)
+            scores.setdefault(by, []).append(score)
+    near, far = (abs(a - b) for a, b in scores.values())
+    assert near < 0.05 < far

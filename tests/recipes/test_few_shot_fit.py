@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from loradar.adapters import fold, load, plug, save, verify
-from loradar.config import FewShotFitConfig
+from loradar.config import FewShotEvalConfig, FewShotFitConfig
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError, WrongBaseError
 from loradar.core.modules import innermost
 from loradar.data import load_source
+from loradar.evaluation import read_few_shot_report
 from loradar.models import load_base
+from loradar.recipes.few_shot_eval import few_shot_eval
 from loradar.recipes.few_shot_fit import few_shot_classify, few_shot_fit
 from loradar.recipes.pools import base_of, open_pool
 from tests.recipes.pools import BASES
@@ -39,6 +41,27 @@ def test_a_folder_of_images_becomes_an_adapter_that_answers(
     plugged = plug(base, again)(x).argmax(1)
     assert [again.card.classes[i] for i in plugged.tolist()] == [one.answer for one in answers]
     assert all(0.2 < one.confidence <= 1 for one in answers)
+
+
+def test_members_are_scored_under_attack(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
+    place, out = runs["resnet"], tmp_path / "task"
+    fitted = few_shot_fit(FewShotFitConfig(support=str(support), pool=place, out=out, score="attacked", top=1))
+    assert sorted(fitted.weights.values()) == [0.0, 1.0]
+    report = few_shot_eval(
+        FewShotEvalConfig(
+            pool=place,
+            domain=["digits=digits"],
+            out=tmp_path / "report",
+            setting=["3w1s"],
+            score="attacked",
+            episodes=2,
+            attacked_episodes=0,
+            corrupted_episodes=0,
+            ablations=False,
+        )
+    )
+    found = read_few_shot_report(report.parent)
+    assert {"AMT", "AMT, members scored by compactness"} <= {row.method for row in found.rows}
 
 
 def test_a_truncated_fit_says_its_error(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:

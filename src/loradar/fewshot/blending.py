@@ -14,14 +14,18 @@ from loradar.core.errors import BadConfigError
 from loradar.core.types import Labels
 from loradar.fewshot.prototypes import cosine_logits, cosines, prototypes_of
 
-Scoring: TypeAlias = Literal["compactness", "loss"]
+Scoring: TypeAlias = Literal["compactness", "loss", "attacked"]
+_TEMPERATURES = tuple(2 ** (step / 2) for step in range(24))
+"""What cosines may be multiplied with, from 1 to 2896, where each member has its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blending:
-    """How scores become weights. `by` compactness and separation as in the paper, or by the loss on the support;
-    `compactness` weighs closeness against separation, in [0, 1]; `sharpness` is the beta of the exponential, `top` how many
-    members share the weight.
+    """How scores become weights.
+
+    `by` compactness and separation as in the paper, by the loss on the support, or by that on the support attacked through
+    the member, each at the temperature that suits the member. `compactness` weighs closeness against separation, in [0, 1];
+    `sharpness` is the beta of the exponential, `top` how many members share the weight.
     """
 
     by: Scoring = "compactness"
@@ -38,7 +42,8 @@ class Blending:
 
     def score(self, features: Tensor, labels: Labels, prototypes: Tensor) -> float:
         """How well one member suits a task: compactness * C - (1 - compactness) * V; or the mean log-probability of the
-        right class. Compact features need not tell classes apart, which is what the second asks for.
+        right class. Compact features need not tell classes apart, which is what the second asks for, and none of the clean
+        ones says how they stand an attack, which is what the third is for: its `features` are those of attacked copies.
 
         `features` (n, d) are those of *augmented* support images under the member, `prototypes` (way, d) of the clean
         ones: with one shot an image is its own prototype, and C would be 1 for every member. Averages give each class
@@ -46,8 +51,11 @@ class Blending:
         """
         way = len(prototypes)
         if self.by == "loss":
-            right = cosine_logits(features, prototypes).log_softmax(1)
-            return float(prototypes_of(right, labels, way).diagonal().mean())
+            return _log_probability(cosine_logits(features, prototypes), labels, way)
+        if self.by == "attacked":
+            # robust features lie closer together: at one scale for all, members would be judged by that alone
+            similar = cosines(features, prototypes)
+            return max(_log_probability(t * similar, labels, way) for t in _TEMPERATURES)
         similar = cosines(features, prototypes)
         # a row for each class: the mean cosine of its images with every prototype
         by_class = prototypes_of(similar, labels, way)
@@ -65,3 +73,8 @@ class Blending:
         kept = torch.zeros_like(strength)
         kept[best] = strength[best]
         return kept / kept.sum()
+
+
+def _log_probability(logits: Tensor, labels: Labels, way: int) -> float:
+    """Of the right class, averaged with the same say for each class."""
+    return float(prototypes_of(logits.log_softmax(1), labels, way).diagonal().mean())

@@ -33,7 +33,7 @@ from loradar.core.types import Images, Labels
 from loradar.data import load_source, read_images, varied
 from loradar.fewshot import CENTROID, Blending, Centroids, FineTuning, HeadRule, Ridge, cosine_logits, prototypes_of
 from loradar.models import Base, Precision, frozen, mergeable
-from loradar.recipes.pools import base_of, blending_of, open_pool
+from loradar.recipes.pools import attacked_score, base_of, blending_of, open_pool
 from loradar.recipes.tasks import first_of_each
 from loradar.recipes.workbench import open_base
 
@@ -199,6 +199,8 @@ class Fitter:
         return (whole(self.base, weights=tuned, seed=self.seed) if rate else blend).with_card(data=data), rate
 
     def _score(self, member: nn.Module, x: Images, copies: Images, y: Labels, way: int) -> float:
+        if self.blending.by == "attacked":
+            return attacked_score(self.blending, member, x, copies, y, way)
         prototypes = prototypes_of(member(x), y, way)
         return self.blending.score(member(copies), y.repeat(self.copies), prototypes)
 

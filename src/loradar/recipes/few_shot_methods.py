@@ -18,6 +18,7 @@ CHOSEN = "single member by a classifier of validation tasks"
 OTHERWISE: dict[Scoring, tuple[str, Scoring]] = {
     "compactness": ("AMT, members scored by loss", "loss"),
     "loss": ("AMT, members scored by compactness", "compactness"),
+    "attacked": ("AMT, members scored by compactness", "compactness"),
 }
 """By how the full method scores members: the row beside it that scores them the other way."""
 UNPERTURBED = "one adapter, random budgets, unperturbed"

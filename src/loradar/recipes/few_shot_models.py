@@ -17,7 +17,7 @@ from loradar.core.types import Images
 from loradar.data import varied
 from loradar.fewshot import CENTROID, Blending, HeadRule, MeanLogits, TaskClassifier, cosine_logits, prototypes_of
 from loradar.models import Base, Pair, Precision, Stages, frozen, mergeable, nimble
-from loradar.recipes.pools import BASELINES
+from loradar.recipes.pools import BASELINES, attacked_score
 from loradar.recipes.tasks import Domain, Task
 
 BASE, AVERAGE = "base", "average"
@@ -62,6 +62,11 @@ class Tools:
             copies=copies,
             seed=seed,
         )
+
+    @cached_property
+    def frozen_members(self) -> dict[str, nn.Module]:
+        """The members as they are attacked."""
+        return {name: frozen(self.fixed[name], self.precision, merge=self.merge) for name in self.pool}
 
     @property
     def last(self) -> int | None:
@@ -131,6 +136,7 @@ class View:
     bank: Bank
     task: Task
     made: dict[str, Voter] = field(default_factory=dict)
+    attacked_scores: dict[str, float] = field(default_factory=dict)
 
     def fixed(self, name: str, head: HeadRule = CENTROID) -> Voter:
         """Raises BadConfigError for weights that the pool's folder does not hold."""
@@ -164,11 +170,20 @@ class View:
     def weights(self, recipe: Recipe) -> dict[str, float]:
         """The share of each member in the blend for this task, by the support alone."""
         names = list(recipe.members or self.tools.pool)
-        scores = []
-        for name in names:
-            features, labels = self.copies(name)
-            scores.append(recipe.blending.score(features, labels, self.prototypes(name)))
+        scores = [self._score(recipe.blending, name) for name in names]
         return dict(zip(names, recipe.blending.weights(torch.tensor(scores)).tolist(), strict=True))
+
+    def _score(self, blending: Blending, name: str) -> float:
+        if blending.by != "attacked":
+            features, labels = self.copies(name)
+            return blending.score(features, labels, self.prototypes(name))
+        if name not in self.attacked_scores:
+            task, tools = self.task, self.tools
+            copies = torch.cat([varied(task.support, tools.seed + 1 + i) for i in range(tools.copies)])
+            member = tools.frozen_members[name]
+            score = attacked_score(blending, member, task.support, copies, task.support_labels, task.way)
+            self.attacked_scores[name] = score
+        return self.attacked_scores[name]
 
     def blended(self, recipe: Recipe) -> Voter:
         """The weighted sum of members, trimmed: W_res + sum of weight_i B_i A_i."""

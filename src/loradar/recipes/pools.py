@@ -4,14 +4,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from loradar.adapters import AdapterPool, check_shared_start, find_targets, load
+from loradar.attacks import PGD
 from loradar.config import BlendConfig
+from loradar.core.balls import Linf
 from loradar.core.errors import BadFileError, BadTargetError
-from loradar.fewshot import Blending
+from loradar.core.types import Images, Labels
+from loradar.fewshot import Blending, Centroids, TaskClassifier, prototypes_of
 
 POOL, BASELINES = "pool", "baselines"
+SCORED_UNDER = PGD(ball=Linf(radius=4 / 255), step=2 / 255, steps=2)
+"""What the copies of a support are attacked with where members are scored by it."""
 
 
 def open_pool(folder: Path) -> AdapterPool:
@@ -35,6 +41,20 @@ def base_of(folder: Path) -> str:
 def blending_of(config: BlendConfig) -> Blending:
     """How `config` wants members scored and weighed."""
     return Blending(by=config.score, compactness=config.compactness, sharpness=config.sharpness, top=config.top)
+
+
+def attacked_score(
+    blending: Blending, member: nn.Module, support: Images, copies: Images, labels: Labels, way: int
+) -> float:
+    """The score of one member, frozen features, on augmented `copies` of the support that are attacked through it."""
+    with torch.no_grad():
+        clean = member(support).float()
+    prototypes = prototypes_of(clean, labels, way)
+    repeated = labels.repeat(len(copies) // len(labels))
+    with torch.enable_grad():
+        attacked = SCORED_UNDER(TaskClassifier(member, Centroids(prototypes)), copies, repeated)
+    with torch.no_grad():
+        return blending.score(member(attacked).float(), repeated, prototypes)
 
 
 def targets_of(model: nn.Module, asked: Sequence[str]) -> tuple[str, ...]:
