@@ -1,0 +1,92 @@
+"""One member of the pool, trained in several ways: what its rank, start, perturbation and loss are worth.
+
+    python experiments/few-shot/members.py             # about 25 minutes on one core, behind the base
+    python experiments/few-shot/members.py --only "rank 4" "random start"
+
+reads the data and the base that `resnet18-stages.yaml` names, trains the member of radius 6/255 for 200 tasks each way, works
+in `runs/few-shot/members/`, and writes `members.json` and `members.md` beside this file: right answers on validation tasks
+(never on reported ones), clean and under the member's own attack, at the last epoch.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from loradar.cli.progress import watching
+from loradar.config import MetaTuneConfig, read_file, settle
+from loradar.core.files import write_atomically
+from loradar.recipes.meta_train import epochs_of
+from loradar.recipes.meta_tune import meta_tune
+
+HERE = Path(__file__).parent
+MEMBER = "eps-6"
+SHARED: dict[str, Any] = {
+    "budgets": [6],
+    "baselines": False,
+    "ablations": False,
+    "epochs": 4,
+    "episodes": 50,
+    "validation_episodes": 60,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as in the pool": {},
+    "rank 4": {"rank": 4},
+    "rank 64": {"rank": 64},
+    "random start": {"start": "random"},
+    "factors not perturbed": {"perturbation": "none"},
+    "factors perturbed by the raw gradient": {"perturbation": "raw"},
+    "divergence reversed": {"kl": "attacked-clean"},
+    "weight of the divergence 6": {"adversarial_weight": 6.0},
+    "rate 5e-3": {"learning_rate": 5e-3},
+}
+
+
+def trained(name: str, settings: dict[str, Any], room: Path) -> dict[str, Any]:
+    """What the validation tasks say of the variant `name` after its last epoch."""
+    config = settle(MetaTuneConfig, settings | SHARED | VARIANTS[name] | {"out": room / name.replace(" ", "-")})
+    with watching(Console(stderr=True)) as progress:
+        meta_tune(config, progress=progress)
+    last = epochs_of(config.out / "work" / MEMBER)[-1]
+    return {"variant": name, "loss": last.loss, "clean": last.clean, "attacked": last.attacked}
+
+
+def table(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+    way, _, shots = str(settings["setting"]).partition("w")
+    queries = SHARED["validation_episodes"] * int(way) * int(settings["query"])
+    lines = [
+        "# One member, trained in several ways\n",
+        f"{SHARED['epochs'] * SHARED['episodes']} tasks each, seed 0. Right answers, in percent, on the {queries} queries of "
+        f"{SHARED['validation_episodes']} validation tasks ({way} ways, {shots.removesuffix('s')} shots, CIFAR-FS's validation "
+        "classes), clean and under PGD of two steps, radius 6/255; ± is the half width of a binomial 95 % interval.\n",
+        "| variant | loss | clean | attacked |",
+        "|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        cells = [
+            f"{100 * p:.1f} ± {196 * math.sqrt(p * (1 - p) / queries):.1f}" for p in (row["clean"], row["attacked"])
+        ]
+        lines.append(f"| {row['variant']} | {row['loss']:.2f} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--room", type=Path, default=Path("runs/few-shot/members"))
+    args = parser.parse_args()
+    settings = read_file(HERE / "resnet18-stages.yaml")["meta_tune"]
+    place = HERE / "members.json"
+    known = {row["variant"]: row for row in json.loads(place.read_text())} if place.exists() else {}
+    for name in args.only:
+        known[name] = trained(name, settings, args.room)
+        rows = [known[variant] for variant in VARIANTS if variant in known]
+        write_atomically(place, (json.dumps(rows, indent=1) + "\n").encode())
+        write_atomically(HERE / "members.md", table(rows, settings).encode())
+
+
+if __name__ == "__main__":
+    main()
