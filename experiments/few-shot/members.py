@@ -51,7 +51,8 @@ def trained(name: str, settings: dict[str, Any], room: Path) -> dict[str, Any]:
     with watching(Console(stderr=True)) as progress:
         meta_tune(config, progress=progress)
     last = epochs_of(config.out / "work" / MEMBER)[-1]
-    return {"variant": name, "loss": last.loss, "clean": last.clean, "attacked": last.attacked}
+    used = config.model_dump(mode="json", exclude={"out", "base", "data", "validation_data", "precision", "device"})
+    return {"variant": name, "clean": last.clean, "attacked": last.attacked, "settings": used}
 
 
 def table(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
@@ -62,14 +63,14 @@ def table(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
         f"{SHARED['epochs'] * SHARED['episodes']} tasks each, seed 0. Right answers, in percent, on the {queries} queries of "
         f"{SHARED['validation_episodes']} validation tasks ({way} ways, {shots.removesuffix('s')} shots, CIFAR-FS's validation "
         "classes), clean and under PGD of two steps, radius 6/255; ± is the half width of a binomial 95 % interval.\n",
-        "| variant | loss | clean | attacked |",
-        "|---|---:|---:|---:|",
+        "| variant | clean | attacked |",
+        "|---|---:|---:|",
     ]
     for row in rows:
         cells = [
             f"{100 * p:.1f} ± {196 * math.sqrt(p * (1 - p) / queries):.1f}" for p in (row["clean"], row["attacked"])
         ]
-        lines.append(f"| {row['variant']} | {row['loss']:.2f} | {cells[0]} | {cells[1]} |")
+        lines.append(f"| {row['variant']} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines) + "\n"
 
 
@@ -81,6 +82,8 @@ def main() -> None:
     settings = read_file(HERE / "resnet18-stages.yaml")["meta_tune"]
     place = HERE / "members.json"
     known = {row["variant"]: row for row in json.loads(place.read_text())} if place.exists() else {}
+    # figures of other settings are no company
+    known = {name: row for name, row in known.items() if row["settings"].items() >= (SHARED | VARIANTS[name]).items()}
     for name in args.only:
         known[name] = trained(name, settings, args.room)
         rows = [known[variant] for variant in VARIANTS if variant in known]

@@ -8,7 +8,7 @@ from torch import nn
 
 from loradar.adapters import find_head, fold, fresh, load, save, without_head
 from loradar.core.errors import BadConfigError
-from loradar.models import Stages, frozen, load_base, mergeable, save_base
+from loradar.models import Base, Stages, build, frozen, load_base, mergeable, save_base, staged, wrap
 
 SPECS = {
     "resnet18:pretrained=false,num_classes=7": (32, 128 * 16 + 256 * 4 + 512),
@@ -62,14 +62,58 @@ def test_it_takes_adapters_and_merges_normalisation_as_a_plain_one(spec: str, tm
     assert torch.allclose(frozen(base.model, "fp32", merge=pairs)(x), base.model(x), atol=1e-4)
 
 
-def test_a_backbone_without_known_stages_is_refused() -> None:
-    with pytest.raises(BadConfigError, match="no stages that are known; expected a ResNet or a ViT of timm"):
-        load_base("stages:squeezenet1_1:pretrained=false,num_classes=3")
-    headless = nn.Module()
-    for name in ("layer1", "layer2", "layer3", "layer4", "fc"):
-        setattr(headless, name, nn.Identity())
-    with pytest.raises(BadConfigError, match="no Linear head"):
-        Stages(headless, input_size=(3, 8, 8))
+class OwnForward(nn.Module):
+    """A ResNet by the names of its modules, which rectifies between them by a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for i in range(1, 5):
+            setattr(self, f"layer{i}", nn.Conv2d(3, 3, 3, padding=1))
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for i in range(1, 5):
+            x = self.get_submodule(f"layer{i}")(x).relu()
+        logits: torch.Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("squeezenet1_1", "no stages that are known; expected a ResNet or a ViT of timm"),
+        ("timm:vit_tiny_patch16_224:img_size=32,patch_size=8,depth=2", "has 2 blocks; several stages need 3"),
+        ("timm:deit_tiny_distilled_patch16_224:img_size=32,patch_size=8,depth=3", "does more than its modules"),
+    ],
+)
+def test_a_backbone_without_known_stages_is_refused(spec: str, message: str) -> None:
+    what, _, options = spec.rpartition(":") if "=" in spec else (spec, "", "")
+    given = ",".join(filter(None, ["pretrained=false,num_classes=3", options]))
+    with pytest.raises(BadConfigError, match=message):
+        load_base(f"stages:{what}:{given}")
+
+
+def test_a_backbone_that_is_refused_is_left_as_it_was() -> None:
+    own = OwnForward().train()
+    head, x = own.fc, torch.rand(2, 3, 8, 8)
+    before = own(x)
+    with pytest.raises(BadConfigError, match="does more than its modules"):
+        Stages(own, input_size=(3, 8, 8))
+    assert own.fc is head
+    assert own.training
+    assert torch.equal(own(x), before)
+    for missing, message in ((nn.Identity(), "give it num_classes=N"), (nn.Sequential(), "is of several layers")):
+        own.fc = missing  # type: ignore[assignment]
+        with pytest.raises(BadConfigError, match=message):
+            Stages(own, input_size=(3, 8, 8))
+
+
+def test_a_base_in_training_keeps_its_statistics() -> None:
+    backbone = build("resnet18", num_classes=3).train()
+    before = {name: value.clone() for name, value in backbone.named_buffers()}
+    base = Base(model=wrap(backbone, (0.5,) * 3, (0.2,) * 3), num_classes=3, input_size=(3, 32, 32))
+    assert staged(base).description["architecture"] == "stages of ResNet"
+    assert all(torch.equal(value, before[name]) for name, value in backbone.named_buffers())
 
 
 def test_it_is_not_saved_as_what_it_is_not(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.evaluation import FewShotRow, read_few_shot_report
 from loradar.recipes.few_shot_eval import few_shot_eval
 from loradar.recipes.few_shot_methods import main_methods
+from tests.data.pictures import digits_folder
 
 
 def measuring(tuned: Path, out: Path, **changes: object) -> FewShotEvalConfig:
@@ -66,7 +67,8 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
     changes = {"setting": ["3w2s"], "domain": ["digits=digits"], "in_domain": [], "ablations": False}
-    curve = ["pgd:norm=l2,radius=0.5,steps=1"]
+    # the second is the main attack once more, by another name
+    curve = ["pgd:norm=l2,radius=0.5,steps=1", "again=pgd:radius=8/255,steps=1"]
     staged = few_shot_eval(measuring(runs["stages"], tmp_path / "stages", head="ridge", curve=curve, **changes))
     plain = few_shot_eval(measuring(runs["resnet"], tmp_path / "plain", **changes))
     found, beside = (read_few_shot_report(page.parent) for page in (staged, plain))
@@ -79,6 +81,13 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
     expected = {row.attack: row.mean for row in beside.rows if row.method == "no tuning" and row.domain == "digits"}
     assert {attack: means["no tuning, last features", attack] for attack in expected} == expected
     assert list(found.ladder.items())[-1] == ("+ ridge head (the full method)", "AMT")
+
+
+def test_without_trimming_the_ladder_has_no_such_step(runs: dict[str, Path], tmp_path: Path) -> None:
+    config = measuring(runs["resnet"], tmp_path, head="ridge", keep=1.0, attack=[], setting=["3w1s"])
+    steps = read_few_shot_report(few_shot_eval(config).parent).ladder
+    assert steps["+ blending"] == "AMT, nearest centroid"
+    assert "+ trimming" not in steps
 
 
 def test_peers_stand_on_the_base_and_on_the_blend(report: Path) -> None:
@@ -108,14 +117,14 @@ def test_what_was_measured_is_not_measured_again(runs: dict[str, Path], report: 
 def test_the_other_options(runs: dict[str, Path], tmp_path: Path) -> None:
     config = measuring(
         runs["resnet"],
-        tmp_path,
+        tmp_path / "report",
         domain=["digits=digits"],
         in_domain=[],
         setting=["3w1s", "variable"],
         episodes=2,
         attacked_episodes=0,
         corrupted_episodes=0,
-        search="digits=digits",
+        search=f"val={digits_folder(tmp_path, classes=4, each=8)}",
         search_episodes=2,
         ablations=False,
         fine_tune_episodes=2,
@@ -134,6 +143,7 @@ BAD_MEASURING: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a domain twice": ({"domain": ["a=digits", "a=digits"], "in_domain": []}, BadConfigError, "give each another name"),
     "an unknown inside": ({"in_domain": ["leaves"]}, BadConfigError, "expected one of the domains"),
     "more attacked queries than queries": ({"attacked_query": 4}, BadConfigError, "expected at most query"),
+    "a search of reported images": ({"search": "val=digits"}, BadConfigError, "whose figures it would flatter"),
     "no pool": ({"pool": Path("nowhere")}, BadFileError, "holds no pool"),
 }
 

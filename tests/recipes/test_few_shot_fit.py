@@ -6,16 +6,18 @@ from typing import Literal
 import pytest
 import torch
 
-from loradar.adapters import fold, load, plug, save, verify
-from loradar.config import FewShotEvalConfig, FewShotFitConfig
+from loradar.adapters import AdapterPool, fold, fresh, load, plug, save, verify
+from loradar.config import FewShotFitConfig
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError, WrongBaseError
 from loradar.core.modules import innermost
 from loradar.data import load_source
-from loradar.evaluation import read_few_shot_report
-from loradar.models import load_base
-from loradar.recipes.few_shot_eval import few_shot_eval
-from loradar.recipes.few_shot_fit import few_shot_classify, few_shot_fit
-from loradar.recipes.pools import base_of, open_pool
+from loradar.fewshot import Blending, Episode, HeadRule, Scoring
+from loradar.models import load_base, new_base
+from loradar.recipes.few_shot_fit import Fitter, few_shot_classify, few_shot_fit
+from loradar.recipes.few_shot_models import Bank, Recipe, Tools, View
+from loradar.recipes.pools import base_of, blending_of, open_pool
+from loradar.recipes.tasks import Task, named_domain
+from loradar.recipes.workbench import open_base
 from tests.recipes.pools import BASES
 
 
@@ -43,25 +45,45 @@ def test_a_folder_of_images_becomes_an_adapter_that_answers(
     assert all(0.2 < one.confidence <= 1 for one in answers)
 
 
-def test_members_are_scored_under_attack(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
-    place, out = runs["resnet"], tmp_path / "task"
-    fitted = few_shot_fit(FewShotFitConfig(support=str(support), pool=place, out=out, score="attacked", top=1))
-    assert sorted(fitted.weights.values()) == [0.0, 1.0]
-    report = few_shot_eval(
-        FewShotEvalConfig(
-            pool=place,
-            domain=["digits=digits"],
-            out=tmp_path / "report",
-            setting=["3w1s"],
-            score="attacked",
-            episodes=2,
-            attacked_episodes=0,
-            corrupted_episodes=0,
-            ablations=False,
-        )
+@pytest.mark.parametrize("score", ["compactness", "loss", "attacked"])
+def test_a_fit_blends_as_the_evaluation_does(
+    runs: dict[str, Path], support: Path, tmp_path: Path, score: Scoring
+) -> None:
+    place = runs["resnet"]
+    settings = FewShotFitConfig(
+        support=str(support), pool=place, out=tmp_path / "t", score=score, sharpness=50, precision="fp32"
     )
-    found = read_few_shot_report(report.parent)
-    assert {"AMT", "AMT, members scored by compactness"} <= {row.method for row in found.rows}
+    fitted = few_shot_fit(settings)
+    base = open_base(base_of(place), "cpu")
+    tools = Tools.of(base, open_pool(place), place, precision="fp32", copies=settings.copies, seed=settings.seed)
+    domain = named_domain(f"support={support}", size=(32, 32), seed=0)
+    every = torch.arange(len(domain.images))
+    _, labels = domain.images.fetch(every)
+    episode = Episode(classes=(0, 1, 2), support=every, support_labels=labels, query=every, query_labels=labels)
+    x = domain.images.fetch(every)[0]
+    view = View(
+        tools=tools,
+        bank=Bank(tools=tools, domain=domain, batch_size=8),
+        task=Task(episode=episode, support=x, query=x),
+    )
+    assert view.weights(Recipe(blending=blending_of(settings))) == pytest.approx(fitted.weights, abs=1e-4)
+
+
+def test_a_ridge_needs_a_head_with_a_bias() -> None:
+    base = new_base("timm:test_resnet", num_classes=3, input_size=(3, 32, 32))
+    head = base.model.get_submodule("wrapped.fc")
+    assert isinstance(head, torch.nn.Linear)
+    head.bias = None  # type: ignore[assignment]
+    pool = AdapterPool({"only": fresh(base.model, targets="all-conv", rank=1, start="svd", head=False)})
+
+    def fitter(rule: HeadRule) -> Fitter:
+        return Fitter.of(base, pool, blending=Blending(), keep=1.0, copies=1, head=rule)
+
+    fitter(HeadRule())
+    with pytest.raises(BadConfigError, match="has no bias, which a ridge needs; use --head centroid"):
+        fitter(HeadRule(kind="ridge"))
+    with pytest.raises(BadConfigError, match="expected a rule without `last`"):
+        fitter(HeadRule(last=8))
 
 
 def test_a_truncated_fit_says_its_error(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:

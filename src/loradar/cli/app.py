@@ -168,7 +168,7 @@ def _few_shot_eval(config: FewShotEvalConfig) -> None:
 
 @command(few_shot, "fit", FewShotFitConfig, positional="support")
 def _few_shot_fit(config: FewShotFitConfig) -> None:
-    """Make an adapter out of a folder of images by class: blend the pool for them, trim, take prototypes.
+    """Make an adapter out of a folder of images by class: blend the pool for them, trim, make a head.
 
     `loradar few-shot fit path/to/images --pool runs/pool --out runs/task`
     """

@@ -7,44 +7,64 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
+from loradar.core.modules import evaluating
+from loradar.core.randomness import generator
 from loradar.core.types import Images, Logits
 from loradar.models.base import Base
 from loradar.models.normalized import Normalized
 
 SIDES = (4, 2)
 """The earlier and the later stage are pooled to maps of so many pixels a side."""
+_LEAST_BLOCKS = 3
 
 
 class Stages(nn.Module):
     """`backbone` with (early, late, last) features side by side before its head, where a plain one has the last alone.
 
     The maps of two earlier stages are pooled to `SIDES`, laid flat, and brought to the length of the last features, so that
-    each counts alike in a cosine. The head is the backbone's own, with zeros for the earlier stages: the logits are the same.
-    A ResNet (torchvision, timm) gives layer2 and layer3; a timm ViT its patches after half and three quarters of its
-    blocks. Hypercolumns: Hariharan et al., 2015, section 3. Raises BadConfigError for any other backbone.
+    each counts alike in a cosine. The head is the backbone's own, with zeros for the earlier stages: the logits are the same
+    but for rounding, which is tried. A ResNet (torchvision, timm) gives layer2 and layer3; a timm ViT its patches after half
+    and three quarters of its blocks. Hypercolumns: Hariharan et al., 2015, section 3. Raises BadConfigError for any other
+    backbone.
     """
 
     def __init__(self, backbone: nn.Module, *, input_size: tuple[int, int, int]) -> None:
         super().__init__()
-        if not (_is_resnet(backbone) or _is_vit(backbone)):
-            raise BadConfigError(
-                f"{type(backbone).__name__} has no stages that are known; expected a ResNet or a ViT of timm"
-            )
-        name = "fc" if _is_resnet(backbone) else "head"
+        name = _head_of(backbone)
         head = backbone.get_submodule(name)
+        kind = type(backbone).__name__
         if not isinstance(head, nn.Linear):
-            raise BadConfigError(f"{type(backbone).__name__} has no Linear head; give it num_classes=N")
-        setattr(backbone, name, nn.Identity())
+            wanted = "give it num_classes=N" if isinstance(head, nn.Identity) else f"its {name!r} is of several layers"
+            raise BadConfigError(f"{kind} has no Linear head; {wanted}")
         self.backbone = backbone
         self.last = head.in_features
-        with torch.no_grad():
-            width = self.features(torch.zeros(2, *input_size)).shape[1]
-        self.head = nn.Linear(width, head.out_features, bias=head.bias is not None)
-        with torch.no_grad():
-            self.head.weight.zero_()
-            self.head.weight[:, -self.last :] = head.weight
-            if head.bias is not None:
-                self.head.bias.copy_(head.bias)
+        probe = torch.rand(2, *input_size, generator=generator(0)).to(head.weight)
+        with evaluating(backbone), torch.no_grad():
+            expected = backbone(probe)
+            setattr(backbone, name, nn.Identity())
+            try:
+                self.head = self._head_like(head, self.features(probe).shape[1])
+                is_same = torch.allclose(self(probe), expected, atol=1e-3 * float(expected.abs().max()))
+            except (
+                RuntimeError,
+                ValueError,
+            ):  # whatever a forward of its own makes of modules that are called in order
+                is_same = False
+        if not is_same:
+            setattr(backbone, name, head)
+            raise BadConfigError(
+                f"{kind} does more than its modules one after the other, so its stages are not known; expected a ResNet of "
+                "torchvision or timm, or a plain ViT of timm"
+            )
+
+    def _head_like(self, head: nn.Linear, width: int) -> nn.Linear:
+        """`head` for `width` features, of which it ignores all but the last."""
+        wider = nn.Linear(width, head.out_features, bias=head.bias is not None, device=head.weight.device)
+        wider.weight.zero_()
+        wider.weight[:, -self.last :] = head.weight
+        if head.bias is not None:
+            wider.bias.copy_(head.bias)
+        return wider
 
     def forward(self, x: Images) -> Logits:
         logits: Logits = self.head(self.features(x))
@@ -64,11 +84,24 @@ def staged(base: Base) -> Base:
     """`base` with the features of several stages; what it held is taken over. Raises BadConfigError as `Stages` does."""
     model, size = base.model, base.input_size
     stages = Stages(model.wrapped, input_size=size).eval()
+    below = base.description.get("architecture", type(model.wrapped).__name__)
     return dataclasses.replace(
         base,
         model=Normalized(stages, model.mean.flatten().tolist(), model.std.flatten().tolist()).eval(),
-        description={**base.description, "architecture": f"stages of {base.description['architecture']}"},
+        description={**base.description, "architecture": f"stages of {below}"},
     )
+
+
+def _head_of(backbone: nn.Module) -> str:
+    """The name of the head. Raises BadConfigError for a backbone without known stages."""
+    kind = type(backbone).__name__
+    if _is_resnet(backbone):
+        return "fc"
+    if not _is_vit(backbone):
+        raise BadConfigError(f"{kind} has no stages that are known; expected a ResNet or a ViT of timm")
+    if (depth := len(backbone.blocks)) < _LEAST_BLOCKS:  # type: ignore[arg-type]
+        raise BadConfigError(f"{kind} has {depth} blocks; several stages need {_LEAST_BLOCKS} or more")
+    return "head"
 
 
 def _is_resnet(backbone: nn.Module) -> bool:

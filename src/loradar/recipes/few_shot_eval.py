@@ -63,11 +63,11 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
     tools = Tools.of(base, pool, config.pool, precision=config.precision, copies=config.copies, seed=config.seed)
     domains = [named_domain(text, size=size, seed=config.seed) for text in config.domain]
     _check(config, domains, samplers)
+    views = validation_views(config, tools, next(iter(samplers.values())), domains) if config.search else []
     make_folder(config.out)
     claim(config, "episodes", "attacked_episodes", "corrupted_episodes", "fine_tune_episodes", "precision")
     progress = progress or Silent()
     recipe = recipe_of(config)
-    views = validation_views(config, tools, next(iter(samplers.values()))) if config.search else []
     choose = Chooser.fitted(views) if views else None
     searched = search(views, recipe, progress) if views else None
     measuring = _Measuring(
@@ -152,6 +152,11 @@ def _notes(measuring: "_Measuring") -> tuple[str, ...]:
         f"{len(KINDS) * SEVERITIES} tasks meet every pair once.",
         "Nothing is searched, chosen or stopped by reported tasks; rows with searched settings, if any, say so.",
     ]
+    if measuring.recipe.head != CENTROID:
+        notes.append(
+            f"{FULL}, what takes it apart (members, top-k, pools) and rows that say so have a "
+            f"{measuring.recipe.head.kind} head; all others the nearest centroid, as in their papers."
+        )
     if not measuring.peers:
         notes.append("easyfsl is not installed, so its methods have no rows (extra: peers).")
     return tuple(notes)
@@ -222,7 +227,7 @@ class _Measuring:
 
     def _attacked(self, attack: Attack, view: View) -> dict[str, float]:
         """Each method under the attack on its own classifier, or the main ones for a curve; the first queries of each class."""
-        is_curve = attack in self.curve
+        is_curve = attack not in self.attacks
         attacked = [one for one in self.methods if one.attacked and (not is_curve or one.name in main_methods())]
         labels = view.task.query_labels
         rows = torch.cat(

@@ -139,9 +139,10 @@ class Fitter:
     ) -> "Fitter":
         """Members are scored in `precision`; the head is computed in that of the weights.
 
-        Raises WrongBaseError for a pool of another base.
+        Raises WrongBaseError for a pool of another base, BadConfigError for a head that the base cannot hold.
         """
         model = base.model
+        _check_head(model, head)
         device = next(model.parameters()).device
         pool = AdapterPool({name: adapter.to(device) for name, adapter in pool.items()})
         features = without_head(model)
@@ -205,25 +206,29 @@ class Fitter:
         return self.blending.score(member(copies), y.repeat(self.copies), prototypes)
 
 
+def _check_head(base: nn.Module, rule: HeadRule) -> None:
+    name = find_head(base)
+    if rule.last is not None:
+        raise BadConfigError("an adapter's head reads all features of its base; expected a rule without `last`")
+    if rule.kind == "ridge" and innermost(base).get_submodule(name).bias is None:
+        raise BadConfigError(f"the head {name!r} of the base has no bias, which a ridge needs; use --head centroid")
+
+
 def _headed(
     base: nn.Module, adapter: Adapter, head: nn.Module, classes: tuple[str, ...], weights: dict[str, float]
 ) -> Adapter:
     """The adapter with the task's head as its own.
 
     Of centroids the rows get length 1: the largest logit is then the largest cosine, whatever the length of the features.
-    Raises BadConfigError where a ridge needs a bias that the base's head does not have.
     """
     name = find_head(base)
-    has_bias = innermost(base).get_submodule(name).bias is not None
     if isinstance(head, Ridge):
-        if not has_bias:
-            raise BadConfigError(f"the head {name!r} of the base has no bias, which a ridge needs; use --head centroid")
         weight, bias = head.weight, head.bias
     else:
         weight = F.normalize(cast(Centroids, head).prototypes, dim=1)
         bias = weight.new_zeros(len(weight))
     replaced = {**adapter.replaced, f"{name}.weight": nn.Parameter(weight)}
-    if has_bias:
+    if innermost(base).get_submodule(name).bias is not None:
         replaced[f"{name}.bias"] = nn.Parameter(bias)
     data = {**adapter.card.data, FEW_SHOT: weights, HEAD: "ridge" if isinstance(head, Ridge) else "centroid"}
     return dataclasses.replace(adapter, replaced=replaced).with_card(head=name, classes=classes, data=data)

@@ -47,7 +47,8 @@ def ladder(recipe: Recipe) -> dict[str, str]:
     }
     if recipe.head == CENTROID:
         return steps | {"+ trimming (the full method)": FULL}
-    return steps | {"+ trimming": BY_CENTROID, f"+ {recipe.head.kind} head (the full method)": FULL}
+    last = "+ trimming" if recipe.keep < 1 else "+ blending"
+    return steps | {last: BY_CENTROID, f"+ {recipe.head.kind} head (the full method)": FULL}
 
 
 def methods(
@@ -71,7 +72,7 @@ def methods(
 
 
 def _other_heads(tools: Tools, recipe: Recipe) -> list[Method]:
-    """The full method without its own head and trimming, baselines with it, and both on the last features alone."""
+    """The full method without its own head and trimming, no tuning with that head, and some on the last features alone."""
     by_centroid, found = dataclasses.replace(recipe, head=CENTROID), []
     if recipe.head != by_centroid.head:
         found.append(_blend(BY_CENTROID, by_centroid))
@@ -92,7 +93,8 @@ def _taken_apart(tools: Tools, recipe: Recipe) -> list[Method]:
     names, own = list(tools.pool), recipe.blending
     found = [_fixed(f"member {name}", name, head=recipe.head, attacked=False) for name in names]
     for top in range(1, len(names) + 1):
-        if top != own.top:
+        # under the nearest centroid, the full method without trimming is this very row
+        if top != own.top or recipe.head != CENTROID:
             part = dataclasses.replace(untrimmed, blending=dataclasses.replace(own, top=top))
             found.append(_blend(f"top-{top}, untrimmed", part, full=False))
     # the first members of the pool are those of the smallest budgets, so the other end goes first

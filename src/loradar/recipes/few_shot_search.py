@@ -8,17 +8,28 @@ import torch
 from torch import Tensor
 
 from loradar.config import FewShotEvalConfig
+from loradar.core.errors import BadConfigError
 from loradar.core.types import Progress
 from loradar.fewshot import Sampler
 from loradar.recipes.few_shot_methods import answers, share
 from loradar.recipes.few_shot_models import BASE, Bank, Recipe, Tools, View
-from loradar.recipes.tasks import named_domain
+from loradar.recipes.tasks import Domain, named_domain
 from loradar.recipes.workbench import pick_device
 
 
-def validation_views(config: FewShotEvalConfig, tools: Tools, sampler: Sampler) -> list[View]:
-    """The tasks that settings are chosen by, and members learned to be chosen by: none of them is reported."""
+def validation_views(
+    config: FewShotEvalConfig, tools: Tools, sampler: Sampler, reported: Sequence[Domain]
+) -> list[View]:
+    """The tasks of one setting that settings are chosen by, and members learned to be chosen by, for all of them.
+
+    Raises BadConfigError where they are tasks of a reported domain.
+    """
     domain = named_domain(str(config.search), size=tools.base.input_size[1:], seed=config.seed)
+    for one in reported:
+        if one.images.fingerprint == domain.images.fingerprint:
+            raise BadConfigError(
+                f"search has the images of the domain {one.name!r}, whose figures it would flatter; give it other images"
+            )
     bank = Bank(tools=tools, domain=domain, batch_size=config.batch_size)
     return [
         View(tools=tools, bank=bank, task=domain.task(sampler, index, pick_device(config.device)))
