@@ -23,6 +23,7 @@ from loradar.recipes.meta_train import epochs_of
 from loradar.recipes.meta_tune import meta_tune
 
 HERE = Path(__file__).parent
+RECORD = HERE / "members.json"
 MEMBER = "eps-6"
 SHARED: dict[str, Any] = {
     "budgets": [6],
@@ -55,6 +56,16 @@ def trained(name: str, settings: dict[str, Any], room: Path) -> dict[str, Any]:
     return {"variant": name, "clean": last.clean, "attacked": last.attacked, "settings": used}
 
 
+def recorded() -> dict[str, dict[str, Any]]:
+    """The rows that stand, but for those of other settings, which would be no company."""
+    rows = json.loads(RECORD.read_text()) if RECORD.exists() else []
+    return {
+        row["variant"]: row
+        for row in rows
+        if row["settings"].items() >= (SHARED | VARIANTS.get(row["variant"], {})).items()
+    }
+
+
 def table(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     way, _, shots = str(settings["setting"]).partition("w")
     queries = SHARED["validation_episodes"] * int(way) * int(settings["query"])
@@ -80,15 +91,13 @@ def main() -> None:
     parser.add_argument("--room", type=Path, default=Path("runs/few-shot/members"))
     args = parser.parse_args()
     settings = read_file(HERE / "resnet18-stages.yaml")["meta_tune"]
-    place = HERE / "members.json"
-    known = {row["variant"]: row for row in json.loads(place.read_text())} if place.exists() else {}
-    # figures of other settings are no company
-    known = {name: row for name, row in known.items() if row["settings"].items() >= (SHARED | VARIANTS[name]).items()}
     for name in args.only:
-        known[name] = trained(name, settings, args.room)
+        row = trained(name, settings, args.room)
+        # read again: others may have written in the meantime
+        known = {**recorded(), name: row}
         rows = [known[variant] for variant in VARIANTS if variant in known]
-        write_atomically(place, (json.dumps(rows, indent=1) + "\n").encode())
-        write_atomically(HERE / "members.md", table(rows, settings).encode())
+        write_atomically(RECORD, (json.dumps(rows, indent=1) + "\n").encode())
+        write_atomically(RECORD.with_suffix(".md"), table(rows, settings).encode())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Meta-tuning and blending on eight domains: base, pool, figures; every stage goes on where it was killed.
 
     python experiments/few-shot/run_few_shot.py resnet18              # one core, under an hour behind the base
-    python experiments/few-shot/run_few_shot.py resnet18-stages       # the same base at three stages, about two hours
+    python experiments/few-shot/run_few_shot.py resnet18-stages       # the same base at three stages, about three hours
     python experiments/few-shot/run_few_shot.py resnet18 --more evaluate.episodes=600
     python experiments/few-shot/run_few_shot.py vit-small --only meta_tune --more meta_tune.member=eps-6
 
