@@ -17,7 +17,7 @@ from loradar.evaluation import (
     read_few_shot_report,
     write_few_shot_report,
 )
-from loradar.evaluation.few_shot_views import compared, curves, ladders, tables
+from loradar.evaluation.few_shot_views import attack_names, compared, curves, ladders, tables
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 ATTACKS = ["none", *(f"PGD(ball=Linf(radius={r}), steps=10, seed=0)" for r in (0.01, 0.02, 0.03)), "corruptions"]
@@ -114,3 +114,15 @@ def test_a_damaged_report_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "report.json").write_text(text)
     with pytest.raises(BadFileError, match=r"report\.json"):
         read_few_shot_report(tmp_path)
+
+
+def test_attacks_have_names_that_a_column_can_hold() -> None:
+    attacks = [
+        "PGD(ball=Linf(radius=0.00392156862745098), step=None, steps=10)",
+        "PGD(ball=Linf(radius=0.01764705882352941), step=0.0017647058823529412, steps=10)",
+        "PGD(ball=L2(radius=0.5), step=None, steps=10)",
+        *("none", "corruptions"),
+    ]
+    found = FewShotReport(rows=tuple(row(0.5, attack=a) for a in attacks), base={}, data={}, versions={})
+    names = ["PGD Linf 1/255", "PGD Linf 4.5/255 step=0.45/255", "PGD L2 0.5", "clean", "corruptions"]
+    assert list(attack_names(found).values()) == names

@@ -10,6 +10,8 @@ from loradar.evaluation.names import short_names
 
 _BALL = re.compile(r"ball=(\w+)\(radius=([\d.e-]+)\)")
 
+_SHORT_BALL = re.compile(r"ball=(\w+)\(radius=([^)]+)\)")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -30,9 +32,12 @@ class Curve:
 
 
 def attack_names(report: FewShotReport) -> dict[str, str]:
-    """A short name for every attack."""
+    """A short name for every attack: "PGD Linf 1/255", with a step only where it is not the attack's own."""
     known = [row.attack for row in report.rows]
-    return {**short_names(known), NO_ATTACK: "clean", CORRUPTIONS: "corruptions"}
+    told = {
+        attack: _SHORT_BALL.sub(r"\1 \2", name).replace(" step=None", "") for attack, name in short_names(known).items()
+    }
+    return {**told, NO_ATTACK: "clean", CORRUPTIONS: "corruptions"}
 
 
 def settings_of(report: FewShotReport) -> list[str]:
