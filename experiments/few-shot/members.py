@@ -1,6 +1,6 @@
 """One member of the pool, trained in several ways: what its rank, start, perturbation and loss are worth.
 
-    python experiments/few-shot/members.py             # about 25 minutes on one core, behind the base
+    python experiments/few-shot/members.py             # about half an hour on one core, behind the base
     python experiments/few-shot/members.py --only "rank 4" "random start"
 
 reads the data and the base that `resnet18-stages.yaml` names, trains the member of radius 6/255 for 200 tasks each way, works
@@ -46,24 +46,29 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def trained(name: str, settings: dict[str, Any], room: Path) -> dict[str, Any]:
+def config_of(name: str, settings: dict[str, Any], room: Path) -> MetaTuneConfig:
+    """What the variant `name` is trained with."""
+    return settle(MetaTuneConfig, settings | SHARED | VARIANTS[name] | {"out": room / name.replace(" ", "-")})
+
+
+def told(config: MetaTuneConfig) -> dict[str, Any]:
+    """What its figures depend on, but for where things lie."""
+    return config.model_dump(mode="json", exclude={"out", "base", "data", "validation_data", "precision", "device"})
+
+
+def trained(name: str, config: MetaTuneConfig) -> dict[str, Any]:
     """What the validation tasks say of the variant `name` after its last epoch."""
-    config = settle(MetaTuneConfig, settings | SHARED | VARIANTS[name] | {"out": room / name.replace(" ", "-")})
     with watching(Console(stderr=True)) as progress:
         meta_tune(config, progress=progress)
     last = epochs_of(config.out / "work" / MEMBER)[-1]
-    used = config.model_dump(mode="json", exclude={"out", "base", "data", "validation_data", "precision", "device"})
-    return {"variant": name, "clean": last.clean, "attacked": last.attacked, "settings": used}
+    return {"variant": name, "clean": last.clean, "attacked": last.attacked, "settings": told(config)}
 
 
-def recorded() -> dict[str, dict[str, Any]]:
+def recorded(configs: dict[str, MetaTuneConfig]) -> dict[str, dict[str, Any]]:
     """The rows that stand, but for those of other settings, which would be no company."""
     rows = json.loads(RECORD.read_text()) if RECORD.exists() else []
-    return {
-        row["variant"]: row
-        for row in rows
-        if row["settings"].items() >= (SHARED | VARIANTS.get(row["variant"], {})).items()
-    }
+    found = {row["variant"]: row for row in rows}
+    return {name: found[name] for name in configs if name in found and found[name]["settings"] == told(configs[name])}
 
 
 def table(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
@@ -91,10 +96,11 @@ def main() -> None:
     parser.add_argument("--room", type=Path, default=Path("runs/few-shot/members"))
     args = parser.parse_args()
     settings = read_file(HERE / "resnet18-stages.yaml")["meta_tune"]
+    configs = {name: config_of(name, settings, args.room) for name in VARIANTS}
     for name in args.only:
-        row = trained(name, settings, args.room)
+        row = trained(name, configs[name])
         # read again: others may have written in the meantime
-        known = {**recorded(), name: row}
+        known = recorded(configs) | {name: row}
         rows = [known[variant] for variant in VARIANTS if variant in known]
         write_atomically(RECORD, (json.dumps(rows, indent=1) + "\n").encode())
         write_atomically(RECORD.with_suffix(".md"), table(rows, settings).encode())

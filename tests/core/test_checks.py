@@ -6,8 +6,12 @@ from loradar.core.errors import BadImagesError, LoradarError
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_images_of_every_float_pass(dtype: torch.dtype) -> None:
-    check_images(torch.tensor([0.0, 1.0], dtype=dtype).view(2, 1, 1, 1))
+def test_images_of_every_float_pass_up_to_the_bounds(dtype: torch.dtype) -> None:
+    x = torch.tensor([0.0, 1.0], dtype=dtype).view(2, 1, 1, 1)
+    check_images(x)
+    for beyond in (x - 0.01, x + 0.01):
+        with pytest.raises(BadImagesError, match=r"expected \[0, 1\]"):
+            check_images(beyond)
 
 
 @pytest.mark.parametrize(
@@ -28,8 +32,10 @@ def test_what_is_no_image_is_refused_with_its_numbers(x: torch.Tensor, words: st
         check_images(x)
 
 
-def test_labels_pass() -> None:
+def test_labels_pass_up_to_the_last_class() -> None:
     check_labels(torch.tensor([0, 9]), count=2, classes=10)
+    with pytest.raises(LoradarError, match="the model has 9 classes"):
+        check_labels(torch.tensor([0, 9]), count=2, classes=9)
     check_labels(torch.tensor([0, 9], dtype=torch.int32), count=2)
     check_labels(torch.tensor([], dtype=torch.int64), count=0, classes=10)
 

@@ -52,11 +52,10 @@ class Blending:
         way = len(prototypes)
         if self.by == "loss":
             return _log_probability(cosine_logits(features, prototypes), labels, way)
+        similar = cosines(features, prototypes)
         if self.by == "attacked":
             # robust features lie closer together: at one scale for all, members would be judged by that alone
-            similar = cosines(features, prototypes)
             return max(_log_probability(t * similar, labels, way) for t in _TEMPERATURES)
-        similar = cosines(features, prototypes)
         # a row for each class: the mean cosine of its images with every prototype
         by_class = prototypes_of(similar, labels, way)
         own = by_class.diagonal()

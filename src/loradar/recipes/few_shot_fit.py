@@ -33,7 +33,7 @@ from loradar.core.types import Images, Labels
 from loradar.data import load_source, read_images, varied
 from loradar.fewshot import CENTROID, Blending, Centroids, FineTuning, HeadRule, Ridge, cosine_logits, prototypes_of
 from loradar.models import Base, Precision, frozen, mergeable
-from loradar.recipes.pools import attacked_score, base_of, blending_of, open_pool
+from loradar.recipes.pools import attacked_score, base_of, blending_of, copies_of, open_pool
 from loradar.recipes.tasks import first_of_each
 from loradar.recipes.workbench import open_base
 
@@ -171,7 +171,7 @@ class Fitter:
         device = next(self.base.parameters()).device
         x, y = x.to(device), y.to(device)
         with watch("features"):
-            copies = torch.cat([varied(x, self.seed + 1 + i) for i in range(self.copies)])
+            copies = copies_of(x, self.copies, self.seed)
             scores = [self._score(member, x, copies, y, way) for member in self.members.values()]
         with watch("blend"):
             shares = self.blending.weights(torch.tensor(scores)).tolist()

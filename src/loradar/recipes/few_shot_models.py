@@ -17,7 +17,7 @@ from loradar.core.types import Images
 from loradar.data import varied
 from loradar.fewshot import CENTROID, Blending, HeadRule, MeanLogits, TaskClassifier, cosine_logits, prototypes_of
 from loradar.models import Base, Pair, Precision, Stages, frozen, mergeable, nimble
-from loradar.recipes.pools import BASELINES, attacked_score
+from loradar.recipes.pools import BASELINES, attacked_score, copies_of
 from loradar.recipes.tasks import Domain, Task
 
 BASE, AVERAGE = "base", "average"
@@ -179,7 +179,7 @@ class View:
             return blending.score(features, labels, self.prototypes(name))
         if name not in self.attacked_scores:
             task, tools = self.task, self.tools
-            copies = torch.cat([varied(task.support, tools.seed + 1 + i) for i in range(tools.copies)])
+            copies = copies_of(task.support, tools.copies, tools.seed)
             member = tools.frozen_members[name]
             score = attacked_score(blending, member, task.support, copies, task.support_labels, task.way)
             self.attacked_scores[name] = score

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from loradar.core.errors import BadConfigError
 from loradar.core.files import check_place, folder_atomically, sha256
 from loradar.core.randomness import generator
 from loradar.core.types import Attack, Images, Labels, Progress
-from loradar.data import load_source
+from loradar.data import ImageSet, load_source
 from loradar.guard import (
     Calibration,
     Guard,
@@ -60,17 +60,7 @@ def build_guard(config: GuardBuildConfig, *, progress: Progress | None = None) -
     base = open_base(config.base, config.device)
     masks = _masks(base, config)
     voters = folded(base, adapters)
-    source = load_source(config.data, size=base.input_size[1:])
-    check_classes(base, source)
-    other = load_source(config.calibration_data, size=base.input_size[1:]) if config.calibration_data else None
-    images, data = calibration_split(
-        source,
-        [adapter.card for adapter in adapters.values()],
-        count=config.calibration,
-        limit=config.limit,
-        seed=config.seed,
-        other=other,
-    )
+    images, data = _calibration_images(config, base, adapters)
     bench = open_bench(base, config, progress)
     seen = _look(bench, voters, attacks, *everything(images))
     told = seen.kinds < seen.known
@@ -109,6 +99,23 @@ def build_guard(config: GuardBuildConfig, *, progress: Progress | None = None) -
         )
         save_guard(fresh, record, identifier, gate)
     return config.out
+
+
+def _calibration_images(
+    config: GuardBuildConfig, base: Base, adapters: Mapping[str, Adapter]
+) -> tuple[ImageSet, dict[str, Any]]:
+    """The images to calibrate on, and the record of where they are from."""
+    size = base.input_size[1:]
+    source = load_source(config.data, size=size)
+    check_classes(base, source)
+    return calibration_split(
+        source,
+        [adapter.card for adapter in adapters.values()],
+        count=config.calibration,
+        limit=config.limit,
+        seed=config.seed,
+        other=load_source(config.calibration_data, size=size) if config.calibration_data else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,6 +13,7 @@ from loradar.config import BlendConfig
 from loradar.core.balls import Linf
 from loradar.core.errors import BadFileError, BadTargetError
 from loradar.core.types import Images, Labels
+from loradar.data import varied
 from loradar.fewshot import Blending, Centroids, TaskClassifier, prototypes_of
 
 POOL, BASELINES = "pool", "baselines"
@@ -43,6 +44,11 @@ def base_of(folder: Path) -> str:
 def blending_of(config: BlendConfig) -> Blending:
     """How `config` wants members scored and weighed."""
     return Blending(by=config.score, compactness=config.compactness, sharpness=config.sharpness, top=config.top)
+
+
+def copies_of(support: Images, count: int, seed: int) -> Images:
+    """`count` augmented copies of the support, one whole copy after the other: what members are scored on."""
+    return torch.cat([varied(support, seed + 1 + i) for i in range(count)])
 
 
 def attacked_score(
