@@ -203,6 +203,7 @@ class MetaTuneConfig(Config):
         "pgd:steps=2,loss=kl", description="pgd or pyramid, with settings; the radius is a budget."
     )
     step: float = Field(0.5, gt=0, description="Step of the attack, as a share of the budget.")
+    head: Literal["centroid", "ridge"] = Field("centroid", description="What tasks are classified by while tuning.")
     targets: list[str] = Field([], description="Which layers. Default: attention+mlp, or all-conv where there is none.")
     rank: int = Field(8, ge=1, description="Rank of each delta; query, key and value have one each.")
     start: Literal["svd", "random"] = Field("svd", description="svd: from the largest singular values.")
@@ -216,6 +217,9 @@ class MetaTuneConfig(Config):
     epochs: int = Field(30, ge=1, description="Epochs; each ends with a look at the validation tasks.")
     episodes: int = Field(2000, ge=1, description="Tasks an epoch, one a step.")
     learning_rate: float = Field(5e-4, gt=0, description="The peak of the cosine.")
+    clean_learning_rate: float | None = Field(
+        None, gt=0, description="That of clean meta-tuning, which moves every weight. Default: learning_rate."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
     warm_up: int = Field(5, ge=0, description="Epochs in which the rate first rises.")
     baselines: bool = Field(True, description="Also clean meta-tuning of all weights, and one adapter, random budgets.")

@@ -1,7 +1,7 @@
 """A folder of images becomes an adapter that answers, and what does not do is refused."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from loradar.config import FewShotFitConfig
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError, WrongBaseError
 from loradar.core.modules import innermost
 from loradar.data import load_source
-from loradar.fewshot import Blending, Episode, HeadRule, Scoring
+from loradar.fewshot import Blending, Episode, HeadKind, HeadRule, Scoring
 from loradar.models import load_base, new_base
 from loradar.recipes.few_shot_fit import Fitter, few_shot_classify, few_shot_fit
 from loradar.recipes.few_shot_models import Bank, Recipe, Tools, View
@@ -69,7 +69,8 @@ def test_a_fit_blends_as_the_evaluation_does(
     assert view.weights(Recipe(blending=blending_of(settings))) == pytest.approx(fitted.weights, abs=1e-4)
 
 
-def test_a_ridge_needs_a_head_with_a_bias() -> None:
+@pytest.mark.parametrize("kind", get_args(HeadKind))
+def test_a_head_without_a_bias_holds_a_task(kind: HeadKind) -> None:
     base = new_base("timm:test_resnet", num_classes=3, input_size=(3, 32, 32))
     head = base.model.get_submodule("wrapped.fc")
     assert isinstance(head, torch.nn.Linear)
@@ -79,9 +80,9 @@ def test_a_ridge_needs_a_head_with_a_bias() -> None:
     def fitter(rule: HeadRule) -> Fitter:
         return Fitter.of(base, pool, blending=Blending(), keep=1.0, copies=1, head=rule)
 
-    fitter(HeadRule())
-    with pytest.raises(BadConfigError, match="has no bias, which a ridge needs; use --head centroid"):
-        fitter(HeadRule(kind="ridge"))
+    x, y = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+    fitted = fitter(HeadRule(kind=kind))(x, y, ["a", "b", "c"])
+    assert fold(base.model, fitted.adapter)(x).shape == (6, 3)
     with pytest.raises(BadConfigError, match="expected a rule without `last`"):
         fitter(HeadRule(last=8))
 

@@ -46,6 +46,17 @@ def test_members_share_their_start_and_differ(runs: dict[str, Path], kind: str) 
     assert not torch.equal(fold(base, clean)(x), base(x))
 
 
+def test_what_the_head_and_the_clean_rate_change(runs: dict[str, Path], tmp_path: Path) -> None:
+    base = runs["vit"].parent / "vit"
+    changes: dict[str, Any] = {"head": "ridge", "clean_learning_rate": 0.001, "member": ["eps-8", "clean"]}
+    other = meta_tune(tuning(base, tmp_path / "other", **changes))
+    for place, head in (("pool/eps-8", "ridge"), ("baselines/clean", "centroid")):
+        own, before = load(other / place), load(runs["vit"] / place)
+        assert own.card.data["head"] == head
+        assert before.card.data["head"] == "centroid"
+        assert any(not torch.equal(own.state()[name], value) for name, value in before.state().items())
+
+
 BAD_TUNING: dict[str, tuple[dict[str, Any], str]] = {
     "kl from a zero start": ({"query_attack": "pgd:random_start=false,loss=kl"}, "a zero start would never leave it"),
     "another attack": ({"query_attack": "roa"}, "expected pgd or pyramid"),

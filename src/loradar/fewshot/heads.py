@@ -16,7 +16,7 @@ HeadKind: TypeAlias = Literal["centroid", "ridge"]
 
 @dataclass(frozen=True, kw_only=True)
 class HeadRule:
-    """How a head is made of a support. `penalty` is that of ridge, as a share of the mean square length of the features
+    """How a head is made of a support. `penalty` is that of ridge, as a share of the mean square length of the unit features
     about their mean; `last`, if any, so many of the last features are read and the others ignored.
     """
 
@@ -38,7 +38,7 @@ class HeadRule:
         prototypes = prototypes_of(features, labels, way)
         head: nn.Module = Centroids(prototypes)
         if self.kind == "ridge":
-            head = Ridge(*ridge(features, labels, way, penalty=self.penalty))
+            head = Ridge(ridge(features, labels, way, penalty=self.penalty))
         return head if self.last is None else nn.Sequential(Last(self.last), head)
 
 
@@ -60,18 +60,16 @@ class Centroids(nn.Module):
 
 
 class Ridge(nn.Module):
-    """A linear map: `weight` (way, d), `bias` (way)."""
+    """A linear map, `weight` (way, d), of features brought to length 1."""
 
     weight: Tensor
-    bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
 
     def forward(self, features: Tensor) -> Logits:
-        return F.linear(features, self.weight, self.bias)
+        return F.linear(F.normalize(features, dim=1), self.weight)
 
 
 class Last(nn.Module):
@@ -85,22 +83,23 @@ class Last(nn.Module):
         return features[:, -self.count :]
 
 
-def ridge(features: Tensor, labels: Labels, way: int, *, penalty: float = 1.0) -> tuple[Tensor, Tensor]:
-    """(weight (way, d), bias (way)) of the regression from features (n, d) to one-hot labels, times `SCALE`.
+def ridge(features: Tensor, labels: Labels, way: int, *, penalty: float = 1.0) -> Tensor:
+    """Weight (way, d) of the regression from features (n, d), each of length 1, to one-hot labels less their mean, times
+    `SCALE`.
 
     Solved in the n x n form of Bertinetto et al., "Meta-learning with differentiable closed-form solvers" (R2-D2), 2019,
-    section 3.2, about the mean of the features. The regression is in float64: n may exceed d.
+    section 3.2. Length 1 is ours: how long features are tells little of their class, and the answer is then that of a linear
+    layer without bias, whatever the length. The regression is in float64: n may exceed d. Differentiable in the features.
     """
-    exact = features.double()
-    mean = exact.mean(0)
-    centred = exact - mean
-    gram = centred @ centred.T
+    exact = F.normalize(features.double(), dim=1)
+    spread = (exact - exact.mean(0)).square().sum(1).mean()
     # a support of equal images has nothing to learn from: any penalty above 0 then gives zero weights
-    strength = (penalty * gram.diagonal().mean()).clamp_min(1e-12)
+    strength = (penalty * spread).clamp_min(1e-6)
+    gram = exact @ exact.T
     targets = F.one_hot(labels, way).double() - 1 / way
     solved = torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), targets)
-    weight = SCALE * solved.T @ centred
-    return weight.to(features), (SCALE / way - weight @ mean).to(features)
+    weight: Tensor = SCALE * solved.T @ exact
+    return weight.to(features)
 
 
 class TaskClassifier(nn.Module):

@@ -31,7 +31,7 @@ from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.core.modules import innermost
 from loradar.core.types import Images, Labels
 from loradar.data import load_source, read_images, varied
-from loradar.fewshot import CENTROID, Blending, Centroids, FineTuning, HeadRule, Ridge, cosine_logits, prototypes_of
+from loradar.fewshot import CENTROID, Blending, Centroids, FineTuning, HeadRule, Ridge, TaskClassifier, prototypes_of
 from loradar.models import Base, Precision, frozen, mergeable
 from loradar.recipes.pools import attacked_score, base_of, blending_of, copies_of, open_pool
 from loradar.recipes.tasks import first_of_each
@@ -207,11 +207,9 @@ class Fitter:
 
 
 def _check_head(base: nn.Module, rule: HeadRule) -> None:
-    name = find_head(base)
+    find_head(base)
     if rule.last is not None:
         raise BadConfigError("an adapter's head reads all features of its base; expected a rule without `last`")
-    if rule.kind == "ridge" and innermost(base).get_submodule(name).bias is None:
-        raise BadConfigError(f"the head {name!r} of the base has no bias, which a ridge needs; use --head centroid")
 
 
 def _headed(
@@ -219,17 +217,14 @@ def _headed(
 ) -> Adapter:
     """The adapter with the task's head as its own.
 
-    Of centroids the rows get length 1: the largest logit is then the largest cosine, whatever the length of the features.
+    Of centroids the rows get length 1: the largest logit is then the largest cosine. Neither kind has a bias, so that the
+    answer is the same whatever the length of the features, which only the head itself takes away.
     """
     name = find_head(base)
-    if isinstance(head, Ridge):
-        weight, bias = head.weight, head.bias
-    else:
-        weight = F.normalize(cast(Centroids, head).prototypes, dim=1)
-        bias = weight.new_zeros(len(weight))
+    weight = head.weight if isinstance(head, Ridge) else F.normalize(cast(Centroids, head).prototypes, dim=1)
     replaced = {**adapter.replaced, f"{name}.weight": nn.Parameter(weight)}
     if innermost(base).get_submodule(name).bias is not None:
-        replaced[f"{name}.bias"] = nn.Parameter(bias)
+        replaced[f"{name}.bias"] = nn.Parameter(weight.new_zeros(len(weight)))
     data = {**adapter.card.data, FEW_SHOT: weights, HEAD: "ridge" if isinstance(head, Ridge) else "centroid"}
     return dataclasses.replace(adapter, replaced=replaced).with_card(head=name, classes=classes, data=data)
 
@@ -246,11 +241,10 @@ def few_shot_classify(folder: Path, images: Sequence[Path], *, base: str | None 
     x = read_images(images, size=opened.input_size[1:])
     folded = fold(opened.model, adapter)
     with torch.no_grad():
-        # the head of centroids gives cosines times the length of the features, whose softmax says little
-        is_linear = adapter.card.data.get(HEAD) == "ridge"
-        prototypes = adapter.replaced[f"{adapter.card.head}.weight"]
-        logits = folded(x) if is_linear else cosine_logits(without_head(folded)(x), prototypes)
-        shares = logits.softmax(1)
+        # the linear layer answers times the length of the features, whose softmax says little
+        weight = adapter.replaced[f"{adapter.card.head}.weight"]
+        head = Ridge(weight) if adapter.card.data.get(HEAD) == "ridge" else Centroids(weight)
+        shares = TaskClassifier(without_head(folded), head)(x).softmax(1)
     return [
         Answer(image=str(path), answer=adapter.card.classes[int(row.argmax())], confidence=float(row.max()))
         for path, row in zip(images, shares, strict=True)

@@ -6,6 +6,7 @@ from typing import Literal
 from loradar.config import MetaTuneConfig
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.types import Attack
+from loradar.fewshot import CENTROID, HeadRule
 from loradar.recipes.build import parse_attack
 
 Kind = Literal["member", "clean", "random-budget", "random-budget-unperturbed"]
@@ -13,11 +14,15 @@ Kind = Literal["member", "clean", "random-budget", "random-budget-unperturbed"]
 
 @dataclass(frozen=True, kw_only=True)
 class MetaMember:
-    """One training, in the folder `name`. Each task meets one of `attacks`; none for clean meta-tuning."""
+    """One training, in the folder `name`, under a head made of each task's support.
+
+    Each task meets one of `attacks`; none for clean meta-tuning.
+    """
 
     name: str
     kind: Kind
     attacks: tuple[Attack, ...]
+    head: HeadRule
 
     @property
     def is_pooled(self) -> bool:
@@ -29,16 +34,18 @@ def plan(config: MetaTuneConfig) -> tuple[MetaMember, ...]:
     if not config.budgets or len(set(config.budgets)) != len(config.budgets):
         raise BadConfigError(f"budgets are {config.budgets}; expected one or more, none of them twice")
     attacks = tuple(_attack(config, budget) for budget in config.budgets)
+    head = HeadRule(kind=config.head)
     found = [
-        MetaMember(name=f"eps-{budget:g}", kind="member", attacks=(attack,))
+        MetaMember(name=f"eps-{budget:g}", kind="member", attacks=(attack,), head=head)
         for budget, attack in zip(config.budgets, attacks, strict=True)
     ]
     if config.baselines:
-        found.append(MetaMember(name="clean", kind="clean", attacks=()))
-        found.append(MetaMember(name="random-budget", kind="random-budget", attacks=attacks))
+        # as published: under the nearest centroid
+        found.append(MetaMember(name="clean", kind="clean", attacks=(), head=CENTROID))
+        found.append(MetaMember(name="random-budget", kind="random-budget", attacks=attacks, head=head))
     if config.ablations:
         name: Kind = "random-budget-unperturbed"
-        found.append(MetaMember(name=name, kind=name, attacks=attacks))
+        found.append(MetaMember(name=name, kind=name, attacks=attacks, head=head))
     for wanted in config.member:
         if wanted not in {one.name for one in found}:
             raise BadConfigError(f"there is no member {wanted!r}; {did_you_mean(wanted, [one.name for one in found])}")

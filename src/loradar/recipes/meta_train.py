@@ -13,7 +13,7 @@ from loradar.config import MetaTuneConfig
 from loradar.core.files import write_atomically
 from loradar.core.randomness import generator, mix
 from loradar.core.types import Attack, Images, Progress
-from loradar.fewshot import Centroids, Sampler, TaskClassifier, cosine_logits, prototypes_of
+from loradar.fewshot import HeadRule, Sampler, TaskClassifier
 from loradar.models import Base, frozen, mergeable, nimble
 from loradar.recipes.meta_members import MetaMember
 from loradar.recipes.pools import BASELINES, POOL
@@ -78,13 +78,16 @@ def train_member(member: MetaMember, bench: MetaBench, start: Adapter) -> None:
     adapter = begun.with_card(
         name=member.name, trained_against=_against(member), attack_target="defended" if member.attacks else ""
     )
+    settings = bench.settings
+    if is_clean and config.clean_learning_rate is not None:
+        settings = dataclasses.replace(settings, learning_rate=config.clean_learning_rate)
     sums = torch.zeros(2, dtype=torch.float64)
     steps = fit(
         _loss_of(member, bench, adapter),
         parameters=adapter.parameters(),
         state={**adapter.state(), "epoch-loss": sums},
         count=config.episodes,
-        settings=bench.settings,
+        settings=settings,
         checkpoint=folder / "checkpoint.safetensors",
         run=f"{member!r} {config.model_dump_json(exclude={'out', 'device', *FREE})}",
     )
@@ -110,7 +113,7 @@ def train_member(member: MetaMember, bench: MetaBench, start: Adapter) -> None:
     task.advance(config.epochs * config.episodes - shown)
     best = max(epochs_of(folder), key=lambda e: (e.score, -e.epoch))
     measured = {"validation": {"clean": best.clean, "attacked": best.attacked, "episodes": config.validation_episodes}}
-    data = {"source": config.data, "setting": config.setting, **measured}
+    data = {"source": config.data, "setting": config.setting, "head": member.head.kind, **measured}
     save(load(best.folder).with_card(selected_epoch=best.epoch, data=data), place, bench.base.model)
 
 
@@ -146,10 +149,10 @@ def _loss_of(member: MetaMember, bench: MetaBench, adapter: Adapter) -> LossOf:
     def loss_of(_indices: Tensor, seed: int) -> Tensor:
         task = bench.tuning.task(bench.sampler, seed, bench.device)
         if not member.attacks:
-            return _clean_loss(model, task)
+            return _clean_loss(model, task, member.head)
         still = frozen(fold(floor, worn, check=False), config.precision, merge=merge)
-        x_adv = attacked_query(_drawn(member, seed), still, task)
-        return perturbed_loss(lambda: _robust_loss(model, task, x_adv, config), groups, perturbation)
+        x_adv = _drawn(member, seed)(task_classifier(still, task, member.head), task.query, task.query_labels)
+        return perturbed_loss(lambda: _robust_loss(model, task, x_adv, member.head, config), groups, perturbation)
 
     return loss_of
 
@@ -160,26 +163,24 @@ def _drawn(member: MetaMember, seed: int) -> Attack:
     return reseeded(member.attacks[chosen], seed)
 
 
-def attacked_query(attack: Attack, features: nn.Module, task: Task) -> Images:
-    """The query attacked on the nearest centroid of the clean support, under the weights of `features`."""
+def task_classifier(features: nn.Module, task: Task, rule: HeadRule) -> TaskClassifier:
+    """`features`, whose weights stay as they are, under the head of the clean support."""
     with torch.no_grad():
-        prototypes = prototypes_of(features(task.support).float(), task.support_labels, task.way)
-    return attack(TaskClassifier(features, Centroids(prototypes)), task.query, task.query_labels)
+        head = rule(features(task.support).float(), task.support_labels, task.way)
+    return TaskClassifier(features, head)
 
 
-def _robust_loss(model: nn.Module, task: Task, x_adv: Images, config: MetaTuneConfig) -> Tensor:
-    # one pass, and prototypes anew at every call: the weights may have been moved in between
+def _robust_loss(model: nn.Module, task: Task, x_adv: Images, rule: HeadRule, config: MetaTuneConfig) -> Tensor:
+    # one pass, and the head anew at every call: the weights may have been moved in between
     features = model(torch.cat([task.support, task.query, x_adv]))
     support, query, attacked = features.split([len(task.support), len(task.query), len(x_adv)])
-    prototypes = prototypes_of(support, task.support_labels, task.way)
-    clean, adversarial = cosine_logits(query, prototypes), cosine_logits(attacked, prototypes)
-    return robust_loss(clean, adversarial, task.query_labels, weight=config.adversarial_weight, kl=config.kl)
+    head = rule(support, task.support_labels, task.way)
+    return robust_loss(head(query), head(attacked), task.query_labels, weight=config.adversarial_weight, kl=config.kl)
 
 
-def _clean_loss(model: nn.Module, task: Task) -> Tensor:
+def _clean_loss(model: nn.Module, task: Task, rule: HeadRule) -> Tensor:
     support, query = model(torch.cat([task.support, task.query])).split([len(task.support), len(task.query)])
-    prototypes = prototypes_of(support, task.support_labels, task.way)
-    return nn.functional.cross_entropy(cosine_logits(query, prototypes), task.query_labels)
+    return nn.functional.cross_entropy(rule(support, task.support_labels, task.way)(query), task.query_labels)
 
 
 def _judge(member: MetaMember, bench: MetaBench, adapter: Adapter, blank: MetaEpoch) -> None:
@@ -189,9 +190,7 @@ def _judge(member: MetaMember, bench: MetaBench, adapter: Adapter, blank: MetaEp
     clean, attacked = [], []
     for index in range(bench.config.validation_episodes):
         task = bench.validation.task(bench.sampler, index, bench.device)
-        with torch.no_grad():
-            prototypes = prototypes_of(features(task.support).float(), task.support_labels, task.way)
-        model = TaskClassifier(features, Centroids(prototypes))
+        model = task_classifier(features, task, member.head)
         clean.append(share_right(model, task.query, task.query_labels))
         if member.attacks:
             x_adv = _drawn(member, mix(bench.config.seed, index))(model, task.query, task.query_labels)
