@@ -36,6 +36,7 @@ PUBLIC = {
     "fewshot": {
         *("Blending", "Episode", "FineTuning", "FixedEpisodes", "MeanLogits", "Sampler", "Scoring"),
         *("CENTROID", "Centroids", "HeadKind", "HeadRule", "Ridge", "TaskClassifier"),
+        *("Joint", "Transduction"),
         *("VariableEpisodes", "cosine_logits", "cosines", "parse_setting", "prototypes_of"),
     },
     "training": {

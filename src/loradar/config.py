@@ -265,6 +265,7 @@ class FewShotEvalConfig(BlendConfig):
         None, description="NAME=SOURCE of validation tasks to choose blending, and members, by. Default: none."
     )
     search_episodes: int = Field(30, ge=2, description="Tasks of the search.")
+    transductive: bool = Field(True, description="Also rows that answer all queries of a task at once.")
     ablations: bool = Field(True, description="Also every component on and off, pool size and top-k.")
     fine_tune_episodes: int = Field(0, ge=0, description="Clean tasks on which blended weights are also fine-tuned.")
     batch_size: int = Field(128, ge=1, description="Images a forward pass.")

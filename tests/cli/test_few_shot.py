@@ -48,11 +48,12 @@ def test_from_a_folder_to_answers(
     assert "blend:   eps-8 1.00" in said
     for step in ("features", "blend", "trim", "head"):
         assert f"{step} " in said
-    picture = support / "digit1" / "0.png"
-    with pytest.raises(SystemExit) as stopped:
-        loradar(monkeypatch, "few-shot", "classify", tmp_path / "task", picture)
-    assert stopped.value.code == 0
-    assert "digit" in capsys.readouterr().out
+    pictures = [support / "digit1" / "0.png", support / "digit2" / "0.png"]
+    for flags in ([], ["--together"], ["--together", "--support", support]):
+        with pytest.raises(SystemExit) as stopped:
+            loradar(monkeypatch, "few-shot", "classify", tmp_path / "task", *pictures, *flags)
+        assert stopped.value.code == 0
+        assert capsys.readouterr().out.count("digit") >= 2
 
 
 def test_eval_prints_the_averages(

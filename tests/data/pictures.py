@@ -49,7 +49,7 @@ def digits_folder(folder: Path, *, classes: int, each: int) -> Path:
     images = load_source("digits").train
     for label in range(classes):
         found, _ = images.fetch((images.labels == label).nonzero().squeeze(1)[:each])
-        (folder / f"digit{label}").mkdir()
+        (folder / f"digit{label}").mkdir(parents=True)
         for i, picture in enumerate(found):
             array = (picture * 255).round().byte().permute(1, 2, 0).numpy()
             (folder / f"digit{label}" / f"{i}.png").write_bytes(coded(array))

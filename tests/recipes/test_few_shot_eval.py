@@ -44,7 +44,7 @@ def test_every_method_is_measured_on_the_same_tasks(report: Path) -> None:
     everywhere = [
         *("AMT", "AMT without trimming", "no tuning", "clean meta-tuning (PMF)", "one adapter, random budgets"),
         *("one adapter, random budgets, unperturbed", "single member by support loss", "average of weights"),
-        *("average of logits", "AMT, members scored by loss"),
+        *("average of logits", "AMT, members scored by loss", "AMT, transductive", "no tuning, transductive"),
     ]
     for method in everywhere:
         assert len(rows[method, "none"]) == 8, "two domains and two averages, in two settings"
@@ -127,12 +127,14 @@ def test_the_other_options(runs: dict[str, Path], tmp_path: Path) -> None:
         search=f"val={digits_folder(tmp_path, classes=4, each=8)}",
         search_episodes=2,
         ablations=False,
+        transductive=False,
         fine_tune_episodes=2,
     )
     rows = read_few_shot_report(few_shot_eval(config).parent).rows
     methods = {row.method for row in rows}
     assert {"AMT", "AMT, settings searched", "AMT-FT", "single member by a classifier of validation tasks"} <= methods
     assert not any(name.startswith(("member", "top-", "pool of")) for name in methods)
+    assert "AMT, transductive" not in methods
     assert {row.domain for row in rows} == {"digits", "average of all domains"}
 
 

@@ -8,12 +8,13 @@ import torch
 
 from loradar.adapters import AdapterPool, fold, fresh, load, plug, save, verify
 from loradar.config import FewShotFitConfig
-from loradar.core.errors import BadConfigError, BadDataError, BadFileError, WrongBaseError
+from loradar.core.errors import BadConfigError, BadDataError, WrongBaseError
 from loradar.core.modules import innermost
 from loradar.data import load_source
 from loradar.fewshot import Blending, Episode, HeadKind, HeadRule, Scoring
 from loradar.models import load_base, new_base
-from loradar.recipes.few_shot_fit import Fitter, few_shot_classify, few_shot_fit
+from loradar.recipes.few_shot_classify import few_shot_classify
+from loradar.recipes.few_shot_fit import Fitter, few_shot_fit
 from loradar.recipes.few_shot_models import Bank, Recipe, Tools, View
 from loradar.recipes.pools import base_of, blending_of, open_pool
 from loradar.recipes.tasks import Task, named_domain
@@ -142,11 +143,3 @@ def test_a_support_that_does_not_do_is_refused(runs: dict[str, Path], support: P
     with pytest.raises(BadDataError, match=r"x\.png cannot be read as an image"):
         few_shot_fit(FewShotFitConfig(support=str(tmp_path / "broken"), **settings))
     assert not (tmp_path / "task").exists()
-
-
-def test_images_that_cannot_be_read_are_said_by_name(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
-    few_shot_fit(FewShotFitConfig(support=str(support), pool=runs["vit"], out=tmp_path / "task", keep=1.0))
-    with pytest.raises(BadDataError, match=r"could not read .*nothing\.png"):
-        few_shot_classify(tmp_path / "task", [tmp_path / "nothing.png"])
-    with pytest.raises(BadFileError, match="no adapter of a few-shot task"):
-        few_shot_classify(runs["vit"] / "pool" / "eps-8", [])

@@ -184,12 +184,24 @@ def _few_shot_classify(
     adapter: Annotated[Path, typer.Argument(help="The folder that `few-shot fit` wrote.")],
     images: Annotated[list[Path], typer.Argument(help="Pictures to name.")],
     base: Annotated[str | None, typer.Option(help="Default: the base that the adapter was fitted on.")] = None,
+    together: Annotated[
+        bool,
+        typer.Option("--together", help="Let the images help each other: better for many of several classes."),
+    ] = False,
+    support: Annotated[
+        str | None, typer.Option(help="For --together: what the adapter was fitted on. Default: where it was then.")
+    ] = None,
 ) -> None:
-    """Say which class of a fitted task each image belongs to."""
-    from loradar.cli.few_shot import answered
-    from loradar.recipes.few_shot_fit import few_shot_classify
+    """Say which class of a fitted task each image belongs to.
 
-    out.print(answered(few_shot_classify(adapter, images, base=base)))
+    --together takes away what all images share and the fitted ones do not, such as a corruption or another light, and
+    learns from the images as they are answered.
+    """
+    from loradar.cli.few_shot import answered
+    from loradar.recipes.few_shot_classify import few_shot_classify
+
+    found = few_shot_classify(adapter, images, base=base, together=together, support=support)
+    out.print(answered(found))
 
 
 @app.command("version")

@@ -9,7 +9,8 @@ from rich.table import Table
 from loradar.evaluation import read_few_shot_report
 from loradar.evaluation.few_shot import AVERAGE
 from loradar.evaluation.few_shot_views import attack_names
-from loradar.recipes.few_shot_fit import Answer, Fitted
+from loradar.recipes.few_shot_classify import Answer
+from loradar.recipes.few_shot_fit import Fitted
 
 
 def summary(folder: Path) -> RenderableType:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Images, Labels, Logits
-from loradar.fewshot.prototypes import SCALE, cosine_logits, prototypes_of
+from loradar.fewshot.prototypes import SCALE, cosine_logits, shares_of
+from loradar.fewshot.transduction import Joint, Transduction
 
 HeadKind: TypeAlias = Literal["centroid", "ridge"]
 
@@ -17,12 +18,14 @@ HeadKind: TypeAlias = Literal["centroid", "ridge"]
 @dataclass(frozen=True, kw_only=True)
 class HeadRule:
     """How a head is made of a support. `penalty` is that of ridge, as a share of the mean square length of the unit features
-    about their mean; `last`, if any, so many of the last features are read and the others ignored.
+    about their mean; `last`, if any, so many of the last features are read and the others ignored; with a `transduction`
+    all queries are answered at once.
     """
 
     kind: HeadKind = "centroid"
     penalty: float = 1.0
     last: int | None = None
+    transduction: Transduction | None = None
 
     def __post_init__(self) -> None:
         if not self.penalty > 0:
@@ -35,11 +38,18 @@ class HeadRule:
         """
         if self.last is not None:
             features = features[:, -self.last :]
-        prototypes = prototypes_of(features, labels, way)
-        head: nn.Module = Centroids(prototypes)
-        if self.kind == "ridge":
-            head = Ridge(ridge(features, labels, way, penalty=self.penalty))
+        shares = shares_of(labels, way).to(features)
+        if self.transduction is not None:
+            head: nn.Module = Joint(self._made, features, shares, self.transduction)
+        else:
+            head = self._made(features, shares, features.new_ones(len(features)))
         return head if self.last is None else nn.Sequential(Last(self.last), head)
+
+    def _made(self, features: Tensor, shares: Tensor, weights: Tensor) -> nn.Module:
+        if self.kind == "ridge":
+            return Ridge(ridge(features, shares, weights, penalty=self.penalty))
+        counted = shares * weights[:, None]
+        return Centroids(counted.T @ features / counted.sum(0)[:, None])
 
 
 CENTROID = HeadRule()
@@ -83,22 +93,24 @@ class Last(nn.Module):
         return features[:, -self.count :]
 
 
-def ridge(features: Tensor, labels: Labels, way: int, *, penalty: float = 1.0) -> Tensor:
-    """Weight (way, d) of the regression from features (n, d), each of length 1, to one-hot labels less their mean, times
-    `SCALE`.
+def ridge(features: Tensor, shares: Tensor, weights: Tensor, *, penalty: float = 1.0) -> Tensor:
+    """Weight (way, d) of the regression from features (n, d), each of length 1, to the `shares` (n, way) of the classes in
+    them less 1 / way, times `SCALE`; image i counts `weights` (n,) times.
 
     Solved in the n x n form of Bertinetto et al., "Meta-learning with differentiable closed-form solvers" (R2-D2), 2019,
     section 3.2. Length 1 is ours: how long features are tells little of their class, and the answer is then that of a linear
-    layer without bias, whatever the length. The regression is in float64: n may exceed d. Differentiable in the features.
+    layer without bias, whatever the length. The regression is in float64: n may exceed d. Differentiable in all three.
     """
-    exact = F.normalize(features.double(), dim=1)
-    spread = (exact - exact.mean(0)).square().sum(1).mean()
+    exact, counts = F.normalize(features.double(), dim=1), weights.double()[:, None]
+    mean = (counts * exact).sum(0) / counts.sum()
+    spread = (counts * (exact - mean).square()).sum() / counts.sum()
     # a support of equal images has nothing to learn from: any penalty above 0 then gives zero weights
     strength = (penalty * spread).clamp_min(1e-6)
-    gram = exact @ exact.T
-    targets = F.one_hot(labels, way).double() - 1 / way
+    rows = counts.sqrt() * exact
+    gram = rows @ rows.T
+    targets = counts.sqrt() * (shares.double() - 1 / shares.shape[1])
     solved = torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), targets)
-    weight: Tensor = SCALE * solved.T @ exact
+    weight: Tensor = SCALE * solved.T @ rows
     return weight.to(features)
 
 

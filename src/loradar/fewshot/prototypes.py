@@ -17,11 +17,16 @@ SCALE = 10.0
 
 def prototypes_of(features: Tensor, labels: Labels, way: int) -> Tensor:
     """(way, d): the mean of the raw features (n, d) of each class. Raises BadDataError for a class without one."""
+    shares = shares_of(labels, way).to(features)
+    return shares.T @ features / shares.sum(0)[:, None]
+
+
+def shares_of(labels: Labels, way: int) -> Tensor:
+    """(n, way): 1 where an image is of a class, 0 elsewhere. Raises BadDataError for a class without an image."""
     counts = torch.bincount(labels, minlength=way)
     if not bool((counts > 0).all()):
         raise BadDataError(f"class {int((counts == 0).nonzero()[0])} of the task has no support image")
-    members = F.one_hot(labels, way).to(features)
-    return members.T @ features / counts.to(features)[:, None]
+    return F.one_hot(labels, way)
 
 
 def cosine_logits(features: Tensor, prototypes: Tensor, *, scale: float = SCALE, bias: float = 0.0) -> Logits:

@@ -73,7 +73,16 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
     measuring = _Measuring(
         config=config,
         tools=tools,
-        methods=tuple(methods(tools, recipe, searched=searched, choose=choose, ablations=config.ablations)),
+        methods=tuple(
+            methods(
+                tools,
+                recipe,
+                searched=searched,
+                choose=choose,
+                transductive=config.transductive,
+                ablations=config.ablations,
+            )
+        ),
         peers=tuple(peers()),
         attacks=tuple(attacks[: len(config.attack)]),
         curve=tuple(attacks[len(config.attack) :]),
@@ -156,6 +165,12 @@ def _notes(measuring: "_Measuring") -> tuple[str, ...]:
         notes.append(
             f"{FULL}, what takes it apart (members, top-k, pools) and rows that say so have a "
             f"{measuring.recipe.head.kind} head; all others the nearest centroid, as in their papers."
+        )
+    if measuring.config.transductive:
+        notes.append(
+            "Transductive rows, easyfsl's among them, answer all queries of a task at once; those of ours, whose head is the "
+            f"full method's, are attacked as a whole. Queries are {measuring.config.query} of each class "
+            f"({measuring.config.attacked_query} under attack), which is never told, but suits them."
         )
     if not measuring.peers:
         notes.append("easyfsl is not installed, so its methods have no rows (extra: peers).")

@@ -1,4 +1,4 @@
-"""A folder of images by class becomes an adapter, and an adapter names what is on images: in seconds, unless it is tuned."""
+"""A folder of images by class becomes an adapter: in seconds, unless it is tuned."""
 
 import copy
 import dataclasses
@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -18,7 +17,6 @@ from loradar.adapters import (
     AdapterPool,
     find_head,
     fold,
-    load,
     merge,
     save,
     trimmed,
@@ -27,11 +25,19 @@ from loradar.adapters import (
     without_head,
 )
 from loradar.config import FewShotFitConfig
-from loradar.core.errors import BadConfigError, BadDataError, BadFileError
+from loradar.core.errors import BadConfigError, BadDataError
 from loradar.core.modules import innermost
 from loradar.core.types import Images, Labels
-from loradar.data import load_source, read_images, varied
-from loradar.fewshot import CENTROID, Blending, Centroids, FineTuning, HeadRule, Ridge, TaskClassifier, prototypes_of
+from loradar.data import load_source, varied
+from loradar.fewshot import (
+    CENTROID,
+    Blending,
+    Centroids,
+    FineTuning,
+    HeadRule,
+    Ridge,
+    prototypes_of,
+)
 from loradar.models import Base, Precision, frozen, mergeable
 from loradar.recipes.pools import attacked_score, base_of, blending_of, copies_of, open_pool
 from loradar.recipes.tasks import first_of_each
@@ -40,15 +46,6 @@ from loradar.recipes.workbench import open_base
 FEW_SHOT, HEAD = "few_shot", "head_kind"
 MOST_TUNED = 500
 """Images that are fine-tuned on at once: the largest support of PMF's variable tasks."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What an adapter says of an image: the class, and its share of a softmax over the logits (by centroid, scaled cosines)."""
-
-    image: str
-    answer: str
-    confidence: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,7 +85,7 @@ def few_shot_fit(config: FewShotFitConfig) -> Fitted:
     pool = open_pool(config.pool)
     spec = config.base or base_of(config.pool)
     base = open_base(spec, config.device)
-    x, y, classes = _support(config, base)
+    x, y, classes = support_of(config.support, config.shot, base)
     if config.fine_tune and len(y) > MOST_TUNED:
         raise BadDataError(
             f"{config.support} has {len(y)} images; fine_tune takes all of them at once, {MOST_TUNED} at most: give --shot"
@@ -104,7 +101,7 @@ def few_shot_fit(config: FewShotFitConfig) -> Fitted:
         seed=config.seed,
     )
     fitted = fitter(x, y, classes, rank=config.rank, fine_tune=config.fine_tune)
-    data = {**fitted.adapter.card.data, "base": spec, "support": config.support, "images": len(y)}
+    data = {**fitted.adapter.card.data, "base": spec, "support": config.support, "shot": config.shot, "images": len(y)}
     adapter = fitted.adapter.with_card(name=config.out.name, data=data)
     save(adapter, config.out, base.model)
     return dataclasses.replace(fitted, adapter=adapter)
@@ -229,41 +226,20 @@ def _headed(
     return dataclasses.replace(adapter, replaced=replaced).with_card(head=name, classes=classes, data=data)
 
 
-def few_shot_classify(folder: Path, images: Sequence[Path], *, base: str | None = None) -> list[Answer]:
-    """What the adapter of `folder` says of each image. Raises LoradarError, before any answer, for one it cannot read."""
-    adapter = load(folder)
-    if not adapter.card.classes:
-        raise BadFileError(f"{folder} is no adapter of a few-shot task; expected one that `loradar few-shot fit` wrote")
-    spec = base or str(adapter.card.data.get("base", ""))
-    if not spec:
-        raise BadFileError(f"{folder} does not say which base it is for; give it with --base")
-    opened = open_base(spec, "cpu")
-    x = read_images(images, size=opened.input_size[1:])
-    folded = fold(opened.model, adapter)
-    with torch.no_grad():
-        # the linear layer answers times the length of the features, whose softmax says little
-        weight = adapter.replaced[f"{adapter.card.head}.weight"]
-        head = Ridge(weight) if adapter.card.data.get(HEAD) == "ridge" else Centroids(weight)
-        shares = TaskClassifier(without_head(folded), head)(x).softmax(1)
-    return [
-        Answer(image=str(path), answer=adapter.card.classes[int(row.argmax())], confidence=float(row.max()))
-        for path, row in zip(images, shares, strict=True)
-    ]
-
-
-def _support(config: FewShotFitConfig, base: Base) -> tuple[Images, Labels, tuple[str, ...]]:
-    source = load_source(config.support, size=base.input_size[1:])
+def support_of(spec: str, shot: int | None, base: Base) -> tuple[Images, Labels, tuple[str, ...]]:
+    """The images to fit on, the first `shot` of each class, with labels and classes. Raises BadDataError for too few."""
+    source = load_source(spec, size=base.input_size[1:])
     images = source.train
     counts = torch.bincount(images.labels, minlength=len(source.classes))
     if len(counts) < 2:
-        raise BadDataError(f"{config.support} has {len(counts)} class; a task needs 2 or more")
-    wanted = config.shot or 1
+        raise BadDataError(f"{spec} has {len(counts)} class; a task needs 2 or more")
+    wanted = shot or 1
     if int(counts.min()) < wanted:
         worst = int(counts.argmin())
         raise BadDataError(
             f"class {source.classes[worst]!r} has {int(counts[worst])} images, {wanted} shots asked for; bring more images "
             "of it, or ask for fewer"
         )
-    chosen = first_of_each(images, config.shot)
+    chosen = first_of_each(images, shot)
     x, y = chosen.fetch(torch.arange(len(chosen)))
     return x, y, source.classes

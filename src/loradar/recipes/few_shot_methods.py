@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from loradar.config import FewShotEvalConfig
-from loradar.fewshot import CENTROID, HeadRule, Scoring
+from loradar.fewshot import CENTROID, HeadRule, Scoring, Transduction
 from loradar.recipes.few_shot_models import AVERAGE, BASE, Method, Recipe, Tools, View, Voter
 from loradar.recipes.pools import blending_of
 
 FULL, NO_TUNING, CLEAN, RANDOM = "AMT", "no tuning", "clean meta-tuning (PMF)", "one adapter, random budgets"
-SEARCHED, TUNED = "AMT, settings searched", "AMT-FT"
+SEARCHED, TUNED, TOGETHER = "AMT, settings searched", "AMT-FT", "AMT, transductive"
 CHOSEN = "single member by a classifier of validation tasks"
 OTHERWISE: dict[Scoring, tuple[str, Scoring]] = {
     "compactness": ("AMT, members scored by loss", "loss"),
@@ -29,7 +29,7 @@ _FOLDERS = {CLEAN: "clean", RANDOM: "random-budget", UNPERTURBED: "random-budget
 
 def main_methods() -> tuple[str, ...]:
     """The full method, and those that it is to be compared with first."""
-    return FULL, NO_TUNING, CLEAN, RANDOM, f"{NO_TUNING}, {_AT_LAST}"
+    return FULL, TOGETHER, NO_TUNING, CLEAN, RANDOM, f"{NO_TUNING}, {_AT_LAST}"
 
 
 def recipe_of(config: FewShotEvalConfig) -> Recipe:
@@ -52,11 +52,21 @@ def ladder(recipe: Recipe) -> dict[str, str]:
 
 
 def methods(
-    tools: Tools, recipe: Recipe, *, searched: Recipe | None, choose: Callable[[View], str] | None, ablations: bool
+    tools: Tools,
+    recipe: Recipe,
+    *,
+    searched: Recipe | None,
+    choose: Callable[[View], str] | None,
+    transductive: bool,
+    ablations: bool,
 ) -> list[Method]:
     """The full method first, then every baseline, then what takes it apart; `choose` names a member for a task."""
     found = [_blend(FULL, recipe)]
     found += [_blend(SEARCHED, searched)] if searched else []
+    if transductive:
+        together = dataclasses.replace(recipe.head, transduction=Transduction())
+        found.append(_blend(TOGETHER, dataclasses.replace(recipe, head=together)))
+        found += [_fixed(f"{name}, transductive", weights, head=together) for name, weights in _peers_of(tools)]
     found.append(_fixed(NO_TUNING, BASE))
     found += [_fixed(name, folder) for name, folder in _FOLDERS.items() if folder in tools.fixed]
     found += [
@@ -76,7 +86,8 @@ def _other_heads(tools: Tools, recipe: Recipe) -> list[Method]:
     by_centroid, found = dataclasses.replace(recipe, head=CENTROID), []
     if recipe.head != by_centroid.head:
         found.append(_blend(BY_CENTROID, by_centroid))
-        found.append(_fixed(f"{NO_TUNING}, {recipe.head.kind} head", BASE, head=recipe.head))
+        named = f"{recipe.head.kind} head"
+        found += [_fixed(f"{name}, {named}", weights, head=recipe.head) for name, weights in _peers_of(tools)]
     if recipe.keep < 1:
         found.append(_blend(UNTRIMMED, dataclasses.replace(by_centroid, keep=1.0)))
     if tools.last:
@@ -86,6 +97,12 @@ def _other_heads(tools: Tools, recipe: Recipe) -> list[Method]:
         if _FOLDERS[CLEAN] in tools.fixed:
             found.append(_fixed(f"{CLEAN}, {_AT_LAST}", _FOLDERS[CLEAN], head=last))
     return found
+
+
+def _peers_of(tools: Tools) -> list[tuple[str, str]]:
+    """The baselines of one set of weights each that are measured under the full method's heads too, and their weights."""
+    tuned = [(name, _FOLDERS[name]) for name in (CLEAN, RANDOM) if _FOLDERS[name] in tools.fixed]
+    return [(NO_TUNING, BASE), *tuned]
 
 
 def _taken_apart(tools: Tools, recipe: Recipe) -> list[Method]:
