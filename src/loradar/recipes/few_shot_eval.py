@@ -35,7 +35,7 @@ from loradar.recipes.few_shot_methods import (
     recipe_of,
     share,
 )
-from loradar.recipes.few_shot_models import BASE, Bank, Method, Recipe, Tools, View
+from loradar.recipes.few_shot_models import BASE, Bank, Method, Recipe, Tools, View, attacked_through
 from loradar.recipes.few_shot_pictures import blends_of, task_pictures
 from loradar.recipes.few_shot_search import Chooser, search, validation_views
 from loradar.recipes.members import named
@@ -168,8 +168,9 @@ def _notes(measuring: "_Measuring") -> tuple[str, ...]:
         )
     if measuring.config.transductive:
         notes.append(
-            "Transductive rows, easyfsl's among them, answer all queries of a task at once; those of ours, whose head is the "
-            f"full method's, are attacked as a whole. Queries are {measuring.config.query} of each class "
+            "Transductive rows, easyfsl's among them, answer all queries of a task at once. Ours, whose head is the full "
+            "method's, are attacked as a whole, in one round of transduction and in all, and with what fools the same weights "
+            "query by query; the strongest of the three on a task counts. Queries are {measuring.config.query} of each class "
             f"({measuring.config.attacked_query} under attack), which is never told, but suits them."
         )
     if not measuring.peers:
@@ -249,20 +250,20 @@ class _Measuring:
             [(labels == c).nonzero().squeeze(1)[: self.config.attacked_query] for c in range(view.task.way)]
         )
         x, y = view.task.query[rows], labels[rows]
-        shares: dict[tuple[tuple[str, HeadRule], ...], float] = {}
+        crafted: dict[tuple[tuple[str, HeadRule], ...], Images] = {}
         found = {}
-        crafted: Images = x
         for one in attacked:
-            voters = list(one.voters(view))
-            key = tuple(voter.key for voter in voters)
-            if key not in shares:
-                model = view.classifier(voters)
-                x_adv = attack(model, x, y)
-                with torch.no_grad():
-                    shares[key] = share(model(x_adv).argmax(1), y)
-                crafted = x_adv if key == ((BASE, CENTROID),) else crafted
-            found[one.name] = shares[key]
-        return found if is_curve else found | self._peers(view, y, on_base=view.through(view.fixed(BASE), crafted))
+            tried = [(tuple(voter.key for voter in voters), voters) for voters in attacked_through(one.voters(view))]
+            for key, voters in tried:
+                if key not in crafted:
+                    crafted[key] = attack(view.classifier(voters), x, y)
+            model = view.classifier(tried[0][1])
+            with torch.no_grad():
+                found[one.name] = min(share(model(crafted[key]).argmax(1), y) for key, _ in tried)
+        if is_curve:
+            return found
+        plain = crafted.get(((BASE, CENTROID),), x)
+        return found | self._peers(view, y, on_base=view.through(view.fixed(BASE), plain))
 
     def _peers(
         self, view: View, labels: Tensor, *, on_base: Tensor, on_blend: Images | None = None

@@ -29,7 +29,7 @@ _FOLDERS = {CLEAN: "clean", RANDOM: "random-budget", UNPERTURBED: "random-budget
 
 def main_methods() -> tuple[str, ...]:
     """The full method, and those that it is to be compared with first."""
-    return FULL, TOGETHER, NO_TUNING, CLEAN, RANDOM, f"{NO_TUNING}, {_AT_LAST}"
+    return FULL, TOGETHER, NO_TUNING, CLEAN, RANDOM
 
 
 def recipe_of(config: FewShotEvalConfig) -> Recipe:

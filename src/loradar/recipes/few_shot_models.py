@@ -15,7 +15,16 @@ from loradar.core.errors import BadConfigError
 from loradar.core.modules import innermost
 from loradar.core.types import Images
 from loradar.data import varied
-from loradar.fewshot import CENTROID, Blending, HeadRule, MeanLogits, TaskClassifier, cosine_logits, prototypes_of
+from loradar.fewshot import (
+    CENTROID,
+    Blending,
+    HeadRule,
+    MeanLogits,
+    TaskClassifier,
+    Transduction,
+    cosine_logits,
+    prototypes_of,
+)
 from loradar.models import Base, Pair, Precision, Stages, frozen, mergeable, nimble
 from loradar.recipes.pools import BASELINES, attacked_score, copies_of
 from loradar.recipes.tasks import Domain, Task
@@ -116,6 +125,21 @@ class Voter:
     def key(self) -> tuple[str, HeadRule]:
         """What makes two voters of a task the same classifier."""
         return self.name, self.head
+
+
+def attacked_through(voters: Sequence[Voter]) -> list[list[Voter]]:
+    """What an attack on `voters` climbs: themselves, and where they answer together also simpler heads of the same weights.
+
+    Many rounds of transduction are hard to climb: ten steps against one round, or against each query alone, are often the
+    stronger attack on all of them.
+    """
+    rules = [voter.head.transduction for voter in voters]
+    simpler: list[Transduction | None] = [Transduction(rounds=1), None] if any(rules) else []
+    swapped = [
+        [dataclasses.replace(voter, head=dataclasses.replace(voter.head, transduction=rule)) for voter in voters]
+        for rule in simpler
+    ]
+    return [list(voters), *swapped]
 
 
 @dataclass(frozen=True, kw_only=True)
