@@ -36,6 +36,7 @@ from loradar.recipes.few_shot_methods import (
     share,
 )
 from loradar.recipes.few_shot_models import BASE, Bank, Method, Recipe, Tools, View, attacked_through
+from loradar.recipes.few_shot_notes import notes_of
 from loradar.recipes.few_shot_pictures import blends_of, task_pictures
 from loradar.recipes.few_shot_search import Chooser, search, validation_views
 from loradar.recipes.members import named
@@ -113,7 +114,7 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
         ladder={step: method for step, method in ladder(recipe).items() if method in {row.method for row in rows}},
         blends=tuple(blends_of(found, WEIGHTS)),
         tasks=tuple(task_pictures(tools, domains, next(iter(samplers.items())), recipe, config.batch_size)),
-        notes=_notes(measuring),
+        notes=notes_of(config, recipe, has_peers=bool(measuring.peers)),
     )
     return write_few_shot_report(report, config.out)
 
@@ -150,32 +151,6 @@ def _describe(domain: Domain) -> dict[str, Any]:
 
 def _member(card: Any) -> dict[str, Any]:
     return {"trained_against": card.trained_against, "rank": card.rank, "epoch": card.selected_epoch, **card.data}
-
-
-def _notes(measuring: "_Measuring") -> tuple[str, ...]:
-    notes = [
-        "Every method sees the same tasks. An attack is computed on each method's own classifier of the task, so it is "
-        "adaptive; easyfsl's methods on the base classify the queries that were attacked on the base without tuning, and that "
-        "on the blend is not measured under attack.",
-        f"Corruptions: each task has one of {len(KINDS)} kinds at one of {SEVERITIES} severities, on its queries alone; "
-        f"{len(KINDS) * SEVERITIES} tasks meet every pair once.",
-        "Nothing is searched, chosen or stopped by reported tasks; rows with searched settings, if any, say so.",
-    ]
-    if measuring.recipe.head != CENTROID:
-        notes.append(
-            f"{FULL}, what takes it apart (members, top-k, pools) and rows that say so have a "
-            f"{measuring.recipe.head.kind} head; all others the nearest centroid, as in their papers."
-        )
-    if measuring.config.transductive:
-        notes.append(
-            "Transductive rows, easyfsl's among them, answer all queries of a task at once. Ours, whose head is the full "
-            "method's, are attacked as a whole, in one round of transduction and in all, and with what fools the same weights "
-            "query by query; the strongest of the three on a task counts. Queries are {measuring.config.query} of each class "
-            f"({measuring.config.attacked_query} under attack), which is never told, but suits them."
-        )
-    if not measuring.peers:
-        notes.append("easyfsl is not installed, so its methods have no rows (extra: peers).")
-    return tuple(notes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
