@@ -8,7 +8,16 @@ from sklearn.linear_model import Ridge as Peer
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError, BadDataError
-from loradar.fewshot import CENTROID, Centroids, HeadRule, MeanLogits, Ridge, TaskClassifier, prototypes_of
+from loradar.fewshot import (
+    CENTROID,
+    Centroids,
+    HeadRule,
+    MeanLogits,
+    Ridge,
+    TaskClassifier,
+    Transduction,
+    prototypes_of,
+)
 
 RULES = [CENTROID, HeadRule(kind="ridge"), HeadRule(kind="ridge", last=3), HeadRule(last=3)]
 
@@ -58,9 +67,24 @@ def test_a_ridge_can_be_learned_through() -> None:
     assert float(gradient.norm()) > 0
 
 
-def test_ridge_of_equal_images_prefers_no_class() -> None:
-    logits = HeadRule(kind="ridge")(torch.ones(5, 4), torch.arange(5), 5)(torch.rand(3, 4))
-    assert torch.allclose(logits, torch.zeros(3, 5), atol=1e-5)
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3, 4], [0, 0, 0, 0, 1, 2, 3, 4]])
+def test_ridge_of_equal_images_prefers_no_class(labels: list[int]) -> None:
+    head = HeadRule(kind="ridge")(torch.ones(len(labels), 4), torch.tensor(labels), 5)
+    assert torch.allclose(head(torch.rand(3, 4)), torch.zeros(3, 5), atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [*RULES[:2], HeadRule(kind="ridge", transduction=Transduction())])
+def test_a_class_of_many_images_does_not_take_all_answers(rule: HeadRule) -> None:
+    draws = torch.Generator().manual_seed(0)
+    counts = torch.tensor([30, 3, 3])
+    centres = torch.rand(3, 64, generator=draws)
+
+    def features(labels: Tensor) -> Tensor:
+        return (centres[labels] + 0.3 * torch.randn(len(labels), 64, generator=draws)).relu()
+
+    labels, asked = torch.arange(3).repeat_interleave(counts), torch.arange(3).repeat(20)
+    answers = rule(features(labels), labels, 3)(features(asked)).argmax(1)
+    assert float((answers == asked).float().mean()) > 0.8
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule.last])

@@ -93,10 +93,13 @@ def test_an_attack_sees_the_whole_batch(kind: HeadKind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_images_are_no_trouble(kind: HeadKind) -> None:
     head = HeadRule(kind=kind, transduction=Transduction())(torch.ones(5, 4), torch.arange(5), 5)
-    assert torch.isfinite(head(torch.ones(3, 4))).all()
+    query = torch.ones(3, 4, requires_grad=True)
+    logits = head(query)
+    assert torch.isfinite(logits).all()
+    assert torch.isfinite(torch.autograd.grad(logits.sum(), query)[0]).all()
 
 
-@pytest.mark.parametrize("bad", [{"rounds": -1}, {"weight": -0.1}, {"prior": float("nan")}])
+@pytest.mark.parametrize("bad", [{"rounds": -1}, {"weight": -0.1}, {"weight": float("inf")}, {"prior": float("nan")}])
 def test_what_cannot_be_is_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(BadConfigError, match="expected none of them below 0"):
+    with pytest.raises(BadConfigError, match="expected finite numbers, none below 0"):
         Transduction(**bad)  # type: ignore[arg-type]

@@ -16,10 +16,17 @@ def test_voters_that_answer_one_by_one_are_attacked_as_they_are() -> None:
 
 
 def test_voters_that_answer_together_are_attacked_through_simpler_heads_too() -> None:
-    together = _voter("a", HeadRule(kind="ridge", transduction=Transduction()))
-    tried = attacked_through([together])
-    assert tried[0] == [together]
-    assert [voters[0].key for voters in tried[1:]] == [
-        ("a", HeadRule(kind="ridge", transduction=Transduction(rounds=1))),
-        ("a", HeadRule(kind="ridge")),
+    rule = Transduction(rounds=3, prior=5)
+    together = _voter("a", HeadRule(kind="ridge", transduction=rule))
+    alone = _voter("b", HeadRule())
+    tried = attacked_through([together, alone])
+    assert tried[0] == [together, alone]
+    assert [[voter.key for voter in voters] for voters in tried[1:]] == [
+        [("a", HeadRule(kind="ridge", transduction=Transduction(rounds=1, prior=5))), alone.key],
+        [("a", HeadRule(kind="ridge")), alone.key],
     ]
+
+
+def test_what_is_simple_by_now_is_not_attacked_twice() -> None:
+    once = _voter("a", HeadRule(transduction=Transduction(rounds=1)))
+    assert [[voter.key for voter in voters] for voters in attacked_through([once])] == [[once.key], [("a", HeadRule())]]

@@ -1,6 +1,7 @@
 """What turns a task's features into answers, made of its support in closed form: nearest centroid, or ridge regression."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Images, Labels, Logits
-from loradar.fewshot.prototypes import SCALE, cosine_logits, shares_of
+from loradar.fewshot.prototypes import SCALE, cosine_logits, means_of, shares_of
 from loradar.fewshot.transduction import Joint, Transduction
 
 HeadKind: TypeAlias = Literal["centroid", "ridge"]
@@ -39,17 +40,17 @@ class HeadRule:
         if self.last is not None:
             features = features[:, -self.last :]
         shares = shares_of(labels, way).to(features)
+        make = partial(self._made, shares.mean(0))
         if self.transduction is not None:
-            head: nn.Module = Joint(self._made, features, shares, self.transduction)
+            head: nn.Module = Joint(make, features, shares, self.transduction)
         else:
-            head = self._made(features, shares, features.new_ones(len(features)))
+            head = make(features, shares, features.new_ones(len(features)))
         return head if self.last is None else nn.Sequential(Last(self.last), head)
 
-    def _made(self, features: Tensor, shares: Tensor, weights: Tensor) -> nn.Module:
+    def _made(self, frequencies: Tensor, features: Tensor, shares: Tensor, weights: Tensor) -> nn.Module:
         if self.kind == "ridge":
-            return Ridge(ridge(features, shares, weights, penalty=self.penalty))
-        counted = shares * weights[:, None]
-        return Centroids(counted.T @ features / counted.sum(0)[:, None])
+            return Ridge(ridge(features, shares - frequencies, weights, penalty=self.penalty))
+        return Centroids(means_of(features, shares * weights[:, None]))
 
 
 CENTROID = HeadRule()
@@ -93,13 +94,14 @@ class Last(nn.Module):
         return features[:, -self.count :]
 
 
-def ridge(features: Tensor, shares: Tensor, weights: Tensor, *, penalty: float = 1.0) -> Tensor:
-    """Weight (way, d) of the regression from features (n, d), each of length 1, to the `shares` (n, way) of the classes in
-    them less 1 / way, times `SCALE`; image i counts `weights` (n,) times.
+def ridge(features: Tensor, targets: Tensor, weights: Tensor, *, penalty: float = 1.0) -> Tensor:
+    """Weight (way, d) of the regression from features (n, d), each of length 1, to `targets` (n, way), times `SCALE`; image i
+    counts `weights` (n,) times. Targets are the shares of the classes less how frequent each is in the support: the regression
+    has no intercept, and would fit the frequencies along what all features have in common.
 
     Solved in the n x n form of Bertinetto et al., "Meta-learning with differentiable closed-form solvers" (R2-D2), 2019,
     section 3.2. Length 1 is ours: how long features are tells little of their class, and the answer is then that of a linear
-    layer without bias, whatever the length. The regression is in float64: n may exceed d. Differentiable in all three.
+    layer without bias, whatever the length. In float64: n may exceed d. Differentiable in features and targets.
     """
     exact, counts = F.normalize(features.double(), dim=1), weights.double()[:, None]
     mean = (counts * exact).sum(0) / counts.sum()
@@ -108,8 +110,8 @@ def ridge(features: Tensor, shares: Tensor, weights: Tensor, *, penalty: float =
     strength = (penalty * spread).clamp_min(1e-6)
     rows = counts.sqrt() * exact
     gram = rows @ rows.T
-    targets = counts.sqrt() * (shares.double() - 1 / shares.shape[1])
-    solved = torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), targets)
+    penalised = gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    solved = torch.linalg.solve(penalised, counts.sqrt() * targets.double())
     weight: Tensor = SCALE * solved.T @ rows
     return weight.to(features)
 

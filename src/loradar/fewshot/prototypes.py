@@ -17,7 +17,11 @@ SCALE = 10.0
 
 def prototypes_of(features: Tensor, labels: Labels, way: int) -> Tensor:
     """(way, d): the mean of the raw features (n, d) of each class. Raises BadDataError for a class without one."""
-    shares = shares_of(labels, way).to(features)
+    return means_of(features, shares_of(labels, way).to(features))
+
+
+def means_of(features: Tensor, shares: Tensor) -> Tensor:
+    """(way, d): the mean of features (n, d) of each class, each image counting as much as its share (n, way) in it."""
     return shares.T @ features / shares.sum(0)[:, None]
 
 

@@ -1,5 +1,6 @@
 """Answering all queries of a task at once: what they share tells where they lie, and what each is tells of the others."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,15 +19,16 @@ MakeHead = Callable[[Tensor, Tensor, Tensor], nn.Module]
 class Transduction:
     """How the queries of a task help each other.
 
-    1. Both sets are brought to their own mean, which takes away what all queries share and the support does not: a
-       corruption, another light. The queries' mean is first drawn to the support's, as if `prior` more images of each
-       class lay there, so that few queries, or many of one class, do not lose what tells classes apart.
+    1. Features are brought to length 1, then both sets to their own mean, which takes away what all queries share and the
+       support does not: a corruption, another light. The queries' mean is first drawn to the support's, as if `prior` more
+       images of each class lay there, so that few queries, or many of one class, do not lose what tells classes apart.
     2. `rounds` times the head is made anew of the support and of the queries with the shares that it gave them, each
        query counting `weight` times a support image.
 
     1 is the shift of Liu et al., "Prototype Rectification for Few-Shot Learning" (BD-CSPN), 2020, section 3.2, on both
     sides; 2 the soft k-means of Ren et al., "Meta-Learning for Semi-Supervised Few-Shot Classification", 2018, section
-    3.1.1, for any head. No class is taken to be as frequent as another, but the queries should be of several.
+    3.1.1, for any head. The queries are taken to be mixed about as the support is, which `prior` softens: where all are of one
+    class, they are answered better alone.
     """
 
     rounds: int = 6
@@ -34,9 +36,9 @@ class Transduction:
     prior: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.rounds < 0 or not self.weight >= 0 or not self.prior >= 0:
+        if self.rounds < 0 or not 0 <= self.weight < math.inf or not 0 <= self.prior < math.inf:
             raise BadConfigError(
-                f"rounds {self.rounds}, weight {self.weight}, prior {self.prior}; expected none of them below 0"
+                f"rounds {self.rounds}, weight {self.weight}, prior {self.prior}; expected finite numbers, none below 0"
             )
 
 

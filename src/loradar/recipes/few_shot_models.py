@@ -21,7 +21,6 @@ from loradar.fewshot import (
     HeadRule,
     MeanLogits,
     TaskClassifier,
-    Transduction,
     cosine_logits,
     prototypes_of,
 )
@@ -133,13 +132,22 @@ def attacked_through(voters: Sequence[Voter]) -> list[list[Voter]]:
     Many rounds of transduction are hard to climb: ten steps against one round, or against each query alone, are often the
     stronger attack on all of them.
     """
-    rules = [voter.head.transduction for voter in voters]
-    simpler: list[Transduction | None] = [Transduction(rounds=1), None] if any(rules) else []
-    swapped = [
-        [dataclasses.replace(voter, head=dataclasses.replace(voter.head, transduction=rule)) for voter in voters]
-        for rule in simpler
-    ]
-    return [list(voters), *swapped]
+    tried = [list(voters)]
+    if any(voter.head.transduction for voter in voters):
+        for rounds in (1, None):
+            simpler = [_simpler(voter, rounds) for voter in voters]
+            if [voter.key for voter in simpler] != [voter.key for voter in voters]:
+                tried.append(simpler)
+    return tried
+
+
+def _simpler(voter: Voter, rounds: int | None) -> Voter:
+    """With no more rounds of transduction than that, or without any."""
+    rule = voter.head.transduction
+    if rule is None:
+        return voter
+    fewer = None if rounds is None else dataclasses.replace(rule, rounds=min(rounds, rule.rounds))
+    return dataclasses.replace(voter, head=dataclasses.replace(voter.head, transduction=fewer))
 
 
 @dataclass(frozen=True, kw_only=True)
