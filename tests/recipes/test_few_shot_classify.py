@@ -50,7 +50,9 @@ def test_the_support_may_have_moved(runs: dict[str, Path], tmp_path: Path) -> No
     expected = few_shot_classify(task, pictures, together=True)
     moved = place.rename(tmp_path / "there")
     pictures = sorted(moved.glob("*/*.png"))
-    with pytest.raises(BadDataError, match="there is no data"):
+    with pytest.raises(
+        BadDataError, match=r"task was fitted on .*there is no data .* or give the images with --support"
+    ):
         few_shot_classify(task, pictures, together=True)
     found = few_shot_classify(task, pictures, together=True, support=str(moved))
     assert [one.answer for one in found] == [one.answer for one in expected]
@@ -59,9 +61,10 @@ def test_the_support_may_have_moved(runs: dict[str, Path], tmp_path: Path) -> No
 def test_what_does_not_do_is_refused(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
     task = _fitted(runs, support, tmp_path / "task")
     pictures = sorted(support.glob("*/*.png"))[:2]
-    other = digits_folder(tmp_path / "other", classes=4, each=3)
-    with pytest.raises(BadDataError, match=r"has the classes digit0, digit1, digit2, digit3, .* answers digit0"):
-        few_shot_classify(task, pictures, together=True, support=str(other))
+    for name, classes, each in (("more classes", 4, 3), ("fewer images", 3, 2)):
+        other = digits_folder(tmp_path / name, classes=classes, each=each)
+        with pytest.raises(BadDataError, match=r"was fitted on 9 of digit0, digit1, digit2; give those with --support"):
+            few_shot_classify(task, pictures, together=True, support=str(other))
     with pytest.raises(BadConfigError, match="give --together, or leave --support out"):
         few_shot_classify(task, pictures, support=str(support))
     with pytest.raises(BadDataError, match=r"could not read .*nothing\.png"):

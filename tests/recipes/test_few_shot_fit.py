@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import pytest
 import torch
 
-from loradar.adapters import AdapterPool, fold, fresh, load, plug, save, verify
+from loradar.adapters import AdapterPool, fold, fresh, load, plug, save, verify, without_head
 from loradar.config import FewShotFitConfig
 from loradar.core.errors import BadConfigError, BadDataError, WrongBaseError
 from loradar.core.modules import innermost
@@ -83,7 +83,9 @@ def test_a_head_without_a_bias_holds_a_task(kind: HeadKind) -> None:
 
     x, y = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
     fitted = fitter(HeadRule(kind=kind))(x, y, ["a", "b", "c"])
-    assert fold(base.model, fitted.adapter)(x).shape == (6, 3)
+    blend = without_head(fold(base.model, fitted.adapter))
+    expected = HeadRule(kind=kind)(blend(x), y, 3)(blend(x)).argmax(1)
+    assert torch.equal(fold(base.model, fitted.adapter)(x).argmax(1), expected)
     with pytest.raises(BadConfigError, match="expected a rule without `last`"):
         fitter(HeadRule(last=8))
 

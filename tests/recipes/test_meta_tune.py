@@ -46,15 +46,26 @@ def test_members_share_their_start_and_differ(runs: dict[str, Path], kind: str) 
     assert not torch.equal(fold(base, clean)(x), base(x))
 
 
-def test_what_the_head_and_the_clean_rate_change(runs: dict[str, Path], tmp_path: Path) -> None:
-    base = runs["vit"].parent / "vit"
-    changes: dict[str, Any] = {"head": "ridge", "clean_learning_rate": 0.001, "member": ["eps-8", "clean"]}
-    other = meta_tune(tuning(base, tmp_path / "other", **changes))
-    for place, head in (("pool/eps-8", "ridge"), ("baselines/clean", "centroid")):
-        own, before = load(other / place), load(runs["vit"] / place)
-        assert own.card.data["head"] == head
-        assert before.card.data["head"] == "centroid"
-        assert any(not torch.equal(own.state()[name], value) for name, value in before.state().items())
+ONE_CHANGE: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {
+    "the head moves members alone": ({"head": "ridge"}, {"pool/eps-8": True, "baselines/clean": False}),
+    "the clean rate moves clean tuning alone": (
+        {"clean_learning_rate": 0.001},
+        {"pool/eps-8": False, "baselines/clean": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ONE_CHANGE)
+def test_what_one_setting_moves(case: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    changes, moves = ONE_CHANGE[case]
+    own_run = json.loads((runs["vit"] / "run.json").read_text())
+    same = {name: own_run[name] for name in ("query_attack", "perturbation", "kl")}
+    other = meta_tune(tuning(runs["vit"].parent / "vit", tmp_path, member=["eps-8", "clean"], **same | changes))
+    for place, is_moved in moves.items():
+        own, before = load(other / place).state(), load(runs["vit"] / place).state()
+        assert any(not torch.equal(own[name], value) for name, value in before.items()) == is_moved
+    assert load(other / "pool/eps-8").card.data["head"] == changes.get("head", "centroid")
+    assert load(other / "baselines/clean").card.data["head"] == "centroid"
 
 
 BAD_TUNING: dict[str, tuple[dict[str, Any], str]] = {

@@ -68,10 +68,17 @@ def _shown_again(adapter: Adapter, folder: Path, support: str | None, base: Base
     spec = support or str(data.get("support", ""))
     if not spec:
         raise BadFileError(f"{folder} does not say which images it was fitted on; give them with --support")
-    x, y, classes = support_of(spec, cast("int | None", data.get("shot")), base)
-    if classes != adapter.card.classes:
+    try:
+        x, y, classes = support_of(spec, cast("int | None", data.get("shot")), base)
+    except BadDataError as error:
+        if support is not None:
+            raise
         raise BadDataError(
-            f"{spec} has the classes {', '.join(classes)}, {folder} answers {', '.join(adapter.card.classes)}; give the "
-            "images that it was fitted on with --support"
+            f"{folder} was fitted on {spec}, from here: {error}; or give the images with --support"
+        ) from error
+    if classes != adapter.card.classes or len(y) != data.get("images", len(y)):
+        raise BadDataError(
+            f"{spec} has {len(y)} images of {', '.join(classes)}, {folder} was fitted on {data.get('images')} of "
+            f"{', '.join(adapter.card.classes)}; give those with --support"
         )
     return x, y
