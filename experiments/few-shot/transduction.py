@@ -1,4 +1,4 @@
-"""What answering queries together is worth, by how many they are and of which classes: it should help, and must not hurt.
+"""What answering queries together is worth, by how many they are and of which classes: where it helps, and where it hurts.
 
     python experiments/few-shot/transduction.py        # about three minutes on one core, behind the base
 
@@ -20,7 +20,7 @@ from loradar.adapters import without_head
 from loradar.cli.progress import watching
 from loradar.config import read_file
 from loradar.core.files import write_atomically
-from loradar.core.randomness import generator
+from loradar.core.randomness import generator, mix
 from loradar.core.types import Progress
 from loradar.data import CORRUPTIONS, SEVERITIES, corrupt
 from loradar.fewshot import HeadRule, Transduction, parse_setting
@@ -40,8 +40,8 @@ def drawn(task: Task, seed: int) -> dict[str, Tensor]:
     shares = torch.distributions.Gamma(torch.full((5,), 2.0), 1.0)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        mix = shares.sample()
-    counts = (20 * mix / mix.sum()).round().clamp(max=10).long()
+        wanted = shares.sample()
+    counts = (20 * wanted / wanted.sum()).round().clamp(max=10).long()
     uneven = torch.cat([(labels == c).nonzero()[: int(counts[c]), 0] for c in range(5)])
     some = torch.randperm(len(labels), generator=draws)
     return {
@@ -72,7 +72,7 @@ def measured(base: str, progress: Progress) -> list[dict[str, Any]]:
                         "clean": features(task.query).float(),
                         "corrupted": features(corrupt(task.query, kind, severity, seed=0)).float(),
                     }
-                    for wanted, rows in drawn(task, index).items():
+                    for wanted, rows in drawn(task, mix(index, DOMAINS.index(domain), SETTINGS.index(setting))).items():
                         for how, query in queries.items():
                             for name, rule in HEADS.items():
                                 right = rule(support, task.support_labels, 5)(query[rows]).argmax(1)
@@ -106,7 +106,15 @@ def main() -> None:
     base = read_file(HERE / "resnet18-stages.yaml")["meta_tune"]["base"]
     with watching(Console(stderr=True)) as progress:
         rows = measured(base, progress)
-    write_atomically(HERE / "transduction.json", (json.dumps(rows, indent=1) + "\n").encode())
+    told = {
+        "base": base,
+        "domains": DOMAINS,
+        "settings": SETTINGS,
+        "tasks": len(DOMAINS) * len(SETTINGS) * TASKS,
+        "heads": {name: repr(rule) for name, rule in HEADS.items()},
+        "rows": rows,
+    }
+    write_atomically(HERE / "transduction.json", (json.dumps(told, indent=1) + "\n").encode())
     write_atomically(HERE / "transduction.md", table(rows).encode())
 
 

@@ -203,7 +203,9 @@ class MetaTuneConfig(Config):
         "pgd:steps=2,loss=kl", description="pgd or pyramid, with settings; the radius is a budget."
     )
     step: float = Field(0.5, gt=0, description="Step of the attack, as a share of the budget.")
-    head: Literal["centroid", "ridge"] = Field("centroid", description="What tasks are classified by while tuning.")
+    head: Literal["centroid", "ridge"] = Field(
+        "centroid", description="What tasks are classified by while tuning; clean meta-tuning keeps centroid."
+    )
     targets: list[str] = Field([], description="Which layers. Default: attention+mlp, or all-conv where there is none.")
     rank: int = Field(8, ge=1, description="Rank of each delta; query, key and value have one each.")
     start: Literal["svd", "random"] = Field("svd", description="svd: from the largest singular values.")

@@ -1,9 +1,11 @@
 """What an attack on a task's voters climbs."""
 
+import pytest
 from torch import nn
 
 from loradar.fewshot import HeadRule, Transduction
-from loradar.recipes.few_shot_models import Voter, attacked_through
+from loradar.recipes.build import parse_attack
+from loradar.recipes.few_shot_models import Voter, attacked_through, keeps_batches_whole
 
 
 def _voter(name: str, head: HeadRule) -> Voter:
@@ -30,3 +32,11 @@ def test_voters_that_answer_together_are_attacked_through_simpler_heads_too() ->
 def test_what_is_simple_by_now_is_not_attacked_twice() -> None:
     once = _voter("a", HeadRule(transduction=Transduction(rounds=1)))
     assert [[voter.key for voter in voters] for voters in attacked_through([once])] == [[once.key], [("a", HeadRule())]]
+
+
+KEPT_WHOLE = {"pgd": True, "pgd:restarts=2": False, "roa-quick": True, "autoattack": False, "pgd|fia": False}
+
+
+@pytest.mark.parametrize("spec", KEPT_WHOLE)
+def test_which_attacks_leave_a_batch_whole(spec: str) -> None:
+    assert keeps_batches_whole(parse_attack(spec)) == KEPT_WHOLE[spec]

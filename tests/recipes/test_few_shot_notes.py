@@ -12,7 +12,7 @@ from loradar.recipes.few_shot_notes import notes_of
 CASES: dict[str, tuple[dict[str, Any], bool, list[str]]] = {
     "as in the paper": ({"transductive": False}, True, []),
     "a head of its own": ({"transductive": False, "head": "ridge"}, True, ["have a ridge head"]),
-    "together": ({"query": 7, "attacked_query": 3}, True, ["Queries are 7 of each class (3 under attack)"]),
+    "together": ({"query": 7, "attacked_query": 3}, True, ["Queries are at most 7 of each class (3 under attack)"]),
     "without peers": ({"transductive": False}, False, ["easyfsl is not installed"]),
 }
 

@@ -35,7 +35,16 @@ from loradar.recipes.few_shot_methods import (
     recipe_of,
     share,
 )
-from loradar.recipes.few_shot_models import BASE, Bank, Method, Recipe, Tools, View, attacked_through
+from loradar.recipes.few_shot_models import (
+    BASE,
+    Bank,
+    Method,
+    Recipe,
+    Tools,
+    View,
+    attacked_through,
+    keeps_batches_whole,
+)
 from loradar.recipes.few_shot_notes import notes_of
 from loradar.recipes.few_shot_pictures import blends_of, task_pictures
 from loradar.recipes.few_shot_search import Chooser, search, validation_views
@@ -228,7 +237,10 @@ class _Measuring:
         crafted: dict[tuple[tuple[str, HeadRule], ...], Images] = {}
         found = {}
         for one in attacked:
-            tried = [(tuple(voter.key for voter in voters), voters) for voters in attacked_through(one.voters(view))]
+            own = one.voters(view)
+            if any(voter.head.transduction for voter in own) and not keeps_batches_whole(attack):
+                continue
+            tried = [(tuple(voter.key for voter in voters), voters) for voters in attacked_through(own)]
             for key, voters in tried:
                 if key not in crafted:
                     crafted[key] = attack(view.classifier(voters), x, y)
@@ -237,8 +249,7 @@ class _Measuring:
                 found[one.name] = min(share(model(crafted[key]).argmax(1), y) for key, _ in tried)
         if is_curve:
             return found
-        plain = crafted.get(((BASE, CENTROID),), x)
-        return found | self._peers(view, y, on_base=view.through(view.fixed(BASE), plain))
+        return found | self._peers(view, y, on_base=view.through(view.fixed(BASE), crafted[((BASE, CENTROID),)]))
 
     def _peers(
         self, view: View, labels: Tensor, *, on_base: Tensor, on_blend: Images | None = None

@@ -214,8 +214,8 @@ def _headed(
 ) -> Adapter:
     """The adapter with the task's head as its own.
 
-    Of centroids the rows get length 1: the largest logit is then the largest cosine. Neither kind has a bias, so that the
-    answer is the same whatever the length of the features, which only the head itself takes away.
+    Of centroids the rows get length 1: the largest logit is then the largest cosine. Neither kind has a bias: the plugged
+    logits are those of the head times the length of the features, the answers the same, a softmax is not.
     """
     name = find_head(base)
     weight = head.weight if isinstance(head, Ridge) else F.normalize(cast(Centroids, head).prototypes, dim=1)

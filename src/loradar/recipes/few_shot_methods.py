@@ -82,7 +82,7 @@ def methods(
 
 
 def _other_heads(tools: Tools, recipe: Recipe) -> list[Method]:
-    """The full method without its own head and trimming, no tuning with that head, and some on the last features alone."""
+    """The full method without its own head and trimming, its peers with that head, and some on the last features alone."""
     by_centroid, found = dataclasses.replace(recipe, head=CENTROID), []
     if recipe.head != by_centroid.head:
         found.append(_blend(BY_CENTROID, by_centroid))

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loradar.adapters import Adapter, AdapterPool, fold, load, merge, trimmed, without_head
+from loradar.attacks import AutoAttack, OneOf, WorstOf
 from loradar.core.errors import BadConfigError
 from loradar.core.modules import innermost
-from loradar.core.types import Images
+from loradar.core.types import Attack, Images
 from loradar.data import varied
 from loradar.fewshot import (
     CENTROID,
@@ -139,6 +140,12 @@ def attacked_through(voters: Sequence[Voter]) -> list[list[Voter]]:
             if [voter.key for voter in simpler] != [voter.key for voter in voters]:
                 tried.append(simpler)
     return tried
+
+
+def keeps_batches_whole(attack: Attack) -> bool:
+    """Whether an attack climbs the whole batch to its end. Others go on with some of the images alone, which for
+    voters that answer together is another classifier than the one that is asked in the end."""
+    return not isinstance(attack, AutoAttack | OneOf | WorstOf) and getattr(attack, "restarts", 1) == 1
 
 
 def _simpler(voter: Voter, rounds: int | None) -> Voter:

@@ -21,14 +21,15 @@ def notes_of(config: FewShotEvalConfig, recipe: Recipe, *, has_peers: bool) -> t
     if recipe.head != CENTROID:
         notes.append(
             f"{FULL}, what takes it apart (members, top-k, pools) and rows that say so have a "
-            f"{recipe.head.kind} head; all others the nearest centroid, as in their papers."
+            f"{recipe.head.kind} head, whatever they were tuned under; all others the nearest centroid, as in their papers."
         )
     if config.transductive:
         notes.append(
             "Transductive rows, easyfsl's among them, answer all queries of a task at once. Ours, whose head is the full "
             "method's, are attacked as a whole, in one round of transduction and in all, and with what fools the same weights "
-            f"query by query; the strongest of the three on a task counts. Queries are {config.query} of each class "
-            f"({config.attacked_query} under attack), which is never told, but suits them."
+            "query by query; the strongest of the three on a task counts. Attacks that go on with some of the images alone "
+            "(restarts, one or worst of several, AutoAttack) say nothing of them. Queries are at most "
+            f"{config.query} of each class ({config.attacked_query} under attack), which is never told, but suits them."
         )
     if not has_peers:
         notes.append("easyfsl is not installed, so its methods have no rows (extra: peers).")

@@ -40,8 +40,7 @@ def plan(config: MetaTuneConfig) -> tuple[MetaMember, ...]:
         for budget, attack in zip(config.budgets, attacks, strict=True)
     ]
     if config.baselines:
-        # as published: under the nearest centroid
-        found.append(MetaMember(name="clean", kind="clean", attacks=(), head=CENTROID))
+        found.append(MetaMember(name="clean", kind="clean", attacks=(), head=CENTROID))  # as published
         found.append(MetaMember(name="random-budget", kind="random-budget", attacks=attacks, head=head))
     if config.ablations:
         name: Kind = "random-budget-unperturbed"
