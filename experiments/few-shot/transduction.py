@@ -1,6 +1,6 @@
 """What answering queries together is worth, by how many they are and of which classes: where it helps, and where it hurts.
 
-    python experiments/few-shot/transduction.py        # about three minutes on one core, behind the base
+    python experiments/few-shot/transduction.py        # about a minute on one core, behind the base
 
 draws validation tasks (5 ways, 1 and 5 shots, of cifarfs-val and mnist, never of reported domains) for the untuned base that
 `resnet18-stages.yaml` names, answers their queries with the ridge head, alone and together, clean and corrupted, and writes
@@ -8,7 +8,6 @@ draws validation tasks (5 ways, 1 and 5 shots, of cifarfs-val and mnist, never o
 """
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,10 @@ from loradar.config import read_file
 from loradar.core.files import write_atomically
 from loradar.core.randomness import generator, mix
 from loradar.core.types import Progress
-from loradar.data import CORRUPTIONS, SEVERITIES, corrupt
+from loradar.data import corrupt
+from loradar.evaluation import FewShotRow
 from loradar.fewshot import HeadRule, Transduction, parse_setting
+from loradar.recipes.corruptions import corruption_of
 from loradar.recipes.tasks import Task, named_domain
 from loradar.recipes.workbench import open_base
 
@@ -64,8 +65,7 @@ def measured(base: str, progress: Progress) -> list[dict[str, Any]]:
         for setting in SETTINGS:
             for index in range(TASKS):
                 task = images.task(parse_setting(setting, query=10), index)
-                pair = index * 37 % (len(CORRUPTIONS) * SEVERITIES)
-                kind, severity = CORRUPTIONS[pair % len(CORRUPTIONS)], 1 + pair // len(CORRUPTIONS)
+                kind, severity = corruption_of(index)
                 with torch.no_grad():
                     support = features(task.support).float()
                     queries = {
@@ -83,8 +83,8 @@ def measured(base: str, progress: Progress) -> list[dict[str, Any]]:
 
 
 def _interval(values: list[float]) -> dict[str, float]:
-    found = torch.tensor(values, dtype=torch.float64)
-    return {"mean": float(found.mean()), "half_width": 1.96 * float(found.std()) / math.sqrt(len(found))}
+    row = FewShotRow.of(values, method="", domain="", setting="", attack="", seed=0)
+    return {"mean": row.mean, "half_width": row.half_width}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

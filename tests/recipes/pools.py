@@ -3,8 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from loradar.config import MetaTuneConfig
+from loradar.fewshot import Episode
 from loradar.models import new_base, save_base
+from loradar.recipes.few_shot_models import Bank, Tools, View
+from loradar.recipes.pools import base_of, open_pool
+from loradar.recipes.tasks import Task, named_domain
+from loradar.recipes.workbench import open_base
 
 BASES: dict[str, dict[str, Any]] = {
     # ViT-S/16 with a smaller width and two blocks
@@ -41,3 +48,14 @@ def tuning(base: Path | str, out: Path, **changes: object) -> MetaTuneConfig:
         "precision": "fp32",
     }
     return MetaTuneConfig(**values | changes)
+
+
+def view_of(place: Path, support: Path, *, copies: int = 1) -> View:
+    """The images of `support`, three classes, as a task of the pool in `place`: support and query alike."""
+    tools = Tools.of(open_base(base_of(place), "cpu"), open_pool(place), place, precision="fp32", copies=copies, seed=0)
+    domain = named_domain(f"support={support}", size=(32, 32), seed=0)
+    every = torch.arange(len(domain.images))
+    x, labels = domain.images.fetch(every)
+    episode = Episode(classes=(0, 1, 2), support=every, support_labels=labels, query=every, query_labels=labels)
+    bank = Bank(tools=tools, domain=domain, batch_size=8)
+    return View(tools=tools, bank=bank, task=Task(episode=episode, support=x, query=x))

@@ -9,7 +9,7 @@ from loradar.config import FewShotEvalConfig
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.evaluation import FewShotRow, read_few_shot_report
 from loradar.recipes.few_shot_eval import few_shot_eval
-from loradar.recipes.few_shot_methods import main_methods
+from loradar.recipes.few_shot_methods import MAIN_METHODS
 from tests.data.pictures import digits_folder
 
 
@@ -76,7 +76,7 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
     for name in ("AMT, nearest centroid", "no tuning, ridge head", "AMT, nearest centroid, last features"):
         assert len({attack for method, attack in means if method == name}) == 4
     on_curve = {method for method, attack in means if "L2" in attack}
-    assert on_curve == set(main_methods()), "the further attack is on the main methods alone"
+    assert on_curve == set(MAIN_METHODS), "the further attack is on the main methods alone"
     # the same weights below: without tuning, the last features are those of the plain base
     expected = {row.attack: row.mean for row in beside.rows if row.method == "no tuning" and row.domain == "digits"}
     assert {attack: means["no tuning, last features", attack] for attack in expected} == expected

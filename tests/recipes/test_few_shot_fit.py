@@ -11,15 +11,13 @@ from loradar.config import FewShotFitConfig
 from loradar.core.errors import BadConfigError, BadDataError, WrongBaseError
 from loradar.core.modules import innermost
 from loradar.data import load_source
-from loradar.fewshot import Blending, Episode, HeadKind, HeadRule, Scoring
+from loradar.fewshot import Blending, HeadKind, HeadRule, Scoring
 from loradar.models import load_base, new_base
 from loradar.recipes.few_shot_classify import few_shot_classify
 from loradar.recipes.few_shot_fit import Fitter, few_shot_fit
-from loradar.recipes.few_shot_models import Bank, Recipe, Tools, View
+from loradar.recipes.few_shot_models import Recipe
 from loradar.recipes.pools import base_of, blending_of, open_pool
-from loradar.recipes.tasks import Task, named_domain
-from loradar.recipes.workbench import open_base
-from tests.recipes.pools import BASES
+from tests.recipes.pools import BASES, view_of
 
 
 @pytest.mark.parametrize("head", ["centroid", "ridge"])
@@ -55,18 +53,7 @@ def test_a_fit_blends_as_the_evaluation_does(
         support=str(support), pool=place, out=tmp_path / "t", score=score, sharpness=50, precision="fp32"
     )
     fitted = few_shot_fit(settings)
-    base = open_base(base_of(place), "cpu")
-    tools = Tools.of(base, open_pool(place), place, precision="fp32", copies=settings.copies, seed=settings.seed)
-    domain = named_domain(f"support={support}", size=(32, 32), seed=0)
-    every = torch.arange(len(domain.images))
-    _, labels = domain.images.fetch(every)
-    episode = Episode(classes=(0, 1, 2), support=every, support_labels=labels, query=every, query_labels=labels)
-    x = domain.images.fetch(every)[0]
-    view = View(
-        tools=tools,
-        bank=Bank(tools=tools, domain=domain, batch_size=8),
-        task=Task(episode=episode, support=x, query=x),
-    )
+    view = view_of(place, support, copies=settings.copies)
     assert view.weights(Recipe(blending=blending_of(settings))) == pytest.approx(fitted.weights, abs=1e-4)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from loradar.core.types import Images, Labels
-from loradar.data import Corruption, corrupt
+from loradar.data import CORRUPTIONS, SEVERITIES, Corruption, corrupt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,3 +19,9 @@ class Corrupted:
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:  # noqa: ARG002
         """(batch, 3, H, W) in [0, 1]."""
         return corrupt(x, self.corruption, self.severity, seed=self.seed)
+
+
+def corruption_of(index: int) -> tuple[Corruption, int]:
+    """The kind and severity that a task of this number meets; as many tasks as there are pairs meet each once."""
+    pair = (index * 37 + 11) % (len(CORRUPTIONS) * SEVERITIES)  # a stride without a common divisor meets every pair
+    return CORRUPTIONS[pair % len(CORRUPTIONS)], 1 + pair // len(CORRUPTIONS)

@@ -17,19 +17,20 @@ from loradar.config import FewShotEvalConfig
 from loradar.core.errors import BadConfigError
 from loradar.core.files import make_folder, write_atomically
 from loradar.core.types import Attack, Images, Progress, Silent
-from loradar.data import CORRUPTIONS as KINDS
-from loradar.data import SEVERITIES, corrupt, varied
+from loradar.data import corrupt, varied
 from loradar.evaluation import FewShotReport, FewShotRow, averaged, versions, write_few_shot_report
 from loradar.evaluation.few_shot import CORRUPTIONS
 from loradar.evaluation.measure import NO_ATTACK
-from loradar.fewshot import CENTROID, FineTuning, HeadRule, Sampler, parse_setting
+from loradar.fewshot import CENTROID, FineTuning, Sampler, parse_setting
+from loradar.recipes.corruptions import corruption_of
 from loradar.recipes.few_shot_methods import (
     FULL,
+    MAIN_METHODS,
     TUNED,
     Peer,
     answers,
     ladder,
-    main_methods,
+    least_right,
     methods,
     peers,
     recipe_of,
@@ -42,7 +43,7 @@ from loradar.recipes.few_shot_models import (
     Recipe,
     Tools,
     View,
-    attacked_through,
+    VotersKey,
     keeps_batches_whole,
 )
 from loradar.recipes.few_shot_notes import notes_of
@@ -83,16 +84,7 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
     measuring = _Measuring(
         config=config,
         tools=tools,
-        methods=tuple(
-            methods(
-                tools,
-                recipe,
-                searched=searched,
-                choose=choose,
-                transductive=config.transductive,
-                ablations=config.ablations,
-            )
-        ),
+        methods=tuple(methods(tools, recipe, config, searched=searched, choose=choose)),
         peers=tuple(peers()),
         attacks=tuple(attacks[: len(config.attack)]),
         curve=tuple(attacks[len(config.attack) :]),
@@ -107,25 +99,37 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
             results = measuring.domain(bank, setting, sampler, progress)
             found[domain.name, setting] = results
             rows += measuring.rows(domain.name, setting, results)
+    report = _report(measuring, domains, samplers, rows, found, searched)
+    return write_few_shot_report(report, config.out)
+
+
+def _report(
+    measuring: "_Measuring",
+    domains: Sequence[Domain],
+    samplers: dict[str, Sampler],
+    rows: Sequence[FewShotRow],
+    found: dict[tuple[str, str], list[Results]],
+    searched: Recipe | None,
+) -> FewShotReport:
+    config, tools, recipe = measuring.config, measuring.tools, measuring.recipe
     inside = [domain.name for domain in domains if domain.name in config.in_domain]
     outside = [domain.name for domain in domains if domain.name not in config.in_domain]
     every = [*averaged(rows, outside, "out of domain"), *averaged(rows, inside, "in domain")] if inside else []
     every = [*(every or averaged(rows, outside, "of all domains")), *rows]
-    report = FewShotReport(
+    return FewShotReport(
         rows=tuple(every),
-        base=base.description | {"fingerprint": fingerprint(base.model)},
+        base=tools.base.description | {"fingerprint": fingerprint(tools.base.model)},
         data={domain.name: _describe(domain) for domain in domains},
         versions=versions(),
         full=FULL,
         settings=json.loads(config.model_dump_json(exclude={"out", "domain", "base", "pool", "search"}))
         | {"searched": repr(searched) if searched else None},
-        pool={name: _member(adapter.card) for name, adapter in pool.items()},
+        pool={name: _member(adapter.card) for name, adapter in tools.pool.items()},
         ladder={step: method for step, method in ladder(recipe).items() if method in {row.method for row in rows}},
         blends=tuple(blends_of(found, WEIGHTS)),
         tasks=tuple(task_pictures(tools, domains, next(iter(samplers.items())), recipe, config.batch_size)),
         notes=notes_of(config, recipe, has_peers=bool(measuring.peers)),
     )
-    return write_few_shot_report(report, config.out)
 
 
 def _check(config: FewShotEvalConfig, domains: Sequence[Domain], samplers: dict[str, Sampler]) -> None:
@@ -212,8 +216,7 @@ class _Measuring:
             own = {one.name: share(answers(view, one.voters(view), None), labels) for one in self.methods}
             return own | self._peers(view, labels, on_base=view.clean_base_query, on_blend=view.task.query)
         if what == CORRUPTIONS:
-            pair = (index * 37 + 11) % (len(KINDS) * SEVERITIES)  # a stride without a common divisor meets every pair
-            kind, severity = KINDS[pair % len(KINDS)], 1 + pair // len(KINDS)
+            kind, severity = corruption_of(index)
             query = corrupt(view.task.query, kind, severity, seed=self.config.seed)
             own = {
                 one.name: share(answers(view, one.voters(view), query), labels) for one in self.methods if one.corrupted
@@ -228,25 +231,19 @@ class _Measuring:
     def _attacked(self, attack: Attack, view: View) -> dict[str, float]:
         """Each method under the attack on its own classifier, or the main ones for a curve; the first queries of each class."""
         is_curve = attack not in self.attacks
-        attacked = [one for one in self.methods if one.attacked and (not is_curve or one.name in main_methods())]
+        attacked = [one for one in self.methods if one.attacked and (not is_curve or one.name in MAIN_METHODS)]
         labels = view.task.query_labels
         rows = torch.cat(
             [(labels == c).nonzero().squeeze(1)[: self.config.attacked_query] for c in range(view.task.way)]
         )
         x, y = view.task.query[rows], labels[rows]
-        crafted: dict[tuple[tuple[str, HeadRule], ...], Images] = {}
+        crafted: dict[VotersKey, Images] = {}
         found = {}
         for one in attacked:
             own = one.voters(view)
             if any(voter.head.transduction for voter in own) and not keeps_batches_whole(attack):
                 continue
-            tried = [(tuple(voter.key for voter in voters), voters) for voters in attacked_through(own)]
-            for key, voters in tried:
-                if key not in crafted:
-                    crafted[key] = attack(view.classifier(voters), x, y)
-            model = view.classifier(tried[0][1])
-            with torch.no_grad():
-                found[one.name] = min(share(model(crafted[key]).argmax(1), y) for key, _ in tried)
+            found[one.name] = least_right(view, own, attack, x, y, crafted)
         if is_curve:
             return found
         return found | self._peers(view, y, on_base=view.through(view.fixed(BASE), crafted[((BASE, CENTROID),)]))

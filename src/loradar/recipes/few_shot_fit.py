@@ -29,15 +29,7 @@ from loradar.core.errors import BadConfigError, BadDataError
 from loradar.core.modules import innermost
 from loradar.core.types import Images, Labels
 from loradar.data import load_source, varied
-from loradar.fewshot import (
-    CENTROID,
-    Blending,
-    Centroids,
-    FineTuning,
-    HeadRule,
-    Ridge,
-    prototypes_of,
-)
+from loradar.fewshot import CENTROID, Blending, Centroids, FineTuning, HeadRule, Ridge, prototypes_of
 from loradar.models import Base, Precision, frozen, mergeable
 from loradar.recipes.pools import attacked_score, base_of, blending_of, copies_of, open_pool
 from loradar.recipes.tasks import first_of_each

@@ -8,12 +8,25 @@ import torch
 from torch import Tensor
 
 from loradar.config import FewShotEvalConfig
+from loradar.core.types import Attack, Images, Labels
 from loradar.fewshot import CENTROID, HeadRule, Scoring, Transduction
-from loradar.recipes.few_shot_models import AVERAGE, BASE, Method, Recipe, Tools, View, Voter
+from loradar.recipes.few_shot_models import (
+    AVERAGE,
+    BASE,
+    Method,
+    Recipe,
+    Tools,
+    View,
+    Voter,
+    VotersKey,
+    attacked_through,
+)
 from loradar.recipes.pools import blending_of
 
 FULL, NO_TUNING, CLEAN, RANDOM = "AMT", "no tuning", "clean meta-tuning (PMF)", "one adapter, random budgets"
 SEARCHED, TUNED, TOGETHER = "AMT, settings searched", "AMT-FT", "AMT, transductive"
+MAIN_METHODS = (FULL, TOGETHER, NO_TUNING, CLEAN, RANDOM)
+"""The full method, and those that it is to be compared with first."""
 CHOSEN = "single member by a classifier of validation tasks"
 OTHERWISE: dict[Scoring, tuple[str, Scoring]] = {
     "compactness": ("AMT, members scored by loss", "loss"),
@@ -25,11 +38,6 @@ UNPERTURBED = "one adapter, random budgets, unperturbed"
 BY_CENTROID, UNTRIMMED = "AMT, nearest centroid", "AMT without trimming"
 _AT_LAST = "last features"
 _FOLDERS = {CLEAN: "clean", RANDOM: "random-budget", UNPERTURBED: "random-budget-unperturbed"}
-
-
-def main_methods() -> tuple[str, ...]:
-    """The full method, and those that it is to be compared with first."""
-    return FULL, TOGETHER, NO_TUNING, CLEAN, RANDOM
 
 
 def recipe_of(config: FewShotEvalConfig) -> Recipe:
@@ -54,16 +62,15 @@ def ladder(recipe: Recipe) -> dict[str, str]:
 def methods(
     tools: Tools,
     recipe: Recipe,
+    config: FewShotEvalConfig,
     *,
     searched: Recipe | None,
     choose: Callable[[View], str] | None,
-    transductive: bool,
-    ablations: bool,
 ) -> list[Method]:
     """The full method first, then every baseline, then what takes it apart; `choose` names a member for a task."""
     found = [_blend(FULL, recipe)]
     found += [_blend(SEARCHED, searched)] if searched else []
-    if transductive:
+    if config.transductive:
         together = dataclasses.replace(recipe.head, transduction=Transduction())
         found.append(_blend(TOGETHER, dataclasses.replace(recipe, head=together)))
         found += [_fixed(f"{name}, transductive", weights, head=together) for name, weights in _peers_of(tools)]
@@ -78,7 +85,7 @@ def methods(
         found.append(Method(name=CHOSEN, voters=lambda view: [view.fixed(choose(view))]))
     name, other = OTHERWISE[recipe.blending.by]
     found.append(_blend(name, dataclasses.replace(recipe, blending=dataclasses.replace(recipe.blending, by=other))))
-    return found + _other_heads(tools, recipe) + (_taken_apart(tools, recipe) if ablations else [])
+    return found + _other_heads(tools, recipe) + (_taken_apart(tools, recipe) if config.ablations else [])
 
 
 def _other_heads(tools: Tools, recipe: Recipe) -> list[Method]:
@@ -177,3 +184,19 @@ def answers(view: View, voters: Sequence[Voter], query: Tensor | None) -> Tensor
 def share(answered: Tensor, labels: Tensor) -> float:
     """Of right answers."""
     return float((answered == labels).float().mean())
+
+
+def least_right(
+    view: View, voters: Sequence[Voter], attack: Attack, x: Images, y: Labels, crafted: dict[VotersKey, Images]
+) -> float:
+    """The share of right answers under what hurts `voters` most of what was crafted through them and through simpler ones.
+
+    `crafted` remembers what was crafted through whom, for the other methods of the task.
+    """
+    tried = {tuple(voter.key for voter in part): part for part in attacked_through(voters)}
+    for key, part in tried.items():
+        if key not in crafted:
+            crafted[key] = attack(view.classifier(part), x, y)
+    model = view.classifier(voters)
+    with torch.no_grad():
+        return min(share(model(crafted[key]).argmax(1), y) for key in tried)

@@ -16,15 +16,7 @@ from loradar.core.errors import BadConfigError
 from loradar.core.modules import innermost
 from loradar.core.types import Attack, Images
 from loradar.data import varied
-from loradar.fewshot import (
-    CENTROID,
-    Blending,
-    HeadRule,
-    MeanLogits,
-    TaskClassifier,
-    cosine_logits,
-    prototypes_of,
-)
+from loradar.fewshot import CENTROID, Blending, HeadRule, MeanLogits, TaskClassifier, cosine_logits, prototypes_of
 from loradar.models import Base, Pair, Precision, Stages, frozen, mergeable, nimble
 from loradar.recipes.pools import BASELINES, attacked_score, copies_of
 from loradar.recipes.tasks import Domain, Task
@@ -125,6 +117,10 @@ class Voter:
     def key(self) -> tuple[str, HeadRule]:
         """What makes two voters of a task the same classifier."""
         return self.name, self.head
+
+
+VotersKey = tuple[tuple[str, HeadRule], ...]
+"""The `key` of each of several voters."""
 
 
 def attacked_through(voters: Sequence[Voter]) -> list[list[Voter]]:
