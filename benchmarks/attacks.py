@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.timing import show, timed
+from loradar.attacks import parse_attack
 from loradar.models import frozen, mergeable, new_base
-from loradar.recipes.build import parse_attack
 
 OURS = ("fgsm", "pgd", "pgd:norm=l2", "mi-fgsm", "noise", "fia", "roa", "roa:search=exhaustive,stride=4")
 PEERS = ("FGSM", "PGD", "PGDL2", "MIFGSM")

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from benchmarks import references
 from benchmarks.beside import Contender, Strength, in_turns, operations, peak, ratio, show
+from loradar.attacks import parse_attack
 from loradar.core.modules import find_layer
 from loradar.data import load_source
+from loradar.evaluation import everything
 from loradar.models import Autocast, Precision, frozen, load_base, mergeable, new_base
-from loradar.recipes.build import parse_attack
-from loradar.recipes.workbench import everything
 
 Craft = Callable[[Tensor, Tensor], Tensor]
 RADIUS, STEP, STEPS = 8 / 255, 2 / 255, 10

@@ -17,10 +17,10 @@ from benchmarks.timing import RESULTS, seconds_of
 from loradar.adapters import Adapter, AdapterPool, find_targets, fold, fresh, merge, trimmed
 from loradar.adapters.layers import weight_of
 from loradar.core.modules import innermost
-from loradar.fewshot import Blending
+from loradar.fewshot.blending import Blending
+from loradar.fewshot.fit import Fitter
+from loradar.fewshot.pools import targets_of
 from loradar.models import Base, new_base
-from loradar.recipes.few_shot_fit import Fitter
-from loradar.recipes.pools import targets_of
 
 BASES: dict[str, dict[str, Any]] = {
     "small ViT, patch 4, 32 px": {"architecture": "timm:vit_tiny_patch16_224", "img_size": 32, "patch_size": 4},

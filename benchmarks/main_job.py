@@ -47,8 +47,9 @@ class Stopwatch:
 
 def once(settings: dict[str, Any]) -> dict[str, Any]:
     """Hardens in this process; seconds by stage, and the rows of the report."""
-    from loradar.config import HardenConfig, settle
-    from loradar.recipes.harden import harden
+    from loradar.core.config import settle
+    from loradar.jobs.config import HardenConfig
+    from loradar.jobs.harden import harden
 
     watch = Stopwatch()
     page = harden(settle(HardenConfig, settings), progress=watch)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from benchmarks.beside import in_turns
 from benchmarks.timing import RESULTS, machine
 from loradar.adapters import Adapter, AdapterSwitch, fold, fresh, load, save
-from loradar.guard import share
+from loradar.guard.trunk import share
 from loradar.models import Base, frozen, mergeable, new_base
 
 SIZES = (1, 4, 16, 64)

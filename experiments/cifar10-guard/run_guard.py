@@ -14,11 +14,13 @@ from pathlib import Path
 from rich.console import Console
 
 from loradar.cli.progress import watching
-from loradar.config import GuardAuditConfig, GuardBuildConfig, HardenConfig, read_file, settle
+from loradar.core.config import read_file, settle
 from loradar.core.types import Progress
-from loradar.recipes.guard_audit import audit_guard
-from loradar.recipes.guard_build import build_guard
-from loradar.recipes.harden import harden
+from loradar.guard.audit import audit_guard
+from loradar.guard.build import build_guard
+from loradar.guard.config import GuardAuditConfig, GuardBuildConfig
+from loradar.jobs.config import HardenConfig
+from loradar.jobs.harden import harden
 
 HERE = Path(__file__).parent
 WORK = Path("runs/cifar10-guard")

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loradar.config import read_file
+from loradar.core.config import read_file
 from loradar.core.files import write_atomically
 from loradar.data import load_source
-from loradar.guard import Guard
-from loradar.recipes.guard_pool import open_guard
+from loradar.guard.guard import Guard
+from loradar.guard.pool import open_guard
 
 HERE = Path(__file__).parent
 

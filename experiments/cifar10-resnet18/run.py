@@ -14,10 +14,11 @@ from pathlib import Path
 from rich.console import Console
 
 from loradar.cli.progress import watching
-from loradar.config import AuditConfig, HardenConfig, read_file, settle
+from loradar.core.config import read_file, settle
 from loradar.core.types import Progress
-from loradar.recipes.audit import audit
-from loradar.recipes.harden import harden
+from loradar.jobs.audit import audit
+from loradar.jobs.config import AuditConfig, HardenConfig
+from loradar.jobs.harden import harden
 
 HERE = Path(__file__).parent
 

@@ -2,7 +2,7 @@
 
     python experiments/digits/run.py
 
-runs `loradar demo` (its settings are in `loradar.recipes.demo`) in `runs/demo` and keeps the report beside this file.
+runs `loradar demo` (its settings are in `loradar.jobs.demo`) in `runs/demo` and keeps the report beside this file.
 """
 
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loradar.cli.progress import watching
-from loradar.recipes.demo import demo
+from loradar.jobs.demo import demo
 
 if __name__ == "__main__":
     with watching(Console(stderr=True)) as progress:

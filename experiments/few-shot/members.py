@@ -18,10 +18,11 @@ from typing import Any
 from rich.console import Console
 
 from loradar.cli.progress import watching
-from loradar.config import MetaTuneConfig, read_file, settle
+from loradar.core.config import read_file, settle
 from loradar.core.files import write_atomically
-from loradar.recipes.meta_train import epochs_of
-from loradar.recipes.meta_tune import meta_tune
+from loradar.fewshot.config import MetaTuneConfig
+from loradar.fewshot.meta_train import epochs_of
+from loradar.fewshot.meta_tune import meta_tune
 
 HERE = Path(__file__).parent
 RECORD = HERE / "members.json"

@@ -17,11 +17,13 @@ from typing import Any
 from rich.console import Console
 
 from loradar.cli.progress import watching
-from loradar.config import FewShotEvalConfig, MetaTuneConfig, PretrainConfig, read_file, settle
+from loradar.core.config import read_file, settle
 from loradar.core.types import Progress
-from loradar.recipes.few_shot_eval import few_shot_eval
-from loradar.recipes.meta_tune import meta_tune
-from loradar.recipes.pretrain import pretrain
+from loradar.fewshot.config import FewShotEvalConfig, MetaTuneConfig
+from loradar.fewshot.evaluate import few_shot_eval
+from loradar.fewshot.meta_tune import meta_tune
+from loradar.jobs.config import PretrainConfig
+from loradar.jobs.pretrain import pretrain
 
 HERE = Path(__file__).parent
 STAGES = ("pretrain", "meta_tune", "evaluate")

@@ -17,16 +17,18 @@ from torch import Tensor
 
 from loradar.adapters import without_head
 from loradar.cli.progress import watching
-from loradar.config import read_file
+from loradar.core.config import read_file
 from loradar.core.files import write_atomically
 from loradar.core.randomness import generator, mix
 from loradar.core.types import Progress
 from loradar.data import corrupt
-from loradar.evaluation import FewShotRow
-from loradar.fewshot import HeadRule, Transduction, parse_setting
-from loradar.recipes.corruptions import corruption_of
-from loradar.recipes.tasks import Task, named_domain
-from loradar.recipes.workbench import open_base
+from loradar.evaluation.corruptions import corruption_of
+from loradar.fewshot.episode import parse_setting
+from loradar.fewshot.heads import HeadRule
+from loradar.fewshot.tasks import Task, named_domain
+from loradar.fewshot.transduction import Transduction
+from loradar.models import open_base
+from loradar.report.few_shot import FewShotRow
 
 HERE = Path(__file__).parent
 DOMAINS = ("cifarfs-val", "mnist")

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from loradar.attacks import PGD, ascend
-from loradar.attacks.door import loss_of
+from loradar.attacks.objectives import loss_of
 from loradar.core.balls import L2, Linf
 from loradar.core.errors import BadConfigError, BadImagesError
 from loradar.core.losses import cross_entropy

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loradar.attacks import FIA, ascend, door
+from loradar.attacks import FIA, ascend
+from loradar.attacks import objectives as door
 from loradar.core.errors import BadConfigError, BadTargetError
 from loradar.core.modules import capture
 from loradar.core.randomness import mix, uniform

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from loradar.attacks import ROA, door
+from loradar.attacks import ROA
+from loradar.attacks import objectives as door
 from loradar.attacks.occlusion import painted_losses
 from loradar.attacks.rectangles import GREY, around, gradient_candidates, grid, most_harmful, sparse
 from loradar.core.errors import BadConfigError

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from loradar.attacks import PGD, Pyramid
-from loradar.attacks.door import divergence_of, gradient
+from loradar.attacks.objectives import divergence_of, gradient
 from loradar.core.balls import Linf
 from loradar.core.errors import BadConfigError
 from tests.attacks.toys import Net, pictures

@@ -10,8 +10,8 @@ from PIL import Image
 
 from loradar.cli import main
 from loradar.data import load_source
-from loradar.recipes.guard_build import build_guard
-from tests.recipes import guards
+from loradar.guard.build import build_guard
+from tests.guard import built as guards
 
 
 @pytest.fixture(scope="module")

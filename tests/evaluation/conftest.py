@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from loradar.evaluation import Check, Curve, Leak, Picture, Point, Replugged, Report, Sign, Size
+from loradar.evaluation import Check, Leak, Picture, Sign
+from loradar.report.schema import Curve, Point, Replugged, Report, Size
 from tests.evaluation.toys import row
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loradar.core.errors import BadConfigError
-from loradar.fewshot import Blending, Scoring, cosine_logits, prototypes_of
+from loradar.fewshot.blending import Blending, Scoring
+from loradar.fewshot.prototypes import cosine_logits, prototypes_of
 
 SCORINGS: tuple[Scoring, ...] = ("attacked", "loss")
 SCORES = st.lists(st.floats(-1, 1), min_size=1, max_size=6)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loradar.core.errors import BadConfigError, BadDataError
-from loradar.fewshot import Episode, FixedEpisodes, Sampler, VariableEpisodes, parse_setting
+from loradar.fewshot.episode import Episode, FixedEpisodes, Sampler, VariableEpisodes, parse_setting
 
 
 def labels_of(*sizes: int) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from loradar.fewshot import FineTuning
+from loradar.fewshot.finetune import FineTuning
 
 
 def make() -> nn.Module:

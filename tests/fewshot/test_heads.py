@@ -8,16 +8,9 @@ from sklearn.linear_model import Ridge as Peer
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError, BadDataError
-from loradar.fewshot import (
-    CENTROID,
-    Centroids,
-    HeadRule,
-    MeanLogits,
-    Ridge,
-    TaskClassifier,
-    Transduction,
-    prototypes_of,
-)
+from loradar.fewshot.heads import CENTROID, Centroids, HeadRule, Ridge, TaskClassifier
+from loradar.fewshot.prototypes import MeanLogits, prototypes_of
+from loradar.fewshot.transduction import Transduction
 
 RULES = [CENTROID, HeadRule(kind="ridge"), HeadRule(kind="ridge", last=3), HeadRule(last=3)]
 

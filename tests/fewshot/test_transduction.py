@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loradar.core.errors import BadConfigError
-from loradar.fewshot import HeadKind, HeadRule, TaskClassifier, Transduction
+from loradar.fewshot.heads import HeadKind, HeadRule, TaskClassifier
+from loradar.fewshot.transduction import Transduction
 
 KINDS: tuple[HeadKind, ...] = ("centroid", "ridge")
 

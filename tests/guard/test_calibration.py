@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loradar.core.errors import BadConfigError, BadImagesError
-from loradar.guard import Calibration, calibrate, reliability
+from loradar.guard.calibration import Calibration, calibrate, reliability
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 4.0])

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from loradar.core.errors import BadFileError
-from loradar.guard import Guard, GuardRecord, Policy, read_guard, save_guard
+from loradar.guard.files import GuardRecord, read_guard, save_guard
+from loradar.guard.guard import Guard
+from loradar.guard.policy import Policy
 from tests.guard import toys
 
 

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from loradar.core.errors import BadConfigError
-from loradar.guard import ABSTAINED, FUSIONS, RULES, Guard, Policy, Rule, Surrogate
+from loradar.guard.defenses import transforms
+from loradar.guard.fusion import FUSIONS, RULES, Rule
+from loradar.guard.guard import ABSTAINED, Guard
 from loradar.guard.masking import pair_answers, two_round
-from loradar.guard.measures import transforms
+from loradar.guard.policy import Policy
+from loradar.guard.surrogate import Surrogate
 from tests.guard import toys
 
 

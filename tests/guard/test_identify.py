@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from loradar.core.errors import BadConfigError
-from loradar.guard import Identifier, fit_identifier, fit_prior
+from loradar.guard.identify import Identifier, fit_identifier, fit_prior
 
 
 def clouds(count: int, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loradar.core.errors import BadConfigError
-from loradar.guard import TrafficMonitor
+from loradar.guard.monitor import TrafficMonitor
 
 
 def monitor(**changes: object) -> TrafficMonitor:

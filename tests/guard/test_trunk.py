@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loradar.guard import share
+from loradar.guard.trunk import share
 from tests.adapters import tiny
 from tests.guard import toys
 

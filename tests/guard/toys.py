@@ -6,17 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from loradar.adapters import fold
-from loradar.guard import (
-    Calibration,
-    Guard,
-    GuardSettings,
-    Identifier,
-    Parts,
-    fit_identifier,
-    opinion_features,
-    residual_statistics,
-    share,
-)
+from loradar.guard.calibration import Calibration
+from loradar.guard.features import opinion_features, residual_statistics
+from loradar.guard.guard import Guard, Parts
+from loradar.guard.identify import Identifier, fit_identifier
+from loradar.guard.settings import GuardSettings
+from loradar.guard.trunk import share
 from tests.adapters import tiny
 
 THREATS = ("patch", "noise")

@@ -2,11 +2,11 @@
 
 from loradar.adapters.adapter import Adapter, fresh, whole
 from loradar.adapters.card import Card
+from loradar.adapters.delta import Delta
 from loradar.adapters.files import load, save, verify
 from loradar.adapters.fingerprint import fingerprint
-from loradar.adapters.initial import Start, start
+from loradar.adapters.init import Start, start
 from loradar.adapters.layers import find_head, find_norms
-from loradar.adapters.low_rank import Delta
 from loradar.adapters.plug import fold, plug, without_head
 from loradar.adapters.pool import AdapterPool, check_shared_start, merge
 from loradar.adapters.spectrum import on_residual, residual, trimmed, truncated

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from loradar.adapters.card import Card, Norm
+from loradar.adapters.delta import Delta
 from loradar.adapters.fingerprint import fingerprint
-from loradar.adapters.initial import Start, start
+from loradar.adapters.init import Start, start
 from loradar.adapters.layers import STATISTICS, find_head, find_norms, fused_matrices, is_plain, weight_of
-from loradar.adapters.low_rank import Delta
 from loradar.adapters.targets import find_targets
 from loradar.core.errors import BadConfigError, BadTargetError
 from loradar.core.modules import innermost

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from loradar.adapters.adapter import Adapter, keep
 from loradar.adapters.card import Card
-from loradar.adapters.layout import PREFIX, config_of, from_peft, names_of, tensors_of
-from loradar.adapters.low_rank import Delta, narrowed
+from loradar.adapters.delta import Delta, narrowed
 from loradar.adapters.model_card import model_card
+from loradar.adapters.peft_format import PREFIX, config_of, from_peft, names_of, tensors_of
 from loradar.adapters.plug import check_fits
 from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.files import check_place, folder_atomically, sha256, write_atomically

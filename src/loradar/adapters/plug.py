@@ -12,9 +12,9 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from loradar.adapters.adapter import Adapter
+from loradar.adapters.delta import Delta
 from loradar.adapters.fingerprint import fingerprint
 from loradar.adapters.layers import find_head, has_statistics, is_plain, weight_of
-from loradar.adapters.low_rank import Delta
 from loradar.core.errors import BadTargetError, WrongBaseError
 from loradar.core.modules import innermost
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from loradar.adapters.adapter import Adapter, keep
 from loradar.adapters.card import Card
-from loradar.adapters.low_rank import Delta, stacked
+from loradar.adapters.delta import Delta, stacked
 from loradar.core.errors import BadConfigError, WrongBaseError, did_you_mean
 
 

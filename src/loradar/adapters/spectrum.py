@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from loradar.adapters.adapter import Adapter
+from loradar.adapters.delta import Delta, split_rows, stacked
 from loradar.adapters.layers import weight_of
-from loradar.adapters.low_rank import Delta, split_rows, stacked
 from loradar.adapters.plug import fold
 from loradar.core.errors import BadConfigError
 from loradar.core.modules import innermost

@@ -7,9 +7,10 @@ from loradar.attacks.fgsm import FGSM
 from loradar.attacks.mi_fgsm import MIFGSM
 from loradar.attacks.noise import UniformNoise
 from loradar.attacks.occlusion import ROA
-from loradar.attacks.one_of import OneOf
 from loradar.attacks.pgd import PGD
 from loradar.attacks.pyramid import Pyramid
+from loradar.attacks.random_choice import OneOf
+from loradar.attacks.registry import layers_read, named_attack, named_attacks, parse_attack, reseeded
 from loradar.attacks.worst_of import WorstOf, strongest
 
 __all__ = [
@@ -24,5 +25,10 @@ __all__ = [
     "UniformNoise",
     "WorstOf",
     "ascend",
+    "layers_read",
+    "named_attack",
+    "named_attacks",
+    "parse_attack",
+    "reseeded",
     "strongest",
 ]

@@ -4,7 +4,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from loradar.attacks.door import Objective, gradient
+from loradar.attacks.objectives import Objective, gradient
 from loradar.core.types import Ball, Images
 
 Schedule: TypeAlias = Literal["constant", "linear"]

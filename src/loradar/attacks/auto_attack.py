@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from loradar.attacks.door import borrowed, logits_of
+from loradar.attacks.objectives import borrowed, logits_of
 from loradar.core.balls import L2, Linf
 from loradar.core.checks import check_labels
 from loradar.core.errors import BadConfigError

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loradar.attacks.ascend import Schedule, ascend
-from loradar.attacks.door import NormBall, borrowed, check_counts, images_at_once, logits_of
+from loradar.attacks.objectives import NormBall, borrowed, check_counts, images_at_once, logits_of
 from loradar.core.balls import Linf
 from loradar.core.checks import check_labels
 from loradar.core.errors import BadConfigError, BadTargetError

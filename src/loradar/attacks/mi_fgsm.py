@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from loradar.attacks.ascend import ascend
-from loradar.attacks.door import LINF_8, NormBall, borrowed, check_counts, loss_of
+from loradar.attacks.objectives import LINF_8, NormBall, borrowed, check_counts, loss_of
 from loradar.core.losses import cross_entropy
 from loradar.core.types import Images, Labels
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from loradar.attacks.door import LINF_8, NormBall, borrowed
+from loradar.attacks.objectives import LINF_8, NormBall, borrowed
 from loradar.core.types import Images, Labels
 
 

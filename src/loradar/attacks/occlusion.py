@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from loradar.attacks.ascend import Schedule, ascend
-from loradar.attacks.door import borrowed, check_counts, images_at_once, loss_of
+from loradar.attacks.objectives import borrowed, check_counts, images_at_once, loss_of
 from loradar.attacks.rectangles import GREY, Grid, around, gradient_candidates, grid, most_harmful, sparse
 from loradar.attacks.worst_of import strongest_rows
 from loradar.core.balls import Rectangle

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import nn
 
 from loradar.attacks.ascend import ascend
-from loradar.attacks.door import (
+from loradar.attacks.objectives import (
     LINF_8,
     NormBall,
     Objective,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loradar.attacks.door import Objective, borrowed, check_counts, check_divergence_starts_at_random
+from loradar.attacks.objectives import Objective, borrowed, check_counts, check_divergence_starts_at_random
 from loradar.attacks.pgd import objective_of
 from loradar.core.errors import BadConfigError
 from loradar.core.randomness import mix, uniform

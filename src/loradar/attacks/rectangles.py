@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loradar.attacks.door import Objective, gradient
+from loradar.attacks.objectives import Objective, gradient
 from loradar.core.errors import BadConfigError
 from loradar.core.randomness import uniform
 from loradar.core.types import Images

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from loradar.attacks.door import borrowed, logits_of
+from loradar.attacks.objectives import borrowed, logits_of
 from loradar.core.checks import check_labels
 from loradar.core.errors import BadConfigError
 from loradar.core.losses import cross_entropy

@@ -10,15 +10,9 @@ from rich.console import Console
 from loradar import __version__
 from loradar.cli.flags import command
 from loradar.cli.guard import guard
-from loradar.config import (
-    AuditConfig,
-    FewShotEvalConfig,
-    FewShotFitConfig,
-    HardenConfig,
-    MetaTuneConfig,
-    PretrainConfig,
-)
 from loradar.core.errors import LoradarError
+from loradar.fewshot.config import FewShotEvalConfig, FewShotFitConfig, MetaTuneConfig
+from loradar.jobs.config import AuditConfig, HardenConfig, PretrainConfig
 
 app = typer.Typer(
     name="loradar",
@@ -48,7 +42,7 @@ def _pretrain(config: PretrainConfig) -> None:
     """Train a base on any data source (SGD with Nesterov momentum, one-cycle, crop and flip). Resumes if killed."""
     from loradar.cli.progress import watching
     from loradar.cli.show import percent
-    from loradar.recipes.pretrain import pretrain
+    from loradar.jobs.pretrain import pretrain
 
     with watching(err) as progress:
         row = pretrain(config, progress=progress)
@@ -60,7 +54,7 @@ def _harden(config: HardenConfig) -> None:
     """Train one adapter per attack on a frozen base, measure each, and write the report. Resumes if killed."""
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
-    from loradar.recipes.harden import harden
+    from loradar.jobs.harden import harden
 
     with watching(err) as progress:
         page = harden(config, progress=progress)
@@ -73,7 +67,7 @@ def _audit(config: AuditConfig) -> None:
     """Measure a base and adapters against attacks, by transfer and adaptively; nothing is trained."""
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
-    from loradar.recipes.audit import audit
+    from loradar.jobs.audit import audit
 
     with watching(err) as progress:
         page = audit(config, progress=progress)
@@ -89,7 +83,7 @@ def _demo(
     """Handwritten digits, offline, in minutes: a base, an adapter each for ROA, FIA and PGD, and the report."""
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
-    from loradar.recipes.demo import demo
+    from loradar.jobs.demo import demo
 
     with watching(err) as progress:
         page = demo(folder, seed=seed, progress=progress)
@@ -143,7 +137,7 @@ def _meta_tune(config: MetaTuneConfig) -> None:
     `loradar meta-tune runs/base --data path/to/images --out runs/pool`, then `loradar few-shot fit`.
     """
     from loradar.cli.progress import watching
-    from loradar.recipes.meta_tune import meta_tune
+    from loradar.fewshot.meta_tune import meta_tune
 
     with watching(err) as progress:
         folder = meta_tune(config, progress=progress)
@@ -158,7 +152,7 @@ def _few_shot_eval(config: FewShotEvalConfig) -> None:
     """
     from loradar.cli.few_shot import summary
     from loradar.cli.progress import watching
-    from loradar.recipes.few_shot_eval import few_shot_eval
+    from loradar.fewshot.evaluate import few_shot_eval
 
     with watching(err) as progress:
         page = few_shot_eval(config, progress=progress)
@@ -173,7 +167,7 @@ def _few_shot_fit(config: FewShotFitConfig) -> None:
     `loradar few-shot fit path/to/images --pool runs/pool --out runs/task`
     """
     from loradar.cli.few_shot import fitted
-    from loradar.recipes.few_shot_fit import few_shot_fit
+    from loradar.fewshot.fit import few_shot_fit
 
     out.print(fitted(few_shot_fit(config)))
     out.print(f"adapter: {config.out}", soft_wrap=True)
@@ -198,7 +192,7 @@ def _few_shot_classify(
     learns from the images as they are answered.
     """
     from loradar.cli.few_shot import answered
-    from loradar.recipes.few_shot_classify import few_shot_classify
+    from loradar.fewshot.classify import few_shot_classify
 
     found = few_shot_classify(adapter, images, base=base, together=together, support=support)
     out.print(answered(found))

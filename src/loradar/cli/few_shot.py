@@ -6,11 +6,10 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from loradar.evaluation import read_few_shot_report
-from loradar.evaluation.few_shot import AVERAGE
-from loradar.evaluation.few_shot_views import attack_names
-from loradar.recipes.few_shot_classify import Answer
-from loradar.recipes.few_shot_fit import Fitted
+from loradar.fewshot.classify import Answer
+from loradar.fewshot.fit import Fitted
+from loradar.report.few_shot import AVERAGE, read_few_shot_report
+from loradar.report.few_shot_views import attack_names
 
 
 def summary(folder: Path) -> RenderableType:

@@ -9,7 +9,7 @@ import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from loradar.config import read_file, settle
+from loradar.core.config import read_file, settle
 
 S = TypeVar("S", bound=BaseModel)
 

@@ -14,12 +14,12 @@ from rich.live import Live
 from rich.table import Table
 
 from loradar.cli.flags import command
-from loradar.config import GuardAuditConfig, GuardBuildConfig
 from loradar.core.errors import BadDataError, BadFileError
+from loradar.guard.config import GuardAuditConfig, GuardBuildConfig
 
 if TYPE_CHECKING:
-    from loradar.guard import Event
-    from loradar.recipes.guard_serve import Finding, Traffic
+    from loradar.guard.monitor import Event
+    from loradar.guard.traffic import Finding, Traffic
 
 guard = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +38,7 @@ _Level = Annotated[Held | None, typer.Option(help="Hold this level of alarm. Def
 def _build(config: GuardBuildConfig) -> None:
     """Calibrate a base's adapters, fit the identifier of their attacks, and write the guard's folder."""
     from loradar.cli.progress import watching
-    from loradar.recipes.guard_build import build_guard
+    from loradar.guard.build import build_guard
 
     with watching(err) as progress:
         folder = build_guard(config, progress=progress)
@@ -50,7 +50,7 @@ def _audit(config: GuardAuditConfig) -> None:
     """Attack a guard as a whole, and each of its adapters alone, by transfer and adaptively; write the report."""
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
-    from loradar.recipes.guard_audit import audit_guard
+    from loradar.guard.audit import audit_guard
 
     with watching(err) as progress:
         page = audit_guard(config, progress=progress)
@@ -67,7 +67,7 @@ def _classify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object for each image.")] = False,
 ) -> None:
     """Classify images: each adapter's word, the vote, the suspected attack, and what was done about it."""
-    from loradar.recipes.guard_serve import classify
+    from loradar.guard.traffic import classify
 
     findings = [found for found, _ in classify(_open(folder, base, level), images)]
     if as_json:
@@ -90,7 +90,7 @@ def _watch(
     once: Annotated[bool, typer.Option("--once", help="Stop when the folder holds nothing new.")] = False,
 ) -> None:
     """Classify images as they arrive in a folder, the level of alarm following the traffic. Stop with Ctrl-C."""
-    from loradar.recipes.guard_serve import pictures_below
+    from loradar.guard.traffic import pictures_below
 
     pictures_below(incoming)
     if events is not None:
@@ -110,15 +110,15 @@ def _watch(
 
 
 def _open(folder: Path, base: str | None, level: Held | None, window: int = 200) -> "Traffic":
-    from loradar.recipes.guard_pool import open_guard
-    from loradar.recipes.guard_serve import open_traffic
+    from loradar.guard.pool import open_guard
+    from loradar.guard.traffic import open_traffic
 
     return open_traffic(open_guard(folder, base=base), fixed=level, window=window)
 
 
 def _stream(traffic: "Traffic", incoming: Path, every: float, once: bool) -> "Iterator[tuple[Finding, list[Event]]]":
     """Findings as files come; one that cannot be read is said on standard error and passed over."""
-    from loradar.recipes.guard_serve import classify, pictures_below
+    from loradar.guard.traffic import classify, pictures_below
 
     done: set[Path] = set()
     while True:

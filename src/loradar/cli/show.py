@@ -8,8 +8,9 @@ from rich.table import Table
 from loradar.adapters import Adapter, find_head, find_norms, find_targets, fingerprint, fresh, load, verify
 from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.modules import innermost
-from loradar.evaluation import Row, labels, read_report, short_names
+from loradar.evaluation import Row, labels, short_names
 from loradar.models import load_base
+from loradar.report.schema import read_report
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -1,73 +1,38 @@
-"""Floor 2: figures with their n, interval and threat; the checks that they deserve belief; the report."""
+"""Measured figures with their n, interval and threat model, and the checks that they deserve belief."""
 
-from loradar.evaluation.few_shot import (
-    BlendWeights,
-    FewShotReport,
-    FewShotRow,
-    Shown,
-    TaskPicture,
-    averaged,
-    read_few_shot_report,
-    write_few_shot_report,
-)
-from loradar.evaluation.guards import CONFIDENT, Cost, CostPoint, Identification, Reliability, Suspect
+from loradar.evaluation.data_checks import check_classes, check_unseen, everything
+from loradar.evaluation.intervals import sign_test, wilson
 from loradar.evaluation.leak import Leak, Sign, leak_test
+from loradar.evaluation.masking_checks import Check, check_masking, check_transfer
 from loradar.evaluation.measure import NO_ATTACK, Row, accuracy_row, craft, device_of, predict
 from loradar.evaluation.names import labels, short_names
 from loradar.evaluation.pictures import Picture, png
-from loradar.evaluation.report import (
-    Curve,
-    Point,
-    Replugged,
-    Report,
-    Size,
-    from_json,
-    read_report,
-    to_json,
-    write_report,
-)
-from loradar.evaluation.sanity import Check, check_masking, check_transfer
 from loradar.evaluation.versions import versions
+from loradar.evaluation.workbench import Workbench, open_bench
 
 __all__ = [
-    "CONFIDENT",
     "NO_ATTACK",
-    "BlendWeights",
     "Check",
-    "Cost",
-    "CostPoint",
-    "Curve",
-    "FewShotReport",
-    "FewShotRow",
-    "Identification",
     "Leak",
     "Picture",
-    "Point",
-    "Reliability",
-    "Replugged",
-    "Report",
     "Row",
-    "Shown",
     "Sign",
-    "Size",
-    "Suspect",
-    "TaskPicture",
+    "Workbench",
     "accuracy_row",
-    "averaged",
+    "check_classes",
     "check_masking",
     "check_transfer",
+    "check_unseen",
     "craft",
     "device_of",
-    "from_json",
+    "everything",
     "labels",
     "leak_test",
+    "open_bench",
     "png",
     "predict",
-    "read_few_shot_report",
-    "read_report",
     "short_names",
-    "to_json",
+    "sign_test",
     "versions",
-    "write_few_shot_report",
-    "write_report",
+    "wilson",
 ]

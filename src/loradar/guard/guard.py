@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Images, Labels, Logits
+from loradar.guard.defenses import transforms
 from loradar.guard.features import opinion_features, residual_statistics
 from loradar.guard.fusion import FUSIONS, Opinions
 from loradar.guard.identify import Identifier
 from loradar.guard.masking import MaskSet, cleansed, pair_answers, two_round
-from loradar.guard.measures import transforms
 from loradar.guard.settings import GuardSettings, tables
 from loradar.guard.trunk import Trunk
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
-from loradar.guard.respond import CLEAN, UNKNOWN
+from loradar.guard.policy import CLEAN, UNKNOWN
 
 _PARTS = ("center", "scale", "weight_in", "bias_in", "weight_out", "bias_out", "means", "precision", "limits")
 HIDDEN = 48

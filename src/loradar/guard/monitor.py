@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from loradar.core.errors import BadConfigError
-from loradar.guard.respond import CLEAN, Level
+from loradar.guard.policy import CLEAN, Level
 
 Kind: TypeAlias = Literal["raised", "lowered", "measures"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.guard.calibration import Calibration
 from loradar.guard.fusion import RULES, Rule
-from loradar.guard.respond import CLEAN, UNKNOWN, Level, Policy
+from loradar.guard.policy import CLEAN, UNKNOWN, Level, Policy
 
 BASE = "base"
 

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loradar.core.types import Images, Logits
+from loradar.guard.defenses import Measure, transforms
 from loradar.guard.features import opinion_features, residual_statistics
 from loradar.guard.fusion import SURROGATES
 from loradar.guard.guard import Guard
 from loradar.guard.masking import GREY
-from loradar.guard.measures import Measure, transforms
 
 GATE_WIDTH = 0.1
 MASKS = 8

@@ -3,9 +3,10 @@
 from loradar.models.backbones import build
 from loradar.models.base import Base, new_base, wrap
 from loradar.models.folders import save_base
-from loradar.models.frozen import Pair, cast_weights, frozen, mergeable, nimble
+from loradar.models.inference import Pair, cast_weights, frozen, mergeable, nimble
 from loradar.models.loading import load_base
 from loradar.models.normalized import Normalized
+from loradar.models.opening import open_base, pick_device
 from loradar.models.precision import Autocast, Precision, quick, resolve_precision
 from loradar.models.stages import Stages, staged
 
@@ -23,6 +24,8 @@ __all__ = [
     "mergeable",
     "new_base",
     "nimble",
+    "open_base",
+    "pick_device",
     "quick",
     "resolve_precision",
     "save_base",

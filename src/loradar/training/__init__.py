@@ -1,9 +1,9 @@
 """Training yields steps: objectives, the loop, checkpoints, and adversarial images kept on disk."""
 
-from loradar.training.adversarial_cache import AdversarialCache
+from loradar.training.adversarial_cache import AdversarialCache, cache_at
+from loradar.training.curves import curves
 from loradar.training.fit import FitSettings, LossOf, Step, fit
-from loradar.training.meta_tune import KL, robust_loss
-from loradar.training.objectives import clean_loss, drift, one_to_one
+from loradar.training.objectives import KL, clean_loss, drift, one_to_one, robust_loss
 from loradar.training.weight_perturbation import (
     RawPerturbation,
     RelativePerturbation,
@@ -21,7 +21,9 @@ __all__ = [
     "RelativePerturbation",
     "Step",
     "WeightPerturbation",
+    "cache_at",
     "clean_loss",
+    "curves",
     "drift",
     "fit",
     "moved",

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
-from loradar.core.files import sha256, write_atomically
+from loradar.core.files import make_folder, sha256, write_atomically
 from loradar.core.types import Attack, Images, Labels
 
 Place = tuple[Path, int]
@@ -31,6 +31,13 @@ class AdversarialCache:
         """
         room = self.folder / sha256(f"{attack!r} {model_key}".encode())[:24]
         return CachedAttack(attack=attack, model=model, room=room, index=_index(room))
+
+
+def cache_at(folder: Path) -> AdversarialCache:
+    """The cache in `folder`, which is made. Raises BadFileError."""
+    place = folder.expanduser() / "adversarial"
+    make_folder(place)
+    return AdversarialCache(place)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

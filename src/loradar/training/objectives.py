@@ -1,10 +1,15 @@
 """What training descends: one number a batch."""
 
+from typing import Literal, TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loradar.core.types import Images, Labels, Logits
+
+KL: TypeAlias = Literal["clean-attacked", "attacked-clean"]
+"""KL(clean || attacked), as the authors' code has it, or KL(attacked || clean), as the paper writes it."""
 
 
 def one_to_one(
@@ -33,3 +38,17 @@ def drift(logits: Logits, before: Logits, *, temperature: float = 2.0) -> Tensor
 def clean_loss(model: nn.Module, x: Images, y: Labels) -> Tensor:
     """Mean cross-entropy of the clean images: ordinary training, as a base is made."""
     return F.cross_entropy(model(x), y)
+
+
+def robust_loss(
+    clean: Logits, attacked: Logits, y: Labels, *, weight: float = 6.0, kl: KL = "clean-attacked"
+) -> Tensor:
+    """CE(clean) + weight * KL of the answers, a scalar in nats; the gradient goes through both branches.
+
+    Yang et al., "Mixture of Adversarial LoRAs", 2024, equation 5; after Zhang et al., "TRADES", 2019.
+    """
+    log_clean, log_attacked = clean.log_softmax(1), attacked.log_softmax(1)
+    if kl == "attacked-clean":
+        log_clean, log_attacked = log_attacked, log_clean
+    divergence = F.kl_div(log_attacked, log_clean, reduction="batchmean", log_target=True)
+    return F.cross_entropy(clean, y) + weight * divergence

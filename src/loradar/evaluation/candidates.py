@@ -1,0 +1,153 @@
+"""Contenders and their figures: clean, under transfer, under adaptive attacks; the leak test and the masking checks."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from loradar.adapters import Adapter, fold
+from loradar.attacks import PGD, UniformNoise
+from loradar.core.balls import Linf
+from loradar.core.types import Attack, Images, Labels, Threat
+from loradar.evaluation.leak import Leak, leak_test
+from loradar.evaluation.masking_checks import Check, check_masking
+from loradar.evaluation.measure import NO_ATTACK, Row, predict
+from loradar.evaluation.pictures import Picture
+from loradar.evaluation.workbench import Workbench
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contender:
+    """A model that is measured: the base, or the merged weights of the base and an adapter."""
+
+    name: str
+    model: nn.Module
+    trained_against: str = ""
+
+    @classmethod
+    def wearing(cls, base: nn.Module, adapter: Adapter, *, name: str) -> "Contender":
+        return cls(name=name, model=fold(base, adapter), trained_against=adapter.card.trained_against)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reported:
+    """The images that figures are reported on, and the seed that the rows carry."""
+
+    x: Images
+    y: Labels
+    seed: int
+
+    def first(self, count: int | None) -> "Reported":
+        return self if count is None else Reported(x=self.x[:count], y=self.y[:count], seed=self.seed)
+
+
+def row(bench: Workbench, one: Contender, x: Images, reported: Reported, attack: Attack | None, threat: Threat) -> Row:
+    """The contender's right answers on `x`, which is `reported.x`, attacked or not."""
+    return Row.count(
+        model=one.name,
+        attack=NO_ATTACK if attack is None else repr(attack),
+        threat=threat,
+        correct=bench.right(bench.frozen(one.model, attack), x, reported.y),
+        total=len(reported.y),
+        seed=reported.seed,
+        trained_against=one.trained_against,
+    )
+
+
+def clean_row(bench: Workbench, one: Contender, reported: Reported) -> Row:
+    return row(bench, one, reported.x, reported, None, "clean")
+
+
+def transferred(bench: Workbench, attack: Attack, reported: Reported) -> Images:
+    """The attack on the unmodified base: the same images for every contender."""
+    name = f"craft {_short(attack)} on the base, {len(reported.y)} reported images"
+    return bench.attacked(attack, bench.base.model, reported.x, reported.y, name=name)
+
+
+def transfer_row(bench: Workbench, one: Contender, attack: Attack, reported: Reported) -> Row:
+    return row(bench, one, transferred(bench, attack, reported), reported, attack, "transfer")
+
+
+def adaptive_row(bench: Workbench, one: Contender, attack: Attack, reported: Reported) -> Row:
+    """The attack on the contender itself."""
+    name = f"craft {_short(attack)} on {one.name}, {len(reported.y)} reported images"
+    x_adv = bench.attacked(attack, one.model, reported.x, reported.y, name=name)
+    return row(bench, one, x_adv, reported, attack, "adaptive")
+
+
+def leak(bench: Workbench, one: Contender, attack: Attack, reported: Reported) -> Leak:
+    """Whether the contender reads the label out of this attack's perturbation (see `leak_test`)."""
+    fields = {f.name for f in dataclasses.fields(attack)}  # type: ignore[arg-type]
+    base = bench.frozen(bench.base.model, attack)
+
+    def labelled(label: str) -> Attack:
+        variant = dataclasses.replace(attack, label=label) if "label" in fields else attack  # type: ignore[type-var]
+        return bench.cache.through(variant, base, model_key=bench.key(bench.base.model))
+
+    return leak_test(
+        bench.frozen(one.model, attack),
+        base,
+        reported.x,
+        reported.y,
+        true=labelled("true"),
+        predicted=labelled("predicted"),
+        given=labelled("given"),
+        seed=reported.seed,
+        name=one.name,
+        batch_size=bench.batch_size,
+        progress=bench.progress_named(f"leak test of {one.name}"),
+    )
+
+
+def masking(bench: Workbench, one: Contender, reported: Reported) -> tuple[Check, ...]:
+    """Signs of masked gradients, by PGD in an L-inf ball of 8/255 (and of 1 for the unbounded one)."""
+    ball = Linf(radius=8 / 255)
+    fast, key = bench.frozen(one.model), bench.key(one.model)
+
+    def kept(attack: Attack) -> Attack:
+        return bench.cache.through(attack, fast, model_key=key)
+
+    return check_masking(
+        fast,
+        reported.x,
+        reported.y,
+        noise=kept(UniformNoise(ball=ball)),
+        short=kept(PGD(ball=ball, steps=5)),
+        long=kept(PGD(ball=ball, steps=40)),
+        unbounded=kept(PGD(ball=Linf(radius=1.0), steps=40)),
+        name=one.name,
+        batch_size=bench.batch_size,
+        progress=bench.progress_named(f"masking checks of {one.name}"),
+    )
+
+
+def pictures(
+    bench: Workbench, one: Contender, attack: Attack, reported: Reported, classes: Sequence[str]
+) -> tuple[Picture, ...]:
+    """Up to three transferred images: two that fool the base and not the contender, and one that fools both."""
+    x_adv = transferred(bench, attack, reported)
+    base, own = bench.frozen(bench.base.model, attack), bench.frozen(one.model, attack)
+    fooled = predict(base, x_adv, batch_size=bench.batch_size) != reported.y
+    before = predict(own, reported.x, batch_size=bench.batch_size)
+    after = predict(own, x_adv, batch_size=bench.batch_size)
+    saved = torch.nonzero(fooled & (after == reported.y)).flatten()[:2]
+    lost = torch.nonzero(fooled & (after != reported.y) & (before == reported.y)).flatten()[:1]
+    return tuple(
+        Picture.of(
+            reported.x[i],
+            x_adv[i],
+            model=one.name,
+            attack=repr(attack),
+            threat="transfer",
+            label=classes[int(reported.y[i])],
+            before=classes[int(before[i])],
+            after=classes[int(after[i])],
+        )
+        for i in torch.cat([saved, lost]).tolist()
+    )
+
+
+def _short(attack: Attack) -> str:
+    return repr(attack).partition("(")[0]

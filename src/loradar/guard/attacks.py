@@ -1,0 +1,119 @@
+"""Attacks as they meet a guard: through its surrogate, feature attacks voter by voter, and those that would look clean."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from loradar.attacks import FIA, AutoAttack, OneOf, WorstOf, ascend, strongest
+from loradar.core.balls import Rectangle
+from loradar.core.checks import check_images, check_labels
+from loradar.core.errors import BadConfigError
+from loradar.core.losses import cross_entropy
+from loradar.core.modules import evaluating
+from loradar.core.types import Attack, Ball, Images, Labels
+from loradar.guard.surrogate import Surrogate
+
+ENOUGH = 2.0
+"""Nats of log-probability: once the wrong answer leads by so much, more of it is not worth looking less clean."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Through:
+    """`attack` on a guard, given its Surrogate as the model; the repr is the attack's own.
+
+    An attack on a layer's features has no layer to aim at in a guard: it is made on each of `voters`, and each image
+    keeps the one that is strongest against the surrogate.
+    """
+
+    attack: Attack
+    voters: tuple[nn.Module, ...]
+
+    def __repr__(self) -> str:
+        return repr(self.attack)
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
+        """(batch, C, H, W) in [0, 1]."""
+        if isinstance(self.attack, FIA):
+            return strongest(model, x, y, [partial(self.attack, voter) for voter in self.voters])
+        if isinstance(self.attack, WorstOf | OneOf):
+            parts = tuple(dataclasses.replace(self, attack=part) for part in self.attack.attacks)
+            return dataclasses.replace(self.attack, attacks=parts)(model, x, y)
+        return self.attack(model, x, y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evading:
+    """Goes on from `attack`'s image, in the same ball, towards an answer that is wrong and an image named clean.
+
+    Ascends min(cross-entropy, ENOUGH) plus `weight` times the log-probability of the name clean, with steps of a
+    fifteenth of the ball; each image keeps its best step. A rectangle stays where `attack` put it. The model is a
+    Surrogate. Bryniarski et al., "Evading Adversarial Example Detection Defenses with Orthogonal Projected Gradient
+    Descent", 2022, say why both goals need minding; here the first is capped, so that the second gets its turn.
+    """
+
+    attack: Attack
+    steps: int = 20
+    weight: float = 1.0
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
+        """(batch, C, H, W) in [0, 1]. Raises BadConfigError where the model is no Surrogate or the attack has no ball."""
+        if not isinstance(model, Surrogate):
+            raise BadConfigError("an evading attack needs a guard's surrogate; expected loradar.guard.Surrogate")
+        check_images(x)
+        check_labels(y, count=len(x))
+        start = self.attack(model, x, y)
+        ball, step = self._ball(x, start)
+
+        def objective(x_adv: Images) -> Tensor:
+            logits, log_clean = model.attacked(x_adv)
+            return cross_entropy(logits, y).clamp_max(ENOUGH) + self.weight * log_clean
+
+        with evaluating(model), torch.enable_grad():
+            best, current = start, start
+            value = _value(objective, start)
+            for _ in range(self.steps):
+                current = ascend(objective, x, current, ball=ball, step=step, steps=1)
+                now = _value(objective, current)
+                best = torch.where((now > value)[:, None, None, None], current, best)
+                value = torch.maximum(now, value)
+        return best
+
+    def _ball(self, x: Images, x_adv: Images) -> tuple[Ball, float]:
+        inner = self.attack
+        while not can_evade(inner) and hasattr(inner, "attack"):  # what wraps an attack: Through, a memory
+            inner = inner.attack
+        ball = getattr(inner, "ball", None)
+        if ball is not None:
+            return ball, ball.radius / 15
+        if hasattr(inner, "height"):
+            return Rectangle(mask=_bounding(x != x_adv)), 1 / 15
+        raise BadConfigError(f"{inner!r} has neither a ball nor a rectangle; expected PGD, FIA or ROA, say")
+
+
+def can_evade(attack: Attack) -> bool:
+    """Whether `Evading` can go on from this attack."""
+    return not isinstance(attack, WorstOf | OneOf | AutoAttack) and (
+        hasattr(attack, "ball") or hasattr(attack, "height")
+    )
+
+
+def _value(objective: partial[Tensor] | object, x: Images) -> Tensor:
+    with torch.no_grad():
+        value: Tensor = objective(x)  # type: ignore[operator]
+        return value
+
+
+def _bounding(changed: Tensor) -> Tensor:
+    """(batch, 1, H, W) bool: the smallest rectangle around what changed in any channel."""
+    any_channel = changed.any(1, keepdim=True)
+    rows, columns = any_channel.any(3, keepdim=True), any_channel.any(2, keepdim=True)
+    return _between(rows, 2) & _between(columns, 3)
+
+
+def _between(line: Tensor, dim: int) -> Tensor:
+    """From the first True to the last one along `dim`."""
+    count = line.int()
+    return (count.cumsum(dim) > 0) & (count.flip(dim).cumsum(dim).flip(dim) > 0)

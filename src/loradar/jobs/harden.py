@@ -1,0 +1,178 @@
+"""The main job: one adapter per attack on a frozen base, each measured, and a report of what it buys."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from loradar.adapters import Adapter, load, plug, save
+from loradar.attacks import named_attacks
+from loradar.core.config import claim
+from loradar.core.modules import evaluating
+from loradar.core.types import Attack, Progress
+from loradar.data import Splits, load_source, split
+from loradar.evaluation import Check, Leak, Picture, Row, check_classes, check_transfer, everything, versions
+from loradar.evaluation import candidates as figures
+from loradar.evaluation.candidates import Contender, Reported
+from loradar.evaluation.workbench import Workbench, open_bench
+from loradar.jobs.config import HardenConfig
+from loradar.jobs.members import Member, plan
+from loradar.jobs.train_adapter import Trained, train_adapter
+from loradar.models import open_base
+from loradar.report.schema import Curve, Point, Replugged, Report, Size
+from loradar.report.writing import write_report
+
+CRITERION = "most right answers on the validation split, clean and attacked counted alike"
+LEAK_IMAGES = 500
+MASKING_IMAGES = 100
+
+
+def harden(config: HardenConfig, *, progress: Progress | None = None) -> Path:
+    """Trains and measures everything that `config` asks for; returns the path of the report's page.
+
+    `config.out` receives `adapters/NAME/` (the selected epoch of each), `report.json`, `report.md`, `report.html`, and
+    `work/` with every epoch. A run that was killed goes on there. Raises LoradarError for anything that the caller can
+    mend, before the long work starts wherever it can be known by then.
+    """
+    members = plan(config)
+    transfer, adaptive = (
+        named_attacks(specs or config.attacks) for specs in (config.transfer_attacks, config.adaptive_attacks)
+    )
+    base = open_base(config.base, config.device)
+    source = load_source(config.data, size=base.input_size[1:])
+    check_classes(base, source)
+    splits = split(source, train=config.train, validation=config.validation, reported=config.limit, seed=config.seed)
+    claim(config)
+    bench = open_bench(base, config, progress)
+    trained = [train_adapter(m, bench, splits, config, config.out / "work" / m.name) for m in members]
+    x, y = everything(splits.reported)
+    measuring = _Measuring(
+        bench=bench, config=config, transfer=transfer, adaptive=adaptive, reported=Reported(x=x, y=y, seed=config.seed)
+    )
+    report = _report(measuring, trained, splits, base.classes or source.classes)
+    for one in trained:
+        own = (one.member.model, repr(one.member.attack))
+        rows = [dataclasses.asdict(r) for r in report.rows if (r.model, r.trained_against) == own]
+        card = {"measured": rows, "selected_epoch": one.selected.epoch}
+        save(load(one.selected.folder).with_card(**card), config.out / "adapters" / one.member.name)
+    return write_report(report, config.out)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Measuring:
+    """Everything that figures are made from."""
+
+    bench: Workbench
+    config: HardenConfig
+    transfer: dict[str, Attack]
+    adaptive: dict[str, Attack]
+    reported: Reported
+
+    def rows(self, one: Contender, member: Member | None) -> list[Row]:
+        """Clean, transfer and adaptive. The base (no member) and adapters meet every attack, baselines their own."""
+        everywhere = member is None or member.kind == "adapter"
+        moved = self._of(self.transfer, member, "all" if everywhere else "own")
+        own = self._of(self.adaptive, member, self.config.adaptive)
+        few = self.reported.first(self.config.adaptive_limit)
+        return [
+            figures.clean_row(self.bench, one, self.reported),
+            *(figures.transfer_row(self.bench, one, attack, self.reported) for attack in moved),
+            *(figures.adaptive_row(self.bench, one, attack, few) for attack in own),
+        ]
+
+    def last_rows(self, one: Contender, member: Member) -> list[Row]:
+        """The cheap figures, clean and transfer, for an epoch that was not selected."""
+        return [
+            figures.clean_row(self.bench, one, self.reported),
+            *(
+                figures.transfer_row(self.bench, one, attack, self.reported)
+                for attack in self._of(self.transfer, member, "own")
+            ),
+        ]
+
+    def _of(self, attacks: dict[str, Attack], member: Member | None, which: str) -> list[Attack]:
+        """Those that a model is measured by: none, all, or its own where one has the name that it was trained against."""
+        if which == "none":
+            return []
+        if which == "own" and member is not None and member.against in attacks:
+            return [attacks[member.against]]
+        return list(attacks.values())
+
+
+def _report(measuring: _Measuring, trained: Sequence[Trained], splits: Splits, classes: Sequence[str]) -> Report:
+    bench, config, base = measuring.bench, measuring.config, measuring.bench.base.model
+    rows = measuring.rows(Contender(name="base", model=base), None)
+    last: list[Row] = []
+    leaks: list[Leak] = []
+    checks: list[Check] = []
+    pictures: list[Picture] = []
+    replugged: list[Replugged] = []
+    for one in trained:
+        attack = one.member.attack
+        contender = Contender.wearing(base, _on_device(bench, one.selected.folder), name=one.member.model)
+        rows += measuring.rows(contender, one.member)
+        final = Contender.wearing(base, _on_device(bench, one.last.folder), name=one.member.model)
+        last += measuring.last_rows(final, one.member)
+        replugged.append(_replug(bench, one, attack, measuring.reported))
+        if one.member.kind == "adapter":
+            leaks.append(figures.leak(bench, contender, attack, measuring.reported.first(LEAK_IMAGES)))
+            checks += figures.masking(bench, contender, measuring.reported.first(MASKING_IMAGES))
+            pictures += figures.pictures(bench, contender, attack, measuring.reported, classes)
+    return Report(
+        title="Hardening report",
+        rows=tuple(rows),
+        base=bench.describe(),
+        data=dict(splits.record),
+        versions=versions(),
+        settings=bench.settings(config),
+        checks=(*checks, *check_transfer(rows)),
+        leaks=tuple(leaks),
+        curves=tuple(_curve(one) for one in trained),
+        sizes=(_base_size(bench), *(_size(one) for one in trained)),
+        replugged=tuple(replugged),
+        last_epoch=tuple(last),
+        pictures=tuple(pictures),
+    )
+
+
+def _on_device(bench: Workbench, folder: Path) -> Adapter:
+    return load(folder).to(bench.device)
+
+
+def _replug(bench: Workbench, one: Trained, attack: Attack, reported: Reported) -> Replugged:
+    """The adapter that training left in memory beside what its last save gives, plugged into the base again."""
+    base = bench.base.model
+    x = torch.cat([reported.x, figures.transferred(bench, attack, reported)])
+    memory, again = plug(base, one.in_memory), plug(base, _on_device(bench, one.last.folder))
+    differing, largest = 0, 0.0
+    with evaluating(memory), evaluating(again), torch.inference_mode():
+        for batch in torch.split(x, bench.batch_size):
+            before, after = memory(batch.to(bench.device)), again(batch.to(bench.device))
+            differing += int((before.argmax(1) != after.argmax(1)).sum())
+            largest = max(largest, float((before - after).abs().max()))
+    return Replugged(model=one.member.name, differing=differing, largest=largest, total=2 * len(reported.y))
+
+
+def _curve(one: Trained) -> Curve:
+    points = (
+        Point(epoch=e.epoch + 1, loss=e.loss, clean=e.clean, adversarial=e.adversarial, total=e.total)
+        for e in one.epochs
+    )
+    return Curve(model=one.member.name, points=tuple(points), selected=one.selected.epoch + 1, criterion=CRITERION)
+
+
+def _size(one: Trained) -> Size:
+    tensors = one.in_memory.state().values()
+    file = one.last.folder / "adapter_model.safetensors"
+    return Size(model=one.member.name, bytes=file.stat().st_size, parameters=sum(t.numel() for t in tensors))
+
+
+def _base_size(bench: Workbench) -> Size:
+    tensors = bench.base.model.state_dict().values()
+    return Size(
+        model="base",
+        bytes=sum(t.numel() * t.element_size() for t in tensors),
+        parameters=sum(t.numel() for t in tensors),
+    )

@@ -1,0 +1,55 @@
+"""Which adapters a run trains: one per attack, and beside each the baselines that its deltas must beat."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from loradar.attacks import named_attacks
+from loradar.core.errors import BadConfigError
+from loradar.core.types import Attack
+from loradar.jobs.config import HardenConfig
+
+Kind = Literal["adapter", "zeros", "fc-only", "fc+norm"]
+Target = Literal["base", "defended"]
+TARGETS: tuple[Target, ...] = ("base", "defended")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One training. `name` is its folder; `model` is what report rows call it; `against` names the attack,
+    and `target` the model that it is crafted against."""
+
+    name: str
+    model: str
+    kind: Kind
+    against: str
+    attack: Attack
+    target: Target
+
+
+def plan(config: HardenConfig) -> tuple[Member, ...]:
+    """Every training of a run, adapters first. Raises BadConfigError for two attacks of one name."""
+    attacks = named_attacks(config.attacks)
+    targets = {name: _target(spec, config.attack_target) for name, spec in zip(attacks, config.attacks, strict=True)}
+
+    def member(against: str, kind: Kind) -> Member:
+        name = against if kind == "adapter" else f"{against}-{kind}"
+        # the report knows baselines by their kind alone; adapters, the literal one among them, by their name
+        model = kind if kind in ("fc-only", "fc+norm") else name
+        return Member(
+            name=name, model=model, kind=kind, against=against, attack=attacks[against], target=targets[against]
+        )
+
+    literal: tuple[Kind, ...] = ("zeros",) if config.literal else ()
+    baselines: tuple[Kind, ...] = ("fc-only", "fc+norm") if config.baselines else ()
+    beside = (*literal, *baselines)
+    return (
+        *(member(name, "adapter") for name in attacks),
+        *(member(name, kind) for name in attacks for kind in beside),
+    )
+
+
+def _target(spec: str, default: Target) -> Target:
+    _, at, target = spec.partition("@")
+    if at and target not in TARGETS:
+        raise BadConfigError(f"{spec!r} asks for the target {target!r}; expected {' or '.join(map(repr, TARGETS))}")
+    return next((known for known in TARGETS if known == target), default)

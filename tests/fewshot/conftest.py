@@ -1,0 +1,35 @@
+"""The pools that the few-shot recipes are tested with: tuned once."""
+
+from pathlib import Path
+
+import pytest
+
+from loradar.fewshot.meta_tune import meta_tune
+from tests.data.pictures import digits_folder
+from tests.fewshot.made_pools import BASES, make_base, tuning
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A pool of each kind of base, with every baseline."""
+    folder = tmp_path_factory.mktemp("few-shot")
+    still = "pgd:steps=2,loss=cross_entropy,random_start=false"
+    attacks = {"vit": "pyramid:steps=2", "resnet": still, "stages": still}
+    readings = {"vit": "raw", "resnet": "relative", "stages": "relative"}
+    found = {}
+    for kind in BASES:
+        config = tuning(
+            make_base(folder, kind),
+            folder / f"pool-{kind}",
+            query_attack=attacks[kind],
+            perturbation=readings[kind],
+            kl="attacked-clean" if kind == "vit" else "clean-attacked",
+            ablations=kind == "vit",
+        )
+        found[kind] = meta_tune(config)
+    return found
+
+
+@pytest.fixture(scope="session")
+def support(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return digits_folder(tmp_path_factory.mktemp("support"), classes=3, each=3)

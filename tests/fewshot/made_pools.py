@@ -1,0 +1,60 @@
+"""Few-shot in miniature: a ViT and a ResNet with random weights, the built-in digits, every part in place."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loradar.fewshot.config import MetaTuneConfig
+from loradar.fewshot.engine import Bank, Tools, View
+from loradar.fewshot.episode import Episode
+from loradar.fewshot.pools import base_of, open_pool
+from loradar.fewshot.tasks import Task, named_domain
+from loradar.models import new_base, open_base, save_base
+
+BASES: dict[str, dict[str, Any]] = {
+    # ViT-S/16 with a smaller width and two blocks
+    "vit": {"architecture": "timm:vit_small_patch16_224", "img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3},
+    "resnet": {"architecture": "timm:test_resnet"},
+    "stages": {"architecture": "timm:test_resnet"},
+}
+
+
+def make_base(folder: Path, kind: str) -> str:
+    """The base's spec; its folder is below `folder`, by the name of its kind."""
+    options = dict(BASES[kind])
+    name = str(options.pop("architecture"))
+    place = save_base(folder / kind, new_base(name, num_classes=7, input_size=(3, 32, 32), seed=1, **options))
+    return f"stages:{place}" if kind == "stages" else str(place)
+
+
+def tuning(base: Path | str, out: Path, **changes: object) -> MetaTuneConfig:
+    values: dict[str, object] = {
+        "base": str(base),
+        "data": "digits",
+        "images_per_class": 12,
+        "validation_classes": 4,
+        "validation_episodes": 2,
+        "out": out,
+        "setting": "3w1s",
+        "query": 2,
+        "budgets": [0.1, 8],
+        "rank": 2,
+        "epochs": 2,
+        "episodes": 2,
+        "warm_up": 1,
+        "learning_rate": 0.05,
+        "precision": "fp32",
+    }
+    return MetaTuneConfig(**values | changes)
+
+
+def view_of(place: Path, support: Path, *, copies: int = 1) -> View:
+    """The images of `support`, three classes, as a task of the pool in `place`: support and query alike."""
+    tools = Tools.of(open_base(base_of(place), "cpu"), open_pool(place), place, precision="fp32", copies=copies, seed=0)
+    domain = named_domain(f"support={support}", size=(32, 32), seed=0)
+    every = torch.arange(len(domain.images))
+    x, labels = domain.images.fetch(every)
+    episode = Episode(classes=(0, 1, 2), support=every, support_labels=labels, query=every, query_labels=labels)
+    bank = Bank(tools=tools, domain=domain, batch_size=8)
+    return View(tools=tools, bank=bank, task=Task(episode=episode, support=x, query=x))

@@ -1,0 +1,158 @@
+"""The few-shot report: every method on the same tasks, nothing measured twice, every mistake said first."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError
+from loradar.fewshot.config import FewShotEvalConfig
+from loradar.fewshot.evaluate import few_shot_eval
+from loradar.fewshot.methods import MAIN_METHODS
+from loradar.report.few_shot import FewShotRow, read_few_shot_report
+from tests.data.pictures import digits_folder
+
+
+def measuring(tuned: Path, out: Path, **changes: object) -> FewShotEvalConfig:
+    values: dict[str, object] = {
+        "pool": tuned,
+        "domain": ["digits=digits", "again=digits"],
+        "in_domain": ["again"],
+        "out": out,
+        "setting": ["3w1s", "3w2s"],
+        "query": 3,
+        "episodes": 3,
+        "attack": ["pgd:radius=4.5/255,steps=1", "pgd:radius=8/255,steps=1"],
+        "attacked_episodes": 2,
+        "attacked_query": 1,
+        "corrupted_episodes": 2,
+        "precision": "fp32",
+    }
+    return FewShotEvalConfig(**values | changes)
+
+
+@pytest.fixture(scope="module")
+def report(runs: dict[str, Path]) -> Path:
+    return few_shot_eval(measuring(runs["vit"], runs["vit"].parent / "report")).parent
+
+
+def test_every_method_is_measured_on_the_same_tasks(report: Path) -> None:
+    found = read_few_shot_report(report)
+    rows: dict[tuple[str, str], list[FewShotRow]] = {}
+    for row in found.rows:
+        rows.setdefault((row.method, row.attack.partition("(")[0]), []).append(row)
+    everywhere = [
+        *("AMT", "AMT without trimming", "no tuning", "clean meta-tuning (PMF)", "one adapter, random budgets"),
+        *("one adapter, random budgets, unperturbed", "single member by support loss", "average of weights"),
+        *("average of logits", "AMT, members scored by loss", "AMT, transductive", "no tuning, transductive"),
+    ]
+    for method in everywhere:
+        assert len(rows[method, "none"]) == 8, "two domains and two averages, in two settings"
+        assert len(rows[method, "PGD"]) == 2 * len(rows[method, "none"])
+        assert len(rows[method, "corruptions"]) == len(rows[method, "none"])
+    assert {row.episodes for row in rows["AMT", "none"]} == {3}
+    assert {row.episodes for row in rows["AMT", "PGD"]} == {2}
+    by_domain = {(r.method, r.setting, r.attack, r.domain): r.mean for r in found.rows}
+    for (method, setting, attack, domain), mean in by_domain.items():
+        if domain == "digits":
+            assert by_domain[method, setting, attack, "again"] == mean
+    assert list(found.ladder.values())[-1] == "AMT"
+    assert len(found.ladder) == 5
+    assert all(abs(sum(blend.members.values()) - 1) < 1e-6 for blend in found.blends)
+    assert len(found.tasks) == 2
+    assert "member eps-8" in {row.method for row in found.rows}
+
+
+def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    changes = {"setting": ["3w2s"], "domain": ["digits=digits"], "in_domain": [], "ablations": False}
+    # the second is the main attack once more, by another name
+    curve = ["pgd:norm=l2,radius=0.5,steps=1", "again=pgd:radius=8/255,steps=1"]
+    staged = few_shot_eval(measuring(runs["stages"], tmp_path / "stages", head="ridge", curve=curve, **changes))
+    plain = few_shot_eval(measuring(runs["resnet"], tmp_path / "plain", **changes))
+    found, beside = (read_few_shot_report(page.parent) for page in (staged, plain))
+    means = {(row.method, row.attack): row.mean for row in found.rows if row.domain == "digits"}
+    for name in ("AMT, nearest centroid", "no tuning, ridge head", "AMT, nearest centroid, last features"):
+        assert len({attack for method, attack in means if method == name}) == 4
+    on_curve = {method for method, attack in means if "L2" in attack}
+    assert on_curve == set(MAIN_METHODS), "the further attack is on the main methods alone"
+    # the same weights below: without tuning, the last features are those of the plain base
+    expected = {row.attack: row.mean for row in beside.rows if row.method == "no tuning" and row.domain == "digits"}
+    assert {attack: means["no tuning, last features", attack] for attack in expected} == expected
+    assert list(found.ladder.items())[-1] == ("+ ridge head (the full method)", "AMT")
+
+
+def test_without_trimming_the_ladder_has_no_such_step(runs: dict[str, Path], tmp_path: Path) -> None:
+    config = measuring(runs["resnet"], tmp_path, head="ridge", keep=1.0, attack=[], setting=["3w1s"])
+    steps = read_few_shot_report(few_shot_eval(config).parent).ladder
+    assert steps["+ blending"] == "AMT, nearest centroid"
+    assert "+ trimming" not in steps
+
+
+def test_peers_stand_on_the_base_and_on_the_blend(report: Path) -> None:
+    pytest.importorskip("easyfsl", reason="easyfsl is not installed (extra: peers)")
+    attacks: dict[str, set[str]] = {}
+    for row in read_few_shot_report(report).rows:
+        attacks.setdefault(row.method, set()).add(row.attack.partition("(")[0])
+    assert attacks["easyfsl BD-CSPN (transductive)"] == {"none", "corruptions", "PGD"}
+    # an attack on the blend's own peer is none of those that are measured, and another would flatter it
+    assert attacks["AMT with easyfsl BD-CSPN (transductive)"] == {"none", "corruptions"}
+
+
+def test_what_was_measured_is_not_measured_again(runs: dict[str, Path], report: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (report / "work").rglob("*.json")}
+    text = (report / "report.json").read_text()
+    few_shot_eval(measuring(runs["vit"], report))
+    assert {path: path.stat().st_mtime_ns for path in (report / "work").rglob("*.json")} == before
+    assert (report / "report.json").read_text() == text
+    few_shot_eval(measuring(runs["vit"], report, episodes=4))
+    assert {
+        row.episodes for row in read_few_shot_report(report).rows if row.method == "AMT" and row.attack == "none"
+    } == {4}
+    with pytest.raises(BadConfigError, match="holds a run with top = 2, now 1"):
+        few_shot_eval(measuring(runs["vit"], report, top=1))
+
+
+def test_the_other_options(runs: dict[str, Path], tmp_path: Path) -> None:
+    config = measuring(
+        runs["resnet"],
+        tmp_path / "report",
+        domain=["digits=digits"],
+        in_domain=[],
+        setting=["3w1s", "variable"],
+        episodes=2,
+        attacked_episodes=0,
+        corrupted_episodes=0,
+        search=f"val={digits_folder(tmp_path, classes=4, each=8)}",
+        search_episodes=2,
+        ablations=False,
+        transductive=False,
+        fine_tune_episodes=2,
+    )
+    rows = read_few_shot_report(few_shot_eval(config).parent).rows
+    methods = {row.method for row in rows}
+    assert {"AMT", "AMT, settings searched", "AMT-FT", "single member by a classifier of validation tasks"} <= methods
+    assert not any(name.startswith(("member", "top-", "pool of")) for name in methods)
+    assert "AMT, transductive" not in methods
+    assert {row.domain for row in rows} == {"digits", "average of all domains"}
+
+
+BAD_MEASURING: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "an episode larger than the domain": ({"setting": ["11w1s"]}, BadDataError, "digits: 11 classes a task"),
+    "a setting that is none": ({"setting": ["3x1"]}, BadConfigError, "expected WAYwSHOTs"),
+    "a domain without a name": ({"domain": ["digits"]}, BadConfigError, "expected NAME=SOURCE"),
+    "a domain twice": ({"domain": ["a=digits", "a=digits"], "in_domain": []}, BadConfigError, "give each another name"),
+    "an unknown inside": ({"in_domain": ["leaves"]}, BadConfigError, "expected one of the domains"),
+    "more attacked queries than queries": ({"attacked_query": 4}, BadConfigError, "expected at most query"),
+    "a search of reported images": ({"search": "val=digits"}, BadConfigError, "whose figures it would flatter"),
+    "no pool": ({"pool": Path("nowhere")}, BadFileError, "holds no pool"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MEASURING)
+def test_mistakes_are_said_before_measuring(case: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    changes, error, says = BAD_MEASURING[case]
+    with pytest.raises(error, match=says):
+        few_shot_eval(measuring(runs["vit"], tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,135 @@
+"""A folder of images becomes an adapter that answers, and what does not do is refused."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import pytest
+import torch
+
+from loradar.adapters import AdapterPool, fold, fresh, load, plug, save, verify, without_head
+from loradar.core.errors import BadConfigError, BadDataError, WrongBaseError
+from loradar.core.modules import innermost
+from loradar.data import load_source
+from loradar.fewshot.blending import Blending, Scoring
+from loradar.fewshot.classify import few_shot_classify
+from loradar.fewshot.config import FewShotFitConfig
+from loradar.fewshot.engine import Recipe
+from loradar.fewshot.fit import Fitter, few_shot_fit
+from loradar.fewshot.heads import HeadKind, HeadRule
+from loradar.fewshot.pools import base_of, blending_of, open_pool
+from loradar.models import load_base, new_base
+from tests.fewshot.made_pools import BASES, view_of
+
+
+@pytest.mark.parametrize("head", ["centroid", "ridge"])
+@pytest.mark.parametrize("kind", BASES)
+def test_a_folder_of_images_becomes_an_adapter_that_answers(
+    runs: dict[str, Path], support: Path, tmp_path: Path, kind: str, head: Literal["centroid", "ridge"]
+) -> None:
+    config = FewShotFitConfig(support=str(support), pool=runs[kind], out=tmp_path / "task", copies=1, head=head)
+    fitted = few_shot_fit(config)
+    assert fitted.seconds.keys() == {"features", "blend", "trim", "head"}
+    base = load_base(base_of(runs[kind])).model
+    again = load(tmp_path / "task")
+    assert again.card.classes == ("digit0", "digit1", "digit2")
+    assert verify(tmp_path / "task", base) == []
+    pictures = sorted(support.glob("*/*.png"))
+    answers = few_shot_classify(tmp_path / "task", pictures)
+    # the images that made the head: with random weights most, not all, are nearest to their own
+    right = sum(one.answer == path.parent.name for one, path in zip(answers, pictures, strict=True))
+    assert right >= 6
+    images = load_source(str(support), size=(32, 32)).train
+    x, _ = images.fetch(torch.arange(len(images)))
+    plugged = plug(base, again)(x).argmax(1)
+    assert [again.card.classes[i] for i in plugged.tolist()] == [one.answer for one in answers]
+    assert all(0.2 < one.confidence <= 1 for one in answers)
+
+
+@pytest.mark.parametrize("score", ["compactness", "loss", "attacked"])
+def test_a_fit_blends_as_the_evaluation_does(
+    runs: dict[str, Path], support: Path, tmp_path: Path, score: Scoring
+) -> None:
+    place = runs["resnet"]
+    settings = FewShotFitConfig(
+        support=str(support), pool=place, out=tmp_path / "t", score=score, sharpness=50, precision="fp32"
+    )
+    fitted = few_shot_fit(settings)
+    view = view_of(place, support, copies=settings.copies)
+    assert view.weights(Recipe(blending=blending_of(settings))) == pytest.approx(fitted.weights, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", get_args(HeadKind))
+def test_a_head_without_a_bias_holds_a_task(kind: HeadKind) -> None:
+    base = new_base("timm:test_resnet", num_classes=3, input_size=(3, 32, 32))
+    head = base.model.get_submodule("wrapped.fc")
+    assert isinstance(head, torch.nn.Linear)
+    head.bias = None  # type: ignore[assignment]
+    pool = AdapterPool({"only": fresh(base.model, targets="all-conv", rank=1, start="svd", head=False)})
+
+    def fitter(rule: HeadRule) -> Fitter:
+        return Fitter.of(base, pool, blending=Blending(), keep=1.0, copies=1, head=rule)
+
+    x, y = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+    fitted = fitter(HeadRule(kind=kind))(x, y, ["a", "b", "c"])
+    blend = without_head(fold(base.model, fitted.adapter))
+    expected = HeadRule(kind=kind)(blend(x), y, 3)(blend(x)).argmax(1)
+    assert torch.equal(fold(base.model, fitted.adapter)(x).argmax(1), expected)
+    with pytest.raises(BadConfigError, match="expected a rule without `last`"):
+        fitter(HeadRule(last=8))
+
+
+def test_a_truncated_fit_says_its_error(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
+    config = FewShotFitConfig(support=str(support), pool=runs["vit"], out=tmp_path / "task", shot=1, rank=1)
+    fitted = few_shot_fit(config)
+    assert fitted.error is not None
+    assert 0 < fitted.error < 1
+    assert {delta.b.shape[1] for delta in load(tmp_path / "task").deltas.values()} == {1}
+
+
+def test_a_fine_tuned_fit_owns_every_weight_and_answers(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
+    config = FewShotFitConfig(support=str(support), pool=runs["vit"], out=tmp_path / "task", fine_tune=True)
+    blended = few_shot_fit(FewShotFitConfig(support=str(support), pool=runs["vit"], out=tmp_path / "blend"))
+    fitted = few_shot_fit(config)
+    again = load(tmp_path / "task")
+    assert fitted.rate == again.card.data["fine_tuned_at_rate"]
+    assert fitted.rate in (1e-4, 1e-3, 1e-2), "three classes of digits are learned a little better at some rate"
+    assert blended.rate is None
+    assert again.card.data["few_shot"] == fitted.weights == blended.weights
+    base = load_base(base_of(runs["vit"])).model
+    assert {name for name, _ in innermost(base).named_parameters()} == set(again.replaced)
+    before, after = (dict(innermost(fold(base, one)).named_parameters()) for one in (blended.adapter, again))
+    moved = [name for name in before if "head" not in name and not torch.allclose(before[name], after[name], atol=1e-5)]
+    assert moved
+    assert [a.answer for a in few_shot_classify(tmp_path / "task", sorted(support.glob("*/*.png")))]
+    with pytest.raises(BadConfigError, match="give one of the two"):
+        few_shot_fit(config.model_copy(update={"rank": 2}))
+
+
+def test_a_pool_of_two_starts_is_refused(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
+    base = load_base(base_of(runs["vit"])).model
+    for name, adapter in open_pool(runs["vit"]).items():
+        delta = next(iter(adapter.deltas.values()))
+        if name == "eps-8" and delta.minus is not None:
+            delta.minus[0].mul_(1.01)
+        save(adapter, tmp_path / "pool" / name, base)
+    with pytest.raises(WrongBaseError, match="different residual weights"):
+        few_shot_fit(
+            FewShotFitConfig(support=str(support), pool=tmp_path, base=base_of(runs["vit"]), out=tmp_path / "t")
+        )
+
+
+def test_a_support_that_does_not_do_is_refused(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
+    settings = {"pool": runs["vit"], "out": tmp_path / "task"}
+    with pytest.raises(BadDataError, match="class 'digit0' has 3 images, 4 shots asked for"):
+        few_shot_fit(FewShotFitConfig(support=str(support), shot=4, **settings))
+    one = tmp_path / "one" / "only"
+    one.mkdir(parents=True)
+    (one / "0.png").write_bytes(next(support.glob("digit0/*.png")).read_bytes())
+    with pytest.raises(BadDataError, match="has 1 class"):
+        few_shot_fit(FewShotFitConfig(support=str(tmp_path / "one"), **settings))
+    for name in "ab":
+        (tmp_path / "broken" / name).mkdir(parents=True)
+        (tmp_path / "broken" / name / "x.png").write_bytes(b"no picture")
+    with pytest.raises(BadDataError, match=r"x\.png cannot be read as an image"):
+        few_shot_fit(FewShotFitConfig(support=str(tmp_path / "broken"), **settings))
+    assert not (tmp_path / "task").exists()

@@ -1,0 +1,114 @@
+"""Meta-tuning: members of one start that differ, every mistake said first, and a killed run that ends with the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from loradar.adapters import fold, load, verify
+from loradar.core.errors import LoradarError
+from loradar.fewshot.meta_train import epochs_of
+from loradar.fewshot.meta_tune import meta_tune
+from loradar.fewshot.pools import base_of, open_pool
+from loradar.models import load_base
+from tests.fewshot.made_pools import BASES, tuning
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_members_share_their_start_and_differ(runs: dict[str, Path], kind: str) -> None:
+    pool = open_pool(runs[kind])
+    base = load_base(base_of(runs[kind])).model
+    assert list(pool) == ["eps-0.1", "eps-8"]
+    for name in pool:
+        assert verify(runs[kind] / "pool" / name, base) == []
+    one, other = (pool[name].deltas for name in pool)
+    # timm starts the last normalisation of a residual block at 0, so fresh convolutions below it get no gradient
+    assert any(not torch.equal(one[layer].a, other[layer].a) for layer in one)
+    if kind == "vit":
+        assert {name.rpartition(".")[2]: delta.groups for name, delta in one.items()} == {
+            "qkv": 3,
+            "proj": 1,
+            "fc1": 1,
+            "fc2": 1,
+        }
+    assert pool["eps-8"].card.selected_epoch in (0, 1)
+    assert len(epochs_of(runs[kind] / "work" / "eps-8")) == 2
+    clean = load(runs[kind] / "baselines" / "clean")
+    assert not clean.deltas
+    x = torch.rand(2, 3, 32, 32)
+    assert not torch.equal(fold(base, clean)(x), base(x))
+
+
+ONE_CHANGE: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {
+    "the head moves members alone": ({"head": "ridge"}, {"pool/eps-8": True, "baselines/clean": False}),
+    "the clean rate moves clean tuning alone": (
+        {"clean_learning_rate": 0.001},
+        {"pool/eps-8": False, "baselines/clean": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ONE_CHANGE)
+def test_what_one_setting_moves(case: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    changes, moves = ONE_CHANGE[case]
+    own_run = json.loads((runs["vit"] / "run.json").read_text())
+    same = {name: own_run[name] for name in ("query_attack", "perturbation", "kl")}
+    other = meta_tune(tuning(runs["vit"].parent / "vit", tmp_path, member=["eps-8", "clean"], **same | changes))
+    for place, is_moved in moves.items():
+        own, before = load(other / place).state(), load(runs["vit"] / place).state()
+        assert any(not torch.equal(own[name], value) for name, value in before.items()) == is_moved
+    assert load(other / "pool/eps-8").card.data["head"] == changes.get("head", "centroid")
+    assert load(other / "baselines/clean").card.data["head"] == "centroid"
+
+
+BAD_TUNING: dict[str, tuple[dict[str, Any], str]] = {
+    "kl from a zero start": ({"query_attack": "pgd:random_start=false,loss=kl"}, "a zero start would never leave it"),
+    "another attack": ({"query_attack": "roa"}, "expected pgd or pyramid"),
+    "a radius of its own": ({"query_attack": "pgd:radius=3"}, "which follows from --budgets"),
+    "a budget twice": ({"budgets": [8, 8]}, "none of them twice"),
+    "an unknown member": ({"member": ["eps-9"]}, "did you mean 'eps-8'"),
+    "too many classes": ({"setting": "9w1s"}, "9 classes a task asked for, 6 are there"),
+    "too many shots": ({"setting": "3w12s"}, "a task of 12 shots"),
+    "nothing to tune on": ({"validation_classes": 10}, "leave none to tune on"),
+    "too long a warm-up": ({"warm_up": 2}, "warm_up is 2 of 2 epochs"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TUNING)
+def test_mistakes_are_said_before_tuning(case: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    changes, says = BAD_TUNING[case]
+    with pytest.raises(LoradarError, match=says):
+        meta_tune(tuning(runs["vit"].parent / "vit", tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_tuning_ends_with_the_same_bits(runs: dict[str, Path], tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from loradar.fewshot.meta_tune import meta_tune; "
+        "from tests.fewshot.made_pools import tuning; "
+        "meta_tune(tuning(Path(sys.argv[1]), Path(sys.argv[2]), epochs=4, warm_up=0, member=['eps-8'], baselines=False))"
+    )
+    base = runs["vit"].parent / "vit"
+    command = [sys.executable, "-c", code, str(base), str(tmp_path / "killed")]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "killed" / "work" / "eps-8" / "epochs" / "001.json").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    settings = {"epochs": 4, "warm_up": 0, "member": ["eps-8"], "baselines": False}
+    files = []
+    for name in ("killed", "whole"):
+        place = meta_tune(tuning(base, tmp_path / name, **settings)) / "pool" / "eps-8"
+        files.append((place / "adapter_model.safetensors").read_bytes())
+    assert files[0] == files[1]
+    assert json.loads((tmp_path / "whole" / "run.json").read_text())["base"] == str(base)

@@ -1,0 +1,46 @@
+"""The strongest of what is crafted against those that answer together is the one that counts."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from loradar.core.types import Images, Labels
+from loradar.fewshot.engine import BASE, VotersKey
+from loradar.fewshot.heads import CENTROID, HeadRule, TaskClassifier
+from loradar.fewshot.methods import least_right
+from loradar.fewshot.transduction import Joint, Transduction
+from tests.fewshot.made_pools import view_of
+
+
+class _Harmful:
+    """Turns the images over for heads of some rounds of transduction, and leaves them as they are for all others."""
+
+    def __init__(self, rounds: int | None) -> None:
+        self.rounds = rounds
+        self.asked: list[int | None] = []
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:  # noqa: ARG002
+        assert isinstance(model, TaskClassifier)
+        rounds = model.head.rule.rounds if isinstance(model.head, Joint) else None
+        self.asked.append(rounds)
+        return x.flip(0) if rounds == self.rounds else x
+
+
+def test_the_strongest_of_three_counts(runs: dict[str, Path], support: Path) -> None:
+    view = view_of(runs["resnet"], support)
+    x, y = view.task.query, view.task.query_labels
+    together = view.fixed(BASE, HeadRule(transduction=Transduction()))
+    model = view.classifier([together])
+    with torch.no_grad():
+        clean, turned = (float((model(images).argmax(1) == y).float().mean()) for images in (x, x.flip(0)))
+    assert turned < clean
+    for rounds in (6, 1, None):
+        attack = _Harmful(rounds)
+        crafted: dict[VotersKey, Images] = {}
+        assert least_right(view, [together], attack, x, y, crafted) == turned
+        assert attack.asked == [6, 1, None]
+        # what was crafted through the plain head is not crafted again for those that have no other
+        least_right(view, [view.fixed(BASE, CENTROID)], attack, x, y, crafted)
+        assert attack.asked == [6, 1, None]
+    assert least_right(view, [together], _Harmful(rounds=9), x, y, {}) == clean

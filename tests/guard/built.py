@@ -1,0 +1,44 @@
+"""A guard built as a user builds one, of adapters that were moved at random instead of being trained."""
+
+from pathlib import Path
+
+import torch
+
+from loradar.adapters import fresh, save
+from loradar.attacks import PGD, ROA
+from loradar.core.types import Attack
+from loradar.data import load_source, split
+from loradar.guard.config import GuardBuildConfig
+from loradar.models import load_base
+
+ATTACKS = ["roa:steps=1,candidates=2", "fast=pgd:steps=1"]
+TRAINED_AGAINST: dict[str, Attack] = {"roa": ROA(steps=1, candidates=2), "fast": PGD(steps=1), "other": PGD(steps=2)}
+LIMIT, TRAIN, VALIDATION = 12, 32, 8
+
+
+def adapter(base: Path, folder: Path, name: str) -> Path:
+    """An adapter folder whose card says what it was (as if) trained on."""
+    model = load_base(str(base)).model
+    one = fresh(model, targets="block-conv1", rank=2, name=name)
+    draws = torch.Generator().manual_seed(sum(map(ord, name)))
+    for delta in one.deltas.values():
+        delta.b.data.normal_(0, 0.05, generator=draws)
+    record = split(load_source("digits", size=(32, 32)), train=TRAIN, validation=VALIDATION, reported=LIMIT).record
+    return save(one.with_card(trained_against=repr(TRAINED_AGAINST[name]), data=dict(record)), folder / name)
+
+
+def settings(base: Path, folder: Path, **changes: object) -> GuardBuildConfig:
+    values: dict[str, object] = {
+        "base": str(base),
+        "adapter": [folder / "adapters" / name for name in ("roa", "fast")],
+        "attack": ATTACKS,
+        "calibration": 40,
+        "limit": LIMIT,
+        "out": folder / "guard",
+        "cache": folder / "cache",
+        "precision": "fp32",
+        "respond": ["roa-steps1-candidates2=mask", "fast=smooth"],
+        "masks": 2,
+        "fusion": "mean",
+    }
+    return GuardBuildConfig(**values | changes)

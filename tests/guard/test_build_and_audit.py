@@ -1,0 +1,303 @@
+"""Building and auditing a guard in miniature: real digits, a real ResNet with fresh weights, every part in place."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from loradar.adapters import fold, load
+from loradar.attacks import parse_attack
+from loradar.core.balls import Linf
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError, WrongBaseError
+from loradar.data import corrupt, load_source
+from loradar.evaluation.corruptions import Corrupted
+from loradar.guard.attacks import ENOUGH, Evading, Through, can_evade
+from loradar.guard.audit import audit_guard
+from loradar.guard.build import _strays, build_guard
+from loradar.guard.calibration_split import calibration_split, identities, used_images
+from loradar.guard.config import GuardAuditConfig
+from loradar.guard.pool import open_guard
+from loradar.guard.surrogate import Surrogate
+from loradar.models import load_base, new_base, save_base
+from loradar.report.schema import read_report
+from tests.guard import built as guards
+
+ROA = "roa-steps1-candidates2"
+
+
+@pytest.fixture(scope="module")
+def work(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guard")
+    for name in ("roa", "fast", "other"):
+        guards.adapter(base_folder, folder / "adapters", name)
+    assert build_guard(guards.settings(base_folder, folder)) == folder / "guard"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(work: Path) -> dict[str, object]:
+    page = audit_guard(
+        GuardAuditConfig(
+            guard=work / "guard",
+            contender=[work / "adapters" / "other"],
+            fusion=["mean", "majority"],
+            unfitted=["fgsm", "defocus_blur"],
+            limit=guards.LIMIT,
+            adaptive_limit=4,
+            certify_limit=2,
+            evade_steps=1,
+            out=work / "audit",
+            cache=work / "cache",
+            precision="fp32",
+        )
+    )
+    found: dict[str, object] = json.loads((page.parent / "report.json").read_text())
+    return found
+
+
+def test_a_guard_is_opened_by_one_call(work: Path) -> None:
+    opened = open_guard(work / "guard", precision="fp32")
+    settings = opened.guard.settings
+    assert settings.voters == ("base", "roa", "fast")
+    # one adapter is called as its threat is, the other was trained against that very setting
+    assert settings.specialists == {ROA: "roa", "fast": "fast"}
+    assert settings.labels == ("clean", ROA, "fast", "unknown")
+    x = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        merged = fold(opened.base.model, load(work / "adapters" / "fast"))(x)
+        guarded = opened.guard.altered(cascade=False).judge(x)
+    expected = (merged / settings.calibrations["fast"].temperature).log_softmax(1)
+    torch.testing.assert_close(guarded.log_probs[2], expected, atol=1e-4, rtol=1e-4)
+    assert opened.guard(x).shape == (3, 10)
+
+
+def test_the_same_settings_build_the_same_guard(work: Path, base_folder: Path, tmp_path: Path) -> None:
+    build_guard(guards.settings(base_folder, work, out=tmp_path / "again"))
+    for name in ("guard.json", "guard.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (work / "guard" / name).read_bytes()
+
+
+def test_calibration_touches_nothing_that_was_used(work: Path) -> None:
+    source = load_source("digits", size=(32, 32))
+    cards = [load(work / "adapters" / name).card for name in ("roa", "fast")]
+    used, unknown = used_images(source, cards, limit=guards.LIMIT, seed=0)
+    assert unknown == []
+    assert len(used) == guards.LIMIT + guards.TRAIN + guards.VALIDATION
+    images, record = calibration_split(source, cards, count=40, limit=guards.LIMIT, seed=0)
+    assert not set(identities(images)) & set(used)
+    assert record["count"] == 40
+    with pytest.raises(BadDataError, match=r"99999 calibration images asked for, 1\d\d\d are neither trained nor"):
+        calibration_split(source, cards, count=99999, limit=guards.LIMIT, seed=0)
+
+
+def test_strays_are_perturbations_without_their_aim() -> None:
+    x = 0.4 + 0.2 * torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy = [x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    faint = x + 1e-4
+    found = _strays(x, [*noisy, faint])
+    rows = torch.cat([rows for rows, _ in found])
+    assert sorted(rows.tolist()) == list(range(12)), "one for each image, and none of what is too faint to be told"
+    assert [len(rows) for rows, _ in found] == [3, 3, 3, 3], "as many of each kind, and early rows as well as late"
+    for (rows, images), change in zip(found, [*(noisy[0] - x,) * 2, *(noisy[1] - x,) * 2], strict=True):
+        assert not torch.isclose(images, (x + change)[rows].clamp(0, 1)).flatten(1).all(1).any()
+        torch.testing.assert_close((images - x[rows]).std(), change.std(), rtol=0.2, atol=0)
+    shuffled = (found[1][1] - x[found[1][0]]).flatten(2).sort(2).values
+    torch.testing.assert_close(shuffled, (noisy[0] - x)[found[1][0]].flatten(2).sort(2).values, atol=1e-5, rtol=0)
+
+
+def test_the_report_has_its_fixed_form(report: dict[str, object]) -> None:
+    assert report["schema"] == 1
+    identification, cost = report["identification"], report["cost"]
+    assert isinstance(identification, dict)
+    assert isinstance(cost, dict)
+    assert identification["labels"] == ["clean", ROA, "fast", "unknown"]
+    assert [sum(row) for row in identification["confusion"]] == [12, 12, 12, 24]
+    assert set(identification["auroc"]) == {ROA, "fast"}
+    assert 0 <= identification["false_alarms"] <= 1
+    assert cost["forwards_per_image"]["everything runs"] > 1
+
+
+def test_names_are_judged_on_the_guards_own_threats_whatever_it_is_audited_by(work: Path) -> None:
+    config = GuardAuditConfig(
+        guard=work / "guard",
+        attack=["noise"],
+        fusion=["mean"],
+        unfitted=[],
+        threat=["adaptive"],
+        limit=guards.LIMIT,
+        adaptive_limit=2,
+        certify_limit=1,
+        evade_steps=1,
+        out=work / "audit-by-noise",
+        cache=work / "cache",
+        precision="fp32",
+    )
+    found = json.loads((audit_guard(config).parent / "report.json").read_text())
+    assert set(found["identification"]["auroc"]) == {ROA, "fast"}
+    assert {row["attack"].partition("(")[0] for row in found["rows"]} >= {"UniformNoise", "union"}
+
+
+def test_the_union_stands_first_and_is_no_better_than_its_parts(report: dict[str, object]) -> None:
+    rows = report["rows"]
+    assert isinstance(rows, list)
+    models = ["guard:mean", "guard:majority", "guard:mean, no cascade", "guard:mean, responding"]
+    models += ["base", "roa", "fast", "other"]
+    assert [row["model"] for row in rows[: len(models)]] == models
+    for row in rows[: len(models)]:
+        assert row["attack"].startswith("union(")
+        assert (row["threat"], row["total"]) == ("adaptive", 4)
+        parts = [r for r in rows if r["model"] == row["model"] and r["threat"] == "adaptive" and r is not row]
+        assert row["correct"] <= min(part["correct"] for part in parts)
+    mixture = next(r for r in rows if r["model"] == "base" and r["attack"].startswith("mixture("))
+    own = [r for r in rows if r["model"] == "base" and r["total"] == 12]
+    assert mixture["correct"] == sum(r["correct"] for r in own)
+    assert {r["attack"].partition("(")[0] for r in rows if r["model"] == "guard:mean"} >= {"ROA", "PGD", "Evading"}
+    assert any(r["model"].startswith("mask:") and r["attack"].startswith("certified(") for r in rows)
+
+
+def test_the_page_shows_names_cost_and_confidence(report: dict[str, object], work: Path) -> None:
+    assert report["notes"]
+    page = (work / "audit" / "report.html").read_text()
+    for part in (
+        "Names given to attacks",
+        "forward passes of the base per image",
+        "calibration error",
+        "Surrogate: a vote",
+    ):
+        assert part in page
+    assert page.count("<svg") >= 2
+    assert "Names given to attacks" in (work / "audit" / "report.md").read_text()
+    again = read_report(work / "audit")
+    assert again.identification is not None
+    assert len(again.suspects) == 6
+
+
+def test_through_a_guard_attacks_keep_to_their_balls(work: Path) -> None:
+    opened = open_guard(work / "guard", precision="fp32")
+    surrogate = Surrogate(opened.guard)
+    voters = tuple(opened.voters.values())
+    x, y = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
+    for spec in (
+        "fia:layer=layer2,masks=2,steps=2,radius=8/255",
+        "pgd:steps=2",
+        "fgsm|pgd:steps=1",
+        "fgsm+pgd:steps=1",
+    ):
+        through = Through(attack=parse_attack(spec), voters=voters)
+        assert repr(through) == repr(parse_attack(spec))
+        x_adv = through(surrogate, x, y)
+        assert float((x_adv - x).abs().max()) <= 8 / 255 + 1e-6
+        assert not torch.equal(x_adv, x)
+
+
+def test_an_evading_attack_looks_cleaner_within_the_same_reach(work: Path) -> None:
+    opened = open_guard(work / "guard", precision="fp32")
+    surrogate = Surrogate(opened.guard)
+    x, y = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3])
+    for spec in ("pgd:steps=3", "roa:steps=3,candidates=2,start=uniform"):
+        plain = Through(attack=parse_attack(spec), voters=())
+        first, after = plain(surrogate, x, y), Evading(attack=plain, steps=6, weight=3.0)(surrogate, x, y)
+        changed = (after != x).any(1).flatten(1).sum(1)
+        assert int(changed.max()) <= (25 if spec.startswith("roa") else 1024)
+        if isinstance(ball := getattr(plain.attack, "ball", None), Linf):
+            assert float((after - x).abs().max()) <= ball.radius + 1e-6
+        with torch.no_grad():
+            cleaner = surrogate.attacked(after)[1] - surrogate.attacked(first)[1]
+        # no image loses more than the loss that the first goal is capped at, and together they gain
+        assert float(cleaner.min()) >= -ENOUGH / 3.0
+        assert float(cleaner.sum()) > 0
+
+
+def test_only_attacks_of_one_ball_can_evade(work: Path) -> None:
+    assert [can_evade(parse_attack(spec)) for spec in ("pgd", "roa", "fia", "pgd+roa", "autoattack")] == [
+        *(True, True, True),
+        *(False, False),
+    ]
+    opened = open_guard(work / "guard", precision="fp32")
+    with pytest.raises(BadConfigError, match="needs a guard's surrogate"):
+        Evading(attack=parse_attack("pgd"))(opened.guard, torch.rand(1, 3, 32, 32), torch.tensor([0]))
+
+
+def test_a_corruption_takes_the_place_of_an_attack() -> None:
+    x, y = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(3, dtype=torch.int64)
+    changed = Corrupted(corruption="contrast", severity=5)(torch.nn.Identity(), x, y)
+    assert torch.equal(changed, corrupt(x, "contrast", 5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"adapter": []}, BadConfigError, "an adapter at least"),
+        ({"respond": ["rao=mask"]}, BadConfigError, "names the threat 'rao'"),
+        ({"respond": ["fast=masc"]}, BadConfigError, "names the measure 'masc'; did you mean 'mask'"),
+        ({"respond": ["fast"]}, BadConfigError, "expected THREAT=MEASURE"),
+        ({"force": ["jpeg"], "forbid": ["jpeg"]}, BadConfigError, "both forces and forbids"),
+        ({"calibration_data": "digits", "calibration": 1000}, BadDataError, "calibration images overlap"),
+        ({"calibration": 5000}, BadDataError, "5000 calibration images asked for"),
+        ({"attack": ["pgd", "pgd"]}, BadConfigError, "two attacks are called 'pgd'"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_built(
+    work: Path, base_folder: Path, tmp_path: Path, changes: dict[str, object], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        build_guard(guards.settings(base_folder, work, out=tmp_path / "none", **changes))
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_adapter_given_twice_and_one_of_another_base_are_refused(
+    work: Path, base_folder: Path, tmp_path: Path
+) -> None:
+    twice = [work / "adapters" / "roa"] * 2
+    with pytest.raises(BadConfigError, match="two voters are called 'roa'"):
+        build_guard(guards.settings(base_folder, work, adapter=twice, out=tmp_path / "none"))
+    strange = save_base(tmp_path / "base", new_base("timm:test_resnet", num_classes=10, input_size=(3, 32, 32), seed=5))
+    other = guards.adapter(strange, tmp_path, "other")
+    with pytest.raises(WrongBaseError, match="a pool has one base"):
+        build_guard(
+            guards.settings(base_folder, work, adapter=[work / "adapters" / "roa", other], out=tmp_path / "none")
+        )
+    with pytest.raises(WrongBaseError, match="belongs to the base"):
+        build_guard(guards.settings(base_folder, work, adapter=[other], out=tmp_path / "none"))
+    with pytest.raises(WrongBaseError, match="give the base that it was built with"):
+        open_guard(work / "guard", base=str(strange))
+
+
+def test_an_adapter_that_was_exchanged_is_noticed(work: Path, base_folder: Path, tmp_path: Path) -> None:
+    build_guard(guards.settings(base_folder, work, out=tmp_path / "guard"))
+    guards.adapter(base_folder, tmp_path / "guard" / "adapters", "other").rename(tmp_path / "other")
+    place = tmp_path / "guard" / "adapters" / "fast"
+    place.rename(tmp_path / "away")
+    (tmp_path / "other").rename(place)
+    with pytest.raises(BadFileError, match="is not the one it was calibrated with"):
+        open_guard(tmp_path / "guard")
+
+
+def test_reporting_on_calibration_images_is_refused(work: Path) -> None:
+    config = GuardAuditConfig(guard=work / "guard", limit=600, out=work / "none", cache=work / "cache")
+    with pytest.raises(BadDataError, match=r"calibrated on \d+ of these 600 images"):
+        audit_guard(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fusion": ["meen"]}, "did you mean 'mean'"),
+        ({"unfitted": ["blurr"]}, "unknown attack 'blurr'"),
+        ({"attack": ["pdg"]}, "did you mean 'pgd'"),
+    ],
+)
+def test_an_audit_says_mistakes_first(work: Path, changes: dict[str, object], says: str) -> None:
+    values: dict[str, object] = {"guard": work / "guard", "limit": 12, "out": work / "none", "cache": work / "cache"}
+    with pytest.raises(BadConfigError, match=says):
+        audit_guard(GuardAuditConfig(**values | changes))
+    assert not (work / "none").exists()
+
+
+def test_the_base_is_bit_identical_afterwards(work: Path, base_folder: Path) -> None:
+    before = {name: tensor.clone() for name, tensor in load_base(str(base_folder)).model.state_dict().items()}
+    opened = open_guard(work / "guard", precision="bf16")
+    with torch.no_grad():
+        opened.guard(torch.rand(2, 3, 32, 32))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in opened.base.model.state_dict().items())

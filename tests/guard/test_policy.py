@@ -1,0 +1,38 @@
+"""The policy: what is taken when, what is forced and forbidden, and what is refused."""
+
+import pytest
+
+from loradar.core.errors import BadConfigError
+from loradar.guard.policy import Policy
+
+
+def test_measures_are_taken_while_alarmed_in_one_order_masking_last() -> None:
+    policy = Policy(responses={"roa": ("mask", "jpeg", "smooth")})
+    assert policy.taken("roa", "raised") == ("smooth", "jpeg", "mask")
+    assert policy.taken("roa", "calm") == ()
+    assert policy.taken("clean", "raised") == ()
+
+
+def test_forced_is_always_and_forbidden_never() -> None:
+    policy = Policy(responses={"roa": ("mask", "smooth")}, forced=("jpeg",), forbidden=("mask",))
+    assert policy.taken("clean", "calm") == ("jpeg",)
+    assert policy.taken("roa", "raised") == ("smooth", "jpeg")
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        (Policy(responses={"rao": ("mask",)}), "names the threat 'rao'; did you mean 'roa'"),
+        (Policy(responses={"roa": ("masq",)}), "names the measure 'masq'; did you mean 'mask'"),  # type: ignore[dict-item]
+        (Policy(forced=("mask",), forbidden=("mask",)), "both forces and forbids 'mask'"),
+    ],
+)
+def test_mistakes_are_said(policy: Policy, says: str) -> None:
+    with pytest.raises(BadConfigError, match=says):
+        policy.check(("roa", "fia"))
+
+
+@pytest.mark.parametrize("name", ["clean", "unknown"])
+def test_the_names_of_what_is_no_threat_are_taken(name: str) -> None:
+    with pytest.raises(BadConfigError, match="these names are taken"):
+        Policy().check(("roa", name))

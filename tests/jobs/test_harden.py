@@ -1,0 +1,227 @@
+"""The main job in miniature: real digits, a real ResNet with fresh weights, every part in place."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from loradar.adapters import load, plug, verify
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadTargetError
+from loradar.data import load_source
+from loradar.jobs.audit import audit
+from loradar.jobs.config import AuditConfig, HardenConfig
+from loradar.jobs.harden import harden
+from loradar.models import load_base, new_base, save_base
+from loradar.report.schema import read_report
+from loradar.training import drift
+
+ATTACKS = ["roa:steps=2,candidates=3", "fast=pgd:steps=2"]
+
+
+def first(setting: str) -> str:
+    """The attack's name out of its repr."""
+    return setting.partition("(")[0]
+
+
+def settings(base: Path, folder: Path, **changes: object) -> HardenConfig:
+    values: dict[str, object] = {
+        "base": str(base),
+        "out": folder / "run",
+        "cache": folder / "cache",
+        "attacks": ATTACKS,
+        "train": 32,
+        "validation": 8,
+        "limit": 12,
+        "batch_size": 16,
+        "epochs": 2,
+        "targets": ["block-conv1"],
+        "flip": False,
+        "precision": "fp32",
+    }
+    return HardenConfig(**values | changes)
+
+
+@pytest.fixture(scope="module")
+def run(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("harden")
+    with pytest.warns(UserWarning, match="never learns"):
+        page = harden(settings(base_folder, folder, literal=True, tensorboard=True, adaptive="all"))
+    assert page == folder / "run" / "report.html"
+    return folder
+
+
+def test_the_report_has_every_row_once(run: Path) -> None:
+    report = json.loads((run / "run" / "report.json").read_text())
+    assert report["schema"] == 1
+    rows = [
+        (r["model"], r["trained_against"].partition("(")[0], r["attack"].partition("(")[0], r["threat"])
+        for r in report["rows"]
+    ]
+    assert len(set(rows)) == len(rows)
+    for model, against in [("base", ""), ("roa-steps2-candidates3", "ROA"), ("fast", "PGD")]:
+        for attack in ("ROA", "PGD"):
+            assert {(model, against, attack, "transfer"), (model, against, attack, "adaptive")} <= set(rows)
+    assert {("fc-only", "ROA", "ROA", "adaptive"), ("fc+norm", "PGD", "PGD", "transfer")} <= set(rows)
+    assert ("fast-zeros", "PGD", "none", "clean") in rows
+    assert {r["total"] for r in report["rows"]} == {12}
+
+
+def test_the_report_carries_what_its_figures_need(run: Path) -> None:
+    report = read_report(run / "run")
+    assert report.data["splits"]["train"]["count"] == 32
+    assert report.settings["computed_in"] == "float32"
+    assert {leak.model for leak in report.leaks} == {"roa-steps2-candidates3", "fast"}
+    assert {curve.model for curve in report.curves} >= {"fast", "fast-fc-only", "fast-fc+norm", "fast-zeros"}
+    assert all(len(curve.points) == 2 for curve in report.curves)
+    assert all(again.differing == 0 and again.largest == 0.0 for again in report.replugged)
+    assert len(report.replugged) == 8
+
+
+def test_the_base_is_untouched_and_the_adapters_belong_to_it(run: Path, base_folder: Path) -> None:
+    base = load_base(str(base_folder)).model
+    for name in ("fast", "roa-steps2-candidates3", "fast-fc+norm"):
+        assert verify(run / "run" / "adapters" / name, base) == []
+    adapter = load(run / "run" / "adapters" / "fast")
+    assert adapter.card.trained_against.startswith("PGD(")
+    assert adapter.card.measured
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.equal(plug(base, adapter)(x), base(x))
+
+
+def test_the_literal_start_moves_the_head_alone(run: Path) -> None:
+    adapter = load(run / "run" / "adapters" / "fast-zeros")
+    assert all(not tensor.any() for delta in adapter.deltas.values() for tensor in (delta.a, delta.b))
+
+
+def test_curves_for_tensorboard_are_there(run: Path) -> None:
+    assert list((run / "run" / "tensorboard" / "fast").glob("events*"))
+
+
+def test_a_second_run_trains_and_crafts_nothing(run: Path, base_folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (run / "cache").rglob("*.safetensors")}
+    weights = (run / "run" / "adapters" / "fast" / "adapter_model.safetensors").read_bytes()
+    with pytest.warns(UserWarning, match="never learns"):
+        harden(settings(base_folder, run, literal=True, tensorboard=True, adaptive="all"))
+    assert {path: path.stat().st_mtime_ns for path in (run / "cache").rglob("*.safetensors")} == before
+    assert (run / "run" / "adapters" / "fast" / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_a_folder_of_another_run_is_refused(run: Path, base_folder: Path) -> None:
+    with pytest.raises(BadConfigError, match=r"holds a run with .*choose another --out"):
+        harden(settings(base_folder, run, epochs=3))
+
+
+def test_defended_crafts_against_the_model_of_the_moment(base_folder: Path, tmp_path: Path) -> None:
+    harden(
+        settings(
+            base_folder,
+            tmp_path,
+            attacks=["fast=pgd:steps=1@defended"],
+            baselines=False,
+            adaptive="own",
+            adaptive_limit=6,
+        )
+    )
+    report = read_report(tmp_path / "run")
+    assert [row.total for row in report.rows if row.model == "fast" and row.threat == "adaptive"] == [6]
+    assert load(tmp_path / "run" / "adapters" / "fast").card.attack_target == "defended"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"attacks": ["roa", "roa"]}, BadConfigError, "two attacks are called 'roa'"),
+        ({"attacks": []}, BadConfigError, "no attack"),
+        ({"attacks": ["pgd@defend"]}, BadConfigError, "expected 'base' or 'defended'"),
+        ({"limit": 100_000}, BadDataError, "100000 reported images asked for"),
+        ({"targets": ["layer9.conv1"]}, BadTargetError, "did you mean"),
+        ({"rank": 100}, BadTargetError, "rank 100 exceeds"),
+        ({"device": "cuda:77"}, BadConfigError, "cannot be used here"),
+    ],
+)
+def test_mistakes_are_said_before_the_long_work(
+    base_folder: Path, tmp_path: Path, changes: dict[str, object], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        harden(settings(base_folder, tmp_path, **changes))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_audit_measures_without_training(run: Path, base_folder: Path, tmp_path: Path) -> None:
+    config = AuditConfig(
+        base=str(base_folder),
+        adapter=[run / "run" / "adapters" / "fast"],
+        attack=["pgd:steps=2", "noise"],
+        limit=12,
+        out=tmp_path,
+        cache=run / "cache",
+        precision="fp32",
+    )
+    report = read_report(audit(config).parent)
+    found = {(r.model, first(r.attack), r.threat): r.correct for r in report.rows}
+    assert set(found) == {
+        (model, *rest)
+        for model in ("base", "fast")
+        for rest in [("none", "clean"), *((a, t) for a in ("PGD", "UniformNoise") for t in ("transfer", "adaptive"))]
+    }
+    hardened = {(r.model, first(r.attack), r.threat): r.correct for r in read_report(run / "run").rows}
+    assert found["fast", "PGD", "adaptive"] == hardened["fast", "PGD", "adaptive"]
+
+
+def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base", new_base("timm:test_resnet", num_classes=3, input_size=(3, 32, 32)))
+    with pytest.raises(BadConfigError, match="has 10 classes, the base 3"):
+        audit(AuditConfig(base=str(base), out=tmp_path / "out", cache=tmp_path / "cache"))
+
+
+def test_another_order_of_classes_is_refused(tmp_path: Path) -> None:
+    names = [*"1023456789"]
+    base = save_base(
+        tmp_path / "base", new_base("timm:test_resnet", num_classes=10, classes=names, input_size=(3, 32, 32))
+    )
+    with pytest.raises(BadConfigError, match="class 0 is '0' in digits and '1' in the base"):
+        harden(settings(base, tmp_path))
+
+
+def test_an_adapter_given_twice_is_refused(run: Path, base_folder: Path, tmp_path: Path) -> None:
+    folder = run / "run" / "adapters" / "fast"
+    with pytest.raises(BadConfigError, match="two adapters are called 'fast'"):
+        audit(AuditConfig(base=str(base_folder), adapter=[folder, folder], out=tmp_path, cache=tmp_path))
+
+
+@pytest.mark.parametrize("flag", ["out", "cache"])
+def test_a_place_that_cannot_be_written_is_said_at_once(base_folder: Path, tmp_path: Path, flag: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    places = {"out": tmp_path / "out", "cache": tmp_path / "cache"} | {flag: tmp_path / "file" / "below"}
+    with pytest.raises(BadFileError, match="could not"):
+        audit(AuditConfig(base=str(base_folder), attack=["fgsm"], limit=4, **places))
+    with pytest.raises(BadFileError, match="could not"):
+        harden(settings(base_folder, tmp_path, attacks=["fgsm"], **places))
+
+
+def test_audit_refuses_images_that_were_trained_on(run: Path, base_folder: Path, tmp_path: Path) -> None:
+    config = AuditConfig(base=str(base_folder), adapter=[run / "run" / "adapters" / "fast"], limit=13, out=tmp_path)
+    with pytest.raises(BadDataError, match="trained on some of these images"):
+        audit(config)
+
+
+def test_keeping_holds_the_clean_answers(base_folder: Path, tmp_path: Path) -> None:
+    base = load_base(str(base_folder)).model.eval()
+    x = load_source("digits", size=(32, 32)).train.fetch(torch.arange(40))[0]
+    distances = []
+    for keep in (0.0, 20.0):
+        config = settings(
+            base_folder,
+            tmp_path / str(keep),
+            attacks=["fgsm"],
+            keep=keep,
+            learning_rate=0.02,
+            adaptive="none",
+            baselines=False,
+        )
+        harden(config)
+        with torch.no_grad():
+            distances.append(float(drift(plug(base, load(config.out / "adapters" / "fgsm")).eval()(x), base(x))))
+    assert distances[1] < distances[0] / 2
