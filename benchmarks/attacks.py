@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.timing import show, timed
 from loradar.attacks import parse_attack
-from loradar.models import frozen, mergeable, new_base
+from loradar.models import foldable_conv_bn, new_base, optimize_for_inference
 
 OURS = ("fgsm", "pgd", "pgd:norm=l2", "mi-fgsm", "noise", "fia", "roa", "roa:search=exhaustive,stride=4")
 PEERS = ("FGSM", "PGD", "PGDL2", "MIFGSM")
@@ -35,7 +35,7 @@ def prepare(case: str) -> tuple[Callable[[], object], int]:
         return lambda: peer(x, y), batch
     precision, spec = rest.split(" ", 1)
     attack, model = parse_attack(spec), base.model.to(memory_format=torch.channels_last)
-    fast = frozen(model, "bf16" if precision == "bf16" else "fp32", merge=mergeable(model))
+    fast = optimize_for_inference(model, "bf16" if precision == "bf16" else "fp32", merge=foldable_conv_bn(model))
     return lambda: attack(fast, x, y), batch
 
 

@@ -25,7 +25,7 @@ class Strength:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contender:
+class Candidate:
     """`seconds` of each turn, of a call that handles `images`; `strength` where it was measured."""
 
     name: str
@@ -62,7 +62,7 @@ def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
     return {name: tuple(values) for name, values in seconds.items()}
 
 
-def ratio(ours: Contender, peer: Contender, *, by_loss: bool = False) -> Ratio:
+def ratio(ours: Candidate, peer: Candidate, *, by_loss: bool = False) -> Ratio:
     turns = [theirs / own for own, theirs in zip(ours.seconds, peer.seconds, strict=True)]
     counts = None
     if ours.strength and peer.strength:
@@ -92,11 +92,11 @@ def operations(model: nn.Module, x: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def show(name: str, settings: Mapping[str, object], contenders: list[Contender], ratios: list[Ratio]) -> None:
+def show(name: str, settings: Mapping[str, object], candidates: list[Candidate], ratios: list[Ratio]) -> None:
     """Prints two tables and writes `results/NAME.json`."""
     console = Console()
     table = Table("case", "s / 1,000 images", "least - most", "fooled", "mean loss", title=f"{name}: {dict(settings)}")
-    for one in contenders:
+    for one in candidates:
         per = [1000 * second / one.images for second in one.seconds]
         found = one.strength
         table.add_row(
@@ -115,7 +115,7 @@ def show(name: str, settings: Mapping[str, object], contenders: list[Contender],
     content = {
         "settings": dict(settings),
         "machine": machine(),
-        "contenders": [asdict(one) for one in contenders],
+        "candidates": [asdict(one) for one in candidates],
         "ratios": [asdict(one) for one in ratios],
     }
     RESULTS.mkdir(exist_ok=True)

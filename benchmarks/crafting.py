@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import references
-from benchmarks.beside import Contender, Strength, in_turns, operations, peak, ratio, show
+from benchmarks.beside import Candidate, Strength, in_turns, operations, peak, ratio, show
 from loradar.attacks import parse_attack
 from loradar.core.modules import find_layer
 from loradar.data import load_source
 from loradar.evaluation import everything
-from loradar.models import Autocast, Precision, frozen, load_base, mergeable, new_base
+from loradar.models import Autocast, Precision, foldable_conv_bn, load_base, new_base, optimize_for_inference
 
 Craft = Callable[[Tensor, Tensor], Tensor]
 RADIUS, STEP, STEPS = 8 / 255, 2 / 255, 10
@@ -30,8 +30,8 @@ OURS = "loradar"
 
 def ours(base: nn.Module, *attacks: str, precisions: tuple[Precision, ...] = ("bf16",)) -> dict[str, Craft]:
     """Each attack by its specification, in each precision."""
-    merge = mergeable(base)
-    models = {precision: frozen(base, precision, merge=merge) for precision in precisions}
+    merge = foldable_conv_bn(base)
+    models = {precision: optimize_for_inference(base, precision, merge=merge) for precision in precisions}
     return {
         f"{OURS} {text.partition(':')[0]} {precision}": partial(parse_attack(text), model)
         for text in attacks
@@ -121,11 +121,11 @@ def main() -> None:
         {name: partial(craft, x[: args.batch], y[: args.batch]) for name, craft in crafts.items()}, args.repeats
     )
     strong = strengths(crafts, base, x[: args.strength], y[: args.strength], args.batch) if args.base else {}
-    contenders = [
-        Contender(name=name, images=args.batch, seconds=seconds[name], strength=strong.get(name)) for name in crafts
+    candidates = [
+        Candidate(name=name, images=args.batch, seconds=seconds[name], strength=strong.get(name)) for name in crafts
     ]
-    own = [one for one in contenders if one.name.startswith(OURS)]
-    others = [one for one in contenders if one not in own]
+    own = [one for one in candidates if one.name.startswith(OURS)]
+    others = [one for one in candidates if one not in own]
     forward = operations(base, x[:1])
     settings = {
         "batch": args.batch,
@@ -139,7 +139,7 @@ def main() -> None:
     show(
         f"crafting-{args.claim}",
         settings,
-        contenders,
+        candidates,
         [ratio(one, other, by_loss="quick" in one.name) for one in own for other in others],
     )
 

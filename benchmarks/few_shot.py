@@ -14,9 +14,17 @@ from typing import Any
 import torch
 
 from benchmarks.timing import RESULTS, seconds_of
-from loradar.adapters import Adapter, AdapterPool, find_targets, fold, fresh, merge, trimmed
+from loradar.adapters import (
+    Adapter,
+    AdapterPool,
+    add_weighted,
+    find_targets,
+    init_adapter,
+    merge_weights,
+    truncate_spectrum,
+)
 from loradar.adapters.layers import weight_of
-from loradar.core.modules import innermost
+from loradar.core.modules import unwrap
 from loradar.fewshot.blending import Blending
 from loradar.fewshot.fit import Fitter
 from loradar.fewshot.pools import targets_of
@@ -32,8 +40,14 @@ WAY, KEEP = 5, 0.9
 
 def pool_of(base: Base) -> AdapterPool:
     """Four members that share their start and have moved apart."""
-    start = fresh(
-        base.model, targets=targets_of(base.model, ()), rank=8, start="svd", head=False, fused="split", name="start"
+    start = init_adapter(
+        base.model,
+        target_modules=targets_of(base.model, ()),
+        rank=8,
+        init="svd",
+        head=False,
+        fused="split",
+        name="start",
     )
     return AdapterPool({f"member {i}": _moved(start, i) for i in range(4)})
 
@@ -54,7 +68,7 @@ def measure(name: str, shot: int, queries: int, repeats: int) -> dict[str, float
     base = new_base(options.pop("architecture"), num_classes=10, input_size=(3, side, side), **options)
     base.model.requires_grad_(False)
     pool = pool_of(base)
-    fitter = Fitter.of(base, pool, blending=Blending(), keep=KEEP, copies=2, seed=0)
+    fitter = Fitter.of(base, pool, blending=Blending(), rank_keep_ratio=KEEP, copies=2, seed=0)
     draws = torch.Generator().manual_seed(0)
     x, y = torch.rand(WAY * shot, 3, side, side, generator=draws), torch.arange(WAY * shot) % WAY
     query = torch.rand(queries, 3, side, side, generator=draws)
@@ -62,13 +76,15 @@ def measure(name: str, shot: int, queries: int, repeats: int) -> dict[str, float
     runs = [fitter(x, y, classes) for _ in range(repeats + 1)][1:]
     found = {step: statistics.median(run.seconds[step] for run in runs) for step in runs[0].seconds}
     with torch.no_grad():
-        folded = fold(base.model, runs[0].adapter)
+        folded = merge_weights(base.model, runs[0].adapter)
         found["classify"] = statistics.median(seconds_of(lambda: folded(query).argmax(1), repeats))
-        blend = merge(pool, {"member 0": 0.5, "member 1": 0.5})
+        blend = add_weighted(pool, {"member 0": 0.5, "member 1": 0.5})
         weights = [
-            weight_of(innermost(base.model), layer).flatten(1) for layer in find_targets(base.model, list(blend.deltas))
+            weight_of(unwrap(base.model), layer).flatten(1) for layer in find_targets(base.model, list(blend.deltas))
         ]
-        found["trim, all weights"] = statistics.median(seconds_of(lambda: trimmed(base.model, blend, KEEP), repeats))
+        found["trim, all weights"] = statistics.median(
+            seconds_of(lambda: truncate_spectrum(base.model, blend, KEEP), repeats)
+        )
         found["full SVD of the same weights"] = statistics.median(
             seconds_of(lambda: [_by_svd(weight) for weight in weights], 1)
         )

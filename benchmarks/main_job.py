@@ -47,23 +47,23 @@ class Stopwatch:
 
 def once(settings: dict[str, Any]) -> dict[str, Any]:
     """Hardens in this process; seconds by stage, and the rows of the report."""
-    from loradar.core.config import settle
+    from loradar.core.config import validate
     from loradar.jobs.config import HardenConfig
     from loradar.jobs.harden import harden
 
     watch = Stopwatch()
-    page = harden(settle(HardenConfig, settings), progress=watch)
+    page = harden(validate(HardenConfig, settings), progress=watch)
     rows = json.loads((page.parent / "report.json").read_text())["rows"]
     return {"seconds": watch.stages(), "rows": rows}
 
 
 def with_tree(tree: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """`once` in a process that imports loradar from `tree`; nothing is found in a cache."""
-    with tempfile.TemporaryDirectory() as room:
-        own = settings | {"seed": 0, "out": f"{room}/out", "cache": f"{room}/cache"}
-        command = [sys.executable, str(Path(__file__).resolve()), "--once", json.dumps(own), f"{room}/found.json"]
+    with tempfile.TemporaryDirectory() as directory:
+        own = settings | {"seed": 0, "out": f"{directory}/out", "cache": f"{directory}/cache"}
+        command = [sys.executable, str(Path(__file__).resolve()), "--once", json.dumps(own), f"{directory}/found.json"]
         subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(tree.resolve() / "src")})
-        found: dict[str, Any] = json.loads(Path(room, "found.json").read_text())
+        found: dict[str, Any] = json.loads(Path(directory, "found.json").read_text())
     return found
 
 
@@ -102,7 +102,7 @@ def main() -> None:
         "data": args.data,
         "train": args.train,
         "validation": 500,
-        "limit": 500,
+        "max_test_images": 500,
         "transfer_attacks": ["roa"],
         "adaptive": "none",
         "baselines": False,

@@ -13,13 +13,21 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.beside import Contender, in_turns, operations, peak, ratio, show
+from benchmarks.beside import Candidate, in_turns, operations, peak, ratio, show
 from benchmarks.crafting import OURS, RADIUS, STEP, STEPS
-from loradar.adapters import find_targets, fold, fresh, plug
+from loradar.adapters import find_targets, init_adapter, merge_weights, plug
 from loradar.attacks import PGD
 from loradar.core.balls import Linf
-from loradar.models import Precision, frozen, load_base, mergeable, new_base, nimble, quick
-from loradar.training import one_to_one
+from loradar.models import (
+    Precision,
+    foldable_conv_bn,
+    load_base,
+    new_base,
+    optimize_for_inference,
+    skip_padding,
+    with_autocast,
+)
+from loradar.training import mixed_adversarial_loss
 
 TARGETS = "block-conv1+stem"
 ATTACK = PGD(ball=Linf(radius=RADIUS), step=STEP, steps=STEPS)
@@ -30,7 +38,7 @@ def stepping(model: nn.Module, parameters: Iterable[Tensor], craft: Craft, x: Te
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
 
     def step() -> None:
-        loss = one_to_one(model, x, craft(x, y), y)
+        loss = mixed_adversarial_loss(model, x, craft(x, y), y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -46,11 +54,11 @@ def by_torchattacks(model: nn.Module) -> Craft:
 
 
 def adapter_step(base: nn.Module, precision: Precision, x: Tensor, y: Tensor) -> Callable[[], None]:
-    adapter, merge = fresh(base, targets=[TARGETS]), mergeable(base)
-    model = quick(nimble(plug(base, adapter, merge=merge)), precision)
+    adapter, merge = init_adapter(base, target_modules=[TARGETS]), foldable_conv_bn(base)
+    model = with_autocast(skip_padding(plug(base, adapter, merge=merge)), precision)
 
     def craft(x: Tensor, y: Tensor) -> Tensor:
-        return ATTACK(frozen(fold(base, adapter, check=False), precision, merge=merge), x, y)
+        return ATTACK(optimize_for_inference(merge_weights(base, adapter, check=False), precision, merge=merge), x, y)
 
     return stepping(model, adapter.parameters(), craft, x, y)
 
@@ -70,8 +78,13 @@ def full_step(base: nn.Module, precision: Precision | None, x: Tensor, y: Tensor
     model = copy.deepcopy(base).eval().requires_grad_(True)
     if precision is None:
         return stepping(model, model.parameters(), by_torchattacks(model), x, y)
-    merge, fast = mergeable(base), quick(nimble(model.to(memory_format=torch.channels_last)), precision)
-    return stepping(fast, model.parameters(), lambda x, y: ATTACK(frozen(model, precision, merge=merge), x, y), x, y)
+    merge, fast = (
+        foldable_conv_bn(base),
+        with_autocast(skip_padding(model.to(memory_format=torch.channels_last)), precision),
+    )
+    return stepping(
+        fast, model.parameters(), lambda x, y: ATTACK(optimize_for_inference(model, precision, merge=merge), x, y), x, y
+    )
 
 
 def main() -> None:
@@ -93,8 +106,8 @@ def main() -> None:
         "full fine-tuning, our copies, bf16": full_step(base, "bf16", x, y),
     }
     seconds = in_turns(steps, args.repeats)
-    contenders = [Contender(name=name, images=args.batch, seconds=seconds[name]) for name in steps]
-    own, others = contenders[:2], contenders[2:]
+    candidates = [Candidate(name=name, images=args.batch, seconds=seconds[name]) for name in steps]
+    own, others = candidates[:2], candidates[2:]
     settings = {
         "batch": args.batch,
         "repeats": args.repeats,
@@ -103,7 +116,7 @@ def main() -> None:
         "GFLOP/s, fp32 product": round(peak(torch.float32) / 1e9),
         "GFLOP/s, bf16 product": round(peak(torch.bfloat16) / 1e9),
     }
-    show("robust-step", settings, contenders, [ratio(one, other) for one in own for other in others])
+    show("robust-step", settings, candidates, [ratio(one, other) for one in own for other in others])
 
 
 if __name__ == "__main__":

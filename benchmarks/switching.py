@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from benchmarks.beside import in_turns
 from benchmarks.timing import RESULTS, machine
-from loradar.adapters import Adapter, AdapterSwitch, fold, fresh, load, save
+from loradar.adapters import Adapter, AdapterSwitch, init_adapter, load, merge_weights, save
 from loradar.guard.trunk import share
-from loradar.models import Base, frozen, mergeable, new_base
+from loradar.models import Base, foldable_conv_bn, new_base, optimize_for_inference
 
 SIZES = (1, 4, 16, 64)
 TARGETS = {"every stage": ["block-conv1+stem"], "the last two stages": ["layer3.*.conv1", "layer4.*.conv1"]}
@@ -33,7 +33,7 @@ TARGETS = {"every stage": ["block-conv1+stem"], "the last two stages": ["layer3.
 
 def trained(base: nn.Module, targets: list[str], seed: int) -> Adapter:
     """As good as trained: its deltas change the answers."""
-    adapter = fresh(base, targets=targets, seed=seed)
+    adapter = init_adapter(base, target_modules=targets, seed=seed)
     with torch.no_grad():
         for delta in adapter.deltas.values():
             delta.b.normal_(std=0.01)
@@ -79,12 +79,12 @@ def of_switching(base: nn.Module, folder: Path, size: int, repeats: int) -> dict
 
 def of_a_pool(found: Base, batch: int, repeats: int, count: int = 4) -> dict[str, list[float]]:
     """What a batch through `count` adapters takes, as a multiple of `count` passes of the base, in each repeat."""
-    base, merge = found.model, mergeable(found.model)
+    base, merge = found.model, foldable_conv_bn(found.model)
     x = torch.rand(batch, *found.input_size, generator=torch.Generator().manual_seed(0))
 
     def parted(targets: list[str]) -> Callable[[], list[Tensor]]:
-        folded = [fold(base, trained(base, targets, seed)) for seed in range(count)]
-        trunk, tails = share([frozen(model, "fp32", merge=merge) for model in folded])
+        folded = [merge_weights(base, trained(base, targets, seed)) for seed in range(count)]
+        trunk, tails = share([optimize_for_inference(model, "fp32", merge=merge) for model in folded])
 
         def call() -> list[Tensor]:
             shared = trunk(x)
@@ -92,7 +92,7 @@ def of_a_pool(found: Base, batch: int, repeats: int, count: int = 4) -> dict[str
 
         return call
 
-    alone = frozen(base, "fp32", merge=merge)
+    alone = optimize_for_inference(base, "fp32", merge=merge)
     calls: dict[str, Callable[[], object]] = {"base": lambda: [alone(x) for _ in range(count)]}
     calls |= {f"{count} adapters, {name}": parted(targets) for name, targets in TARGETS.items()}
     with torch.inference_mode():

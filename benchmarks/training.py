@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import show, timed
-from loradar.adapters import find_targets, fresh, plug
-from loradar.models import mergeable, new_base, nimble, quick
-from loradar.training import one_to_one
+from loradar.adapters import find_targets, init_adapter, plug
+from loradar.models import foldable_conv_bn, new_base, skip_padding, with_autocast
+from loradar.training import mixed_adversarial_loss
 
 CASES = ("full fine-tuning", "peft LoRA rank 4", "loradar rank 4", "loradar fc only")
 TARGETS = ["block-conv1+stem"]
@@ -29,13 +29,13 @@ def prepare(case: str) -> tuple[Callable[[], object], int]:
     base = new_base(os.environ["BENCH_ARCHITECTURE"], num_classes=10, input_size=(3, 32, 32)).model
     base = base.to(memory_format=torch.channels_last).requires_grad_(False)
     model, parameters = _wear(base, way)
-    fast = quick(model, "bf16" if precision == "bf16" else "fp32")
+    fast = with_autocast(model, "bf16" if precision == "bf16" else "fp32")
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
     x, x_adv = torch.rand(2, batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     y = torch.arange(batch) % 10
 
     def step() -> None:
-        loss = one_to_one(fast, x, x_adv, y)
+        loss = mixed_adversarial_loss(fast, x, x_adv, y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -55,8 +55,8 @@ def _wear(base: nn.Module, way: str) -> tuple[nn.Module, Iterable[Tensor]]:
         model = copy.deepcopy(base)
         model.wrapped = peft.get_peft_model(model.wrapped, config)
         return model, [p for p in model.parameters() if p.requires_grad]
-    adapter = fresh(base, targets=TARGETS if way == "loradar rank 4" else ())
-    return nimble(plug(base, adapter, merge=mergeable(base))), adapter.parameters()
+    adapter = init_adapter(base, target_modules=TARGETS if way == "loradar rank 4" else ())
+    return skip_padding(plug(base, adapter, merge=foldable_conv_bn(base))), adapter.parameters()
 
 
 def main() -> None:

@@ -8,21 +8,21 @@ Any `nn.Module` from images in [0, 1] to logits would do as a base.
 
 import torch
 
-from loradar.adapters import fold, fresh, load, plug, save
+from loradar.adapters import init_adapter, load, merge_weights, plug, save
 from loradar.attacks import PGD
 from loradar.data import load_source, split
 from loradar.models import load_base
-from loradar.training import FitSettings, fit, one_to_one
+from loradar.training import FitSettings, fit, mixed_adversarial_loss
 
 splits = split(load_source("digits"), train=500, validation=50, reported=100)
 base = load_base("runs/demo/base").model
-adapter = fresh(base, targets="block-conv1", rank=4)
+adapter = init_adapter(base, target_modules="block-conv1", rank=4)
 defended, attack = plug(base, adapter), PGD(steps=3)
 
 
 def loss_of(indices: torch.Tensor, seed: int) -> torch.Tensor:  # noqa: ARG001
     x, y = splits.train.fetch(indices)
-    return one_to_one(defended, x, attack(fold(base, adapter), x, y), y)
+    return mixed_adversarial_loss(defended, x, attack(merge_weights(base, adapter), x, y), y)
 
 
 for step in fit(
@@ -38,4 +38,6 @@ again = plug(base, load(save(adapter, "runs/example")))
 x, y = splits.reported.fetch(torch.arange(len(splits.reported)))
 with torch.no_grad():
     print("the same logits after saving:", torch.equal(again(x), defended(x)))
-print("right under attack:", int((again(attack(fold(base, adapter), x, y)).argmax(1) == y).sum()), "of", len(y))
+print(
+    "right under attack:", int((again(attack(merge_weights(base, adapter), x, y)).argmax(1) == y).sum()), "of", len(y)
+)

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loradar.cli.progress import watching
-from loradar.core.config import read_file, settle
+from loradar.core.config import read_file, validate
 from loradar.core.types import Progress
 from loradar.guard.audit import audit_guard
 from loradar.guard.build import build_guard
@@ -32,13 +32,13 @@ def run(stage: str, progress: Progress) -> None:
     settings = read_file(HERE / f"{stage}.yaml")
     adapters = WORK / "harden" / "adapters"
     if stage == "harden":
-        harden(settle(HardenConfig, settings | {"out": WORK / "harden"}), progress=progress)
+        harden(validate(HardenConfig, settings | {"out": WORK / "harden"}), progress=progress)
     elif stage == "build":
         pool = {"adapter": [adapters / name for name in SPECIALISTS], "out": WORK / "guard"}
-        build_guard(settle(GuardBuildConfig, settings | pool), progress=progress)
+        build_guard(validate(GuardBuildConfig, settings | pool), progress=progress)
     else:
-        beside = {"guard": WORK / "guard", "contender": [adapters / name for name in JOINT], "out": WORK / "audit"}
-        page = audit_guard(settle(GuardAuditConfig, settings | beside), progress=progress)
+        beside = {"guard": WORK / "guard", "candidate": [adapters / name for name in JOINT], "out": WORK / "audit"}
+        page = audit_guard(validate(GuardAuditConfig, settings | beside), progress=progress)
         for file in ("report.json", "report.md", "report.html"):
             shutil.copy(page.parent / file, HERE / file)
 

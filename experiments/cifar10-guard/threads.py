@@ -50,7 +50,7 @@ def main() -> None:
     assert test is not None
     x, _ = test.fetch(torch.arange(count))
     batches = list(torch.split(x, 128))
-    guards = [opened.guard.altered(fusion="majority"), opened.guard.altered(fusion="routed", cascade=False)]
+    guards = [opened.guard.replace(fusion="majority"), opened.guard.replace(fusion="routed", cascade=False)]
     alone = [answers(guard, batches) for guard in guards]
     both = together(guards, batches)
     differing = [int((a.argmax(1) != b.argmax(1)).sum()) for a, b in zip(alone, both, strict=True)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loradar.cli.progress import watching
-from loradar.core.config import read_file, settle
+from loradar.core.config import read_file, validate
 from loradar.core.types import Progress
 from loradar.jobs.audit import audit
 from loradar.jobs.config import AuditConfig, HardenConfig
@@ -27,17 +27,17 @@ def one(name: str, seed: int, whole: int, progress: Progress) -> None:
     """Trains and measures one base with one seed, and keeps the reports."""
     work = Path("runs/cifar10-resnet18") / f"{name}-seed{seed}"
     settings = read_file(HERE / f"{name}.yaml") | {"seed": seed, "out": work}
-    config = settle(HardenConfig, settings)
+    config = validate(HardenConfig, settings)
     keep(harden(config, progress=progress).parent, HERE / f"{name}-seed{seed}")
-    if whole <= (config.limit or whole):
+    if whole <= (config.max_test_images or whole):
         return
     more = AuditConfig(
         base=config.base,
         adapter=sorted((work / "adapters").iterdir()),
         data=config.data,
-        attack=config.attacks,
+        attacks=config.attacks,
         threat=["transfer"],
-        limit=whole,
+        max_test_images=whole,
         out=work / f"first-{whole}",
         batch_size=config.batch_size,
         precision=config.precision,

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from loradar.cli.progress import watching
-from loradar.core.config import read_file, settle
+from loradar.core.config import read_file, validate
 from loradar.core.files import write_atomically
 from loradar.fewshot.config import MetaTuneConfig
 from loradar.fewshot.meta_train import epochs_of
@@ -51,9 +51,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def config_of(name: str, settings: dict[str, Any], room: Path) -> MetaTuneConfig:
+def config_of(name: str, settings: dict[str, Any], directory: Path) -> MetaTuneConfig:
     """What the variant `name` is trained with."""
-    return settle(MetaTuneConfig, settings | SHARED | VARIANTS[name] | {"out": room / name.replace(" ", "-")})
+    return validate(MetaTuneConfig, settings | SHARED | VARIANTS[name] | {"out": directory / name.replace(" ", "-")})
 
 
 def told(config: MetaTuneConfig) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--room", type=Path, default=Path("runs/few-shot/members"))
     args = parser.parse_args()
     settings = read_file(HERE / "resnet18-stages.yaml")["meta_tune"]
-    configs = {name: config_of(name, settings, args.room) for name in VARIANTS}
+    configs = {name: config_of(name, settings, args.directory) for name in VARIANTS}
     for name in args.only:
         row = trained(name, configs[name])
         # read again: others may have written in the meantime

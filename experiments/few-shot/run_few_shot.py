@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from loradar.cli.progress import watching
-from loradar.core.config import read_file, settle
+from loradar.core.config import read_file, validate
 from loradar.core.types import Progress
 from loradar.fewshot.config import FewShotEvalConfig, MetaTuneConfig
 from loradar.fewshot.evaluate import few_shot_eval
@@ -32,13 +32,13 @@ STAGES = ("pretrain", "meta_tune", "evaluate")
 def run(name: str, settings: dict[str, dict[str, Any]], stages: list[str], progress: Progress) -> None:
     """Every stage in turn; a base that stands is not trained again, a member that stands not tuned again."""
     if "pretrain" in stages and "pretrain" in settings:
-        base = settle(PretrainConfig, settings["pretrain"])
+        base = validate(PretrainConfig, settings["pretrain"])
         if not (base.out / "config.json").exists():
             pretrain(base, progress=progress)
     if "meta_tune" in stages:
-        meta_tune(settle(MetaTuneConfig, settings["meta_tune"]), progress=progress)
+        meta_tune(validate(MetaTuneConfig, settings["meta_tune"]), progress=progress)
     if "evaluate" in stages:
-        page = few_shot_eval(settle(FewShotEvalConfig, settings["evaluate"]), progress=progress)
+        page = few_shot_eval(validate(FewShotEvalConfig, settings["evaluate"]), progress=progress)
         place = HERE / name
         place.mkdir(exist_ok=True)
         for file in ("report.json", "report.md", "report.html"):

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from loradar.adapters import without_head
+from loradar.adapters import feature_extractor
 from loradar.cli.progress import watching
 from loradar.core.config import read_file
 from loradar.core.files import write_atomically
@@ -24,7 +24,7 @@ from loradar.core.types import Progress
 from loradar.data import corrupt
 from loradar.evaluation.corruptions import corruption_of
 from loradar.fewshot.episode import parse_setting
-from loradar.fewshot.heads import HeadRule
+from loradar.fewshot.heads import HeadConfig
 from loradar.fewshot.tasks import Task, named_domain
 from loradar.fewshot.transduction import Transduction
 from loradar.models import open_base
@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 DOMAINS = ("cifarfs-val", "mnist")
 SETTINGS = ("5w1s", "5w5s")
 TASKS = 60
-HEADS = {"alone": HeadRule(kind="ridge"), "together": HeadRule(kind="ridge", transduction=Transduction())}
+HEADS = {"alone": HeadConfig(kind="ridge"), "together": HeadConfig(kind="ridge", transduction=Transduction())}
 
 
 def drawn(task: Task, seed: int) -> dict[str, Tensor]:
@@ -59,7 +59,7 @@ def drawn(task: Task, seed: int) -> dict[str, Tensor]:
 def measured(base: str, progress: Progress) -> list[dict[str, Any]]:
     """A row for each choice of queries: mean and half width of the share of right answers, by head and by images."""
     opened = open_base(base, "cpu")
-    features = without_head(opened.model).eval()
+    features = feature_extractor(opened.model).eval()
     shares: dict[str, dict[str, list[float]]] = {}
     task_of = progress.task("tasks", len(DOMAINS) * len(SETTINGS) * TASKS, "tasks")
     for domain in DOMAINS:

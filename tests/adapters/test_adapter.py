@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from loradar.adapters import Card, fingerprint, fresh, plug
+from loradar.adapters import Card, fingerprint, init_adapter, plug
 from loradar.core.errors import BadFileError, WrongBaseError
 from tests.adapters.tiny import Centred, images, resnet, snapshot, trained, vit
 
 
 def test_a_copy_is_of_its_own() -> None:
     base = resnet()
-    adapter = trained(base, "block-conv1", start="svd", norm="owned")
+    adapter = trained(base, "block-conv1", init="svd", norm="owned")
     other = adapter.to("cpu")
     assert torch.equal(plug(base, other)(images()), plug(base, adapter)(images()))
     assert [p.requires_grad for p in other.parameters()] == [True] * len(adapter.parameters())
@@ -22,7 +22,7 @@ def test_a_copy_is_of_its_own() -> None:
 
 def test_an_adapter_elsewhere_is_refused_with_the_way_out() -> None:
     base = resnet()
-    adapter = fresh(base, targets="block-conv1").to("meta")
+    adapter = init_adapter(base, target_modules="block-conv1").to("meta")
     with pytest.raises(WrongBaseError, match=r"is on meta, the base on cpu; adapter\.to\('cpu'\)"):
         plug(base, adapter)
 
@@ -30,9 +30,9 @@ def test_an_adapter_elsewhere_is_refused_with_the_way_out() -> None:
 def test_the_card_goes_to_json_and_back() -> None:
     card = Card(
         name="roa",
-        targets=("conv1",),
+        target_modules=("conv1",),
         rank=4,
-        alpha=4.0,
+        lora_alpha=4.0,
         attack_target="base",
         data={"source": "digits", "train": 900},
         measured=[{"attack": "PGD(steps=10)", "correct": 412, "total": 500, "low": 0.1, "threat": "adaptive"}],
@@ -84,7 +84,7 @@ def test_the_fingerprint_overlooks_what_does_not_change_the_function() -> None:
 def test_making_an_adapter_leaves_the_base_and_the_global_generator() -> None:
     base = resnet()
     before, state = snapshot(base), torch.random.get_rng_state()
-    fresh(base, targets="all-conv", rank=2, start="svd", norm="owned")
-    fresh(base, targets="all-conv", rank=2)
+    init_adapter(base, target_modules="all-conv", rank=2, init="svd", norm="owned")
+    init_adapter(base, target_modules="all-conv", rank=2)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(t, before[n]) for n, t in base.state_dict().items())

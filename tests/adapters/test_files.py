@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from loradar.adapters import Adapter, fresh, load, plug, save, verify
+from loradar.adapters import Adapter, init_adapter, load, plug, save, verify
 from loradar.core.errors import BadFileError, WrongBaseError
 from tests.adapters.tiny import images, resnet, trained
 
@@ -132,8 +132,8 @@ def test_a_record_of_other_tensors(folder: Path) -> None:
 
 
 def test_a_record_of_a_later_schema(folder: Path) -> None:
-    edit(folder / "loradar.json", schema=2)
-    with pytest.raises(BadFileError, match="schema 2; this loradar reads 1"):
+    edit(folder / "loradar.json", schema=3)
+    with pytest.raises(BadFileError, match="schema 3; this loradar reads 2"):
         load(folder)
 
 
@@ -144,7 +144,7 @@ def test_a_config_that_parted_from_its_weights(folder: Path) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_values_that_are_not_finite(folder: Path, base: nn.Module, tmp_path: Path, bad: float) -> None:
-    broken = fresh(base, targets="block-conv1")
+    broken = init_adapter(base, target_modules="block-conv1")
     broken.parameters()[0].data[0, 0] = bad
     with pytest.raises(BadFileError, match=r"NaN or infinite values in .*layer1\.0\.conv1"):
         save(broken, tmp_path / "broken")
@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_what_was_there(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
         with pytest.raises(BadFileError, match="No space left on device"):
-            save(fresh(base, targets="all-conv", rank=2), folder)
+            save(init_adapter(base, target_modules="all-conv", rank=2), folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert [p.name for p in folder.parent.iterdir()] == ["roa"]
     assert torch.equal(plug(base, load(folder))(images()), plug(base, adapter)(images()))

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from loradar.adapters import Adapter, AdapterPool, fold, fresh, load, merge, plug, save
+from loradar.adapters import Adapter, AdapterPool, add_weighted, init_adapter, load, merge_weights, plug, save
 from loradar.core.errors import BadFileError
 from tests.adapters.tiny import images, resnet, step, trained, vit
 
@@ -51,7 +51,7 @@ def as_peft_reads(base: nn.Module, folder: Path) -> nn.Module:
     "settings",
     [
         {"rank": 2},
-        {"rank": 2, "start": "svd", "alpha": 3.0},
+        {"rank": 2, "init": "svd", "lora_alpha": 3.0},
         {"rank": 2, "norm": "owned"},
         {"rank": 0, "norm": "owned"},
         {"rank": 2, "head": False},
@@ -72,10 +72,12 @@ def test_peft_reads_ours(model: tuple[nn.Module, str], settings: dict[str, Any],
 def test_peft_reads_a_merge_of_mixed_ranks(first: str, tmp_path: Path) -> None:
     base = bare(resnet)
     # conv1 is the end of every other target's name, and has a rank of its own
-    pool = AdapterPool({"a": trained(base, first, rank=3), "b": trained(base, "block-conv1+stem", rank=2, alpha=5.0)})
-    merged = merge(pool, {"a": 0.25, "b": 0.75})
+    pool = AdapterPool(
+        {"a": trained(base, first, rank=3), "b": trained(base, "block-conv1+stem", rank=2, lora_alpha=5.0)}
+    )
+    merged = add_weighted(pool, {"a": 0.25, "b": 0.75})
     save(merged, tmp_path / "ours", base)
-    expected = fold(base, merged)(images())
+    expected = merge_weights(base, merged)(images())
     assert torch.allclose(as_peft_reads(base, tmp_path / "ours")(images()), expected, atol=1e-4)
 
 
@@ -89,7 +91,7 @@ def test_peft_hits_the_targets_and_no_other_layers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"alpha_pattern": {"layer2.0.conv1|fc2": 5}}], ids=str)
 def test_we_read_what_peft_wrote(model: tuple[nn.Module, str], options: dict[str, Any], tmp_path: Path) -> None:
     base, targets = model
-    x, layers = images(), list(fresh(base, targets=targets, rank=1).card.targets)
+    x, layers = images(), list(init_adapter(base, target_modules=targets, rank=1).card.target_modules)
     head = "fc" if hasattr(base, "fc") else "head"
     config = peft.LoraConfig(r=3, lora_alpha=4, target_modules=layers, modules_to_save=[head], **options)
     wrapped = peft.get_peft_model(base, config)
@@ -105,7 +107,7 @@ def test_we_read_what_peft_wrote(model: tuple[nn.Module, str], options: dict[str
     assert adapter.card.base_fingerprint == ""
     assert adapter.card.head == head
     assert torch.allclose(plug(fresh_base, adapter)(x), expected, atol=1e-4)
-    assert torch.allclose(fold(fresh_base, adapter)(x), expected, atol=1e-4)
+    assert torch.allclose(merge_weights(fresh_base, adapter)(x), expected, atol=1e-4)
     step(plug(fresh_base, adapter), adapter, x)  # and it can be trained on
     save(adapter, tmp_path / "ours")
     assert torch.equal(plug(fresh_base, load(tmp_path / "ours"))(x), plug(fresh_base, adapter)(x))
@@ -123,7 +125,7 @@ def test_peft_refuses_what_it_would_misread(tmp_path: Path) -> None:
 
 def test_a_head_whose_name_ends_others_is_kept_from_peft(tmp_path: Path) -> None:
     base = nn.ModuleDict({"prefc": nn.Linear(2, 2), "fc": nn.Linear(2, 2)})
-    save(fresh(base, targets="prefc", rank=1), tmp_path / "ours", base)
+    save(init_adapter(base, target_modules="prefc", rank=1), tmp_path / "ours", base)
     assert json.loads((tmp_path / "ours" / "adapter_config.json").read_text())["peft_type"] == "LORADAR"
 
 
@@ -143,7 +145,7 @@ def test_a_head_whose_name_ends_others_is_kept_from_peft(tmp_path: Path) -> None
     ],
 )
 def test_options_whose_maths_are_not_ours(option: dict[str, Any], message: str, tmp_path: Path) -> None:
-    adapter: Adapter = fresh(resnet(), targets="block-conv1")
+    adapter: Adapter = init_adapter(resnet(), target_modules="block-conv1")
     folder = save(adapter, tmp_path / "ours")
     (folder / "loradar.json").unlink()
     config = folder / "adapter_config.json"
@@ -154,7 +156,7 @@ def test_options_whose_maths_are_not_ours(option: dict[str, Any], message: str, 
 
 def test_the_size_of_the_reference_adapter(tmp_path: Path) -> None:
     # rank 4 on the stem and the eight block conv1s, with fc: 66,646 parameters
-    adapter = fresh(stock(), targets="block-conv1+stem", rank=4)
+    adapter = init_adapter(stock(), target_modules="block-conv1+stem", rank=4)
     assert sum(p.numel() for p in adapter.parameters()) == 66_646
     save(adapter, tmp_path / "ours")
     assert (tmp_path / "ours" / "adapter_model.safetensors").stat().st_size <= 273_463

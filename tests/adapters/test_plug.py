@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loradar.adapters import Adapter, fingerprint, fold, fresh, plug
+from loradar.adapters import Adapter, fingerprint, init_adapter, merge_weights, plug
 from loradar.core.errors import BadConfigError, BadTargetError, WrongBaseError
-from loradar.core.modules import evaluating, innermost
+from loradar.core.modules import evaluating, unwrap
 from tests.adapters.tiny import images, resnet, snapshot, step, trained
 
 Mode: TypeAlias = Literal["zeros", "reflect", "replicate", "circular"]
@@ -46,21 +46,21 @@ def test_every_convolution(stride: int, dilation: int, padding: int, mode: Mode,
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 6, 3, stride, padding, dilation, groups, padding_mode=mode)
     base = nn.Sequential(conv)
-    adapter = moved(fresh(base, targets="0", rank=2, head=False, alpha=3.0))
+    adapter = moved(init_adapter(base, target_modules="0", rank=2, head=False, lora_alpha=3.0))
     x = torch.rand(2, 3, 9, 10)
     delta = adapter.deltas["0"]
     expected = by_hand(conv, conv.weight + 1.5 * (delta.b @ delta.a).view_as(conv.weight), x)
     assert torch.allclose(plug(base, adapter)(x), expected, atol=1e-5)
-    assert torch.allclose(fold(base, adapter)(x), expected, atol=1e-5)
+    assert torch.allclose(merge_weights(base, adapter)(x), expected, atol=1e-5)
     assert (expected - conv(x)).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_padding_by_name(padding: str) -> None:
     base = nn.Sequential(nn.Conv2d(3, 4, (3, 5), padding=padding))
-    adapter = moved(fresh(base, targets="0", rank=2, head=False))
+    adapter = moved(init_adapter(base, target_modules="0", rank=2, head=False))
     x = images()
-    assert torch.allclose(plug(base, adapter)(x), fold(base, adapter)(x), atol=1e-5)
+    assert torch.allclose(plug(base, adapter)(x), merge_weights(base, adapter)(x), atol=1e-5)
 
 
 def test_a_layer_whose_weight_is_used_without_it() -> None:
@@ -69,16 +69,16 @@ def test_a_layer_whose_weight_is_used_without_it() -> None:
     base = timm.create_model("beit_base_patch16_224", img_size=32, depth=1, embed_dim=24, num_heads=2).eval()
     for parameter in base.parameters():
         parameter.data.normal_(std=0.3)  # as timm starts it, its blocks hardly matter
-    adapter = moved(fresh(base, targets="blocks.0.attn.qkv", rank=2, head=False))
+    adapter = moved(init_adapter(base, target_modules="blocks.0.attn.qkv", rank=2, head=False))
     x = images()
     assert (plug(base, adapter)(x) - base(x)).abs().max() > 1e-3
-    assert torch.allclose(plug(base, adapter)(x), fold(base, adapter)(x), atol=1e-5)
+    assert torch.allclose(plug(base, adapter)(x), merge_weights(base, adapter)(x), atol=1e-5)
 
 
 def test_parameters_are_shared_and_buffers_copied() -> None:
     base = resnet()
-    adapter = fresh(base, targets="block-conv1")
-    for model in (plug(base, adapter), fold(base, adapter)):
+    adapter = init_adapter(base, target_modules="block-conv1")
+    for model in (plug(base, adapter), merge_weights(base, adapter)):
         own = dict(model.named_parameters())
         changed = {n for n, p in base.named_parameters() if own[n].data_ptr() != p.data_ptr()}
         assert "wrapped.conv1.weight" not in changed
@@ -89,7 +89,7 @@ def test_parameters_are_shared_and_buffers_copied() -> None:
 
 def test_training_moves_the_very_tensors_of_the_adapter() -> None:
     base = resnet()
-    adapter = fresh(base, targets="block-conv1", norm="owned")
+    adapter = init_adapter(base, target_modules="block-conv1", norm="owned")
     before = {n: t.clone() for n, t in adapter.state().items()}
     step(plug(base, adapter), adapter, images(8))
     frozen = {n for n, t in adapter.state().items() if torch.equal(t, before[n])}
@@ -101,7 +101,7 @@ def test_training_moves_the_very_tensors_of_the_adapter() -> None:
 
 def test_train_mode_never_reaches_frozen_statistics() -> None:
     base = resnet().train()
-    twin = plug(base, fresh(base, targets="block-conv1"))
+    twin = plug(base, init_adapter(base, target_modules="block-conv1"))
     before = snapshot(twin)
     for model in (twin, copy.deepcopy(twin)):
         model.train()
@@ -117,7 +117,7 @@ def test_channels_last_and_autocast() -> None:
     base = resnet().to(memory_format=torch.channels_last)
     adapter = trained(base, "block-conv1+stem")
     x = images().contiguous(memory_format=torch.channels_last)
-    folded, twin = fold(base, adapter), plug(base, adapter)
+    folded, twin = merge_weights(base, adapter), plug(base, adapter)
     weight = folded.get_submodule("wrapped.layer1.0.conv1").weight
     assert isinstance(weight, Tensor)
     assert weight.is_contiguous(memory_format=torch.channels_last)
@@ -128,14 +128,14 @@ def test_channels_last_and_autocast() -> None:
 
 def test_a_base_in_half_precision() -> None:
     base = resnet().bfloat16()
-    adapter = fresh(base, targets="block-conv1+stem", start="svd")
+    adapter = init_adapter(base, target_modules="block-conv1+stem", init="svd")
     x = images().bfloat16()
     assert torch.equal(plug(base, adapter)(x), base(x))
-    assert fold(base, adapter)(x).dtype == torch.bfloat16
+    assert merge_weights(base, adapter)(x).dtype == torch.bfloat16
 
 
 def test_shapes_are_looked_at_even_without_the_hash() -> None:
-    adapter = fresh(resnet(classes=4), targets="block-conv1")
+    adapter = init_adapter(resnet(classes=4), target_modules="block-conv1")
     with pytest.raises(WrongBaseError, match=r"fc\.weight of \(4, 16\), this base \(5, 16\)"):
         plug(resnet(classes=5), adapter, check=False)
     plug(resnet(seed=1), adapter, check=False)
@@ -144,18 +144,18 @@ def test_shapes_are_looked_at_even_without_the_hash() -> None:
 
 
 def test_an_adapter_of_plain_layers_is_not_worn_by_odd_ones() -> None:
-    adapter = fresh(nn.Sequential(nn.Conv2d(3, 4, 3)), targets="0", rank=2, head=False)
+    adapter = init_adapter(nn.Sequential(nn.Conv2d(3, 4, 3)), target_modules="0", rank=2, head=False)
     with pytest.raises(WrongBaseError, match="another kind of layer"):
         plug(nn.Sequential(nn.Conv2d(3, 4, 3, dilation=2)), adapter, check=False)
 
 
 def test_what_fresh_refuses() -> None:
     with pytest.raises(BadTargetError, match="fc is the head"):
-        fresh(resnet(), targets=("fc",))
+        init_adapter(resnet(), target_modules=("fc",))
     with pytest.raises(BadConfigError, match="alpha above 0"):
-        fresh(resnet(), targets="block-conv1", alpha=0.0)
+        init_adapter(resnet(), target_modules="block-conv1", lora_alpha=0.0)
     with pytest.raises(BadConfigError, match="rank 0 or more"):
-        fresh(resnet(), targets="block-conv1", rank=-1)
+        init_adapter(resnet(), target_modules="block-conv1", rank=-1)
 
 
 def test_normalisation_that_is_merged_changes_neither_answers_nor_gradients() -> None:
@@ -180,17 +180,17 @@ def test_normalisation_that_is_merged_changes_neither_answers_nor_gradients() ->
 def test_normalisation_that_the_adapter_owns_is_not_merged() -> None:
     base = resnet()
     merged = plug(base, trained(base, "block-conv1", seed=0, norm="owned"), merge=[("conv1", "bn1")])
-    assert isinstance(innermost(merged).get_submodule("bn1"), nn.BatchNorm2d)
+    assert isinstance(unwrap(merged).get_submodule("bn1"), nn.BatchNorm2d)
 
 
 def test_a_layer_that_wears_a_composed_weight_is_not_merged() -> None:
     base = resnet()
-    innermost(base).get_submodule("conv1").padding_mode = "reflect"  # type: ignore[assignment]
-    innermost(base).get_submodule("conv1")._reversed_padding_repeated_twice = [1, 1, 1, 1]  # type: ignore[assignment]
+    unwrap(base).get_submodule("conv1").padding_mode = "reflect"  # type: ignore[assignment]
+    unwrap(base).get_submodule("conv1")._reversed_padding_repeated_twice = [1, 1, 1, 1]  # type: ignore[assignment]
     adapter = trained(base, "conv1", seed=0)
-    assert not adapter.deltas["conv1"].plain
+    assert not adapter.deltas["conv1"].branch_equivalent
     merged = plug(base, adapter, merge=[("conv1", "bn1")])
-    assert isinstance(innermost(merged).get_submodule("bn1"), nn.BatchNorm2d)
+    assert isinstance(unwrap(merged).get_submodule("bn1"), nn.BatchNorm2d)
     torch.testing.assert_close(merged(images()), plug(base, adapter)(images()))
 
 

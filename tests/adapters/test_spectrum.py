@@ -11,23 +11,23 @@ from torch import nn
 from loradar.adapters import (
     Adapter,
     AdapterPool,
+    add_weighted,
     check_shared_start,
-    fold,
-    fresh,
+    feature_extractor,
+    init_adapter,
+    init_delta,
     load,
-    merge,
+    merge_weights,
     on_residual,
     plug,
     residual,
     save,
-    start,
-    trimmed,
+    truncate_spectrum,
     truncated,
-    without_head,
 )
 from loradar.adapters.layers import fused_matrices, weight_of
 from loradar.core.errors import BadConfigError, BadTargetError, WrongBaseError
-from loradar.core.modules import innermost
+from loradar.core.modules import unwrap
 from tests.adapters.tiny import images, resnet, step, vit
 
 BASES = {"resnet": (resnet(), "all-conv"), "vit": (vit(), "attention+mlp")}
@@ -36,7 +36,7 @@ every = pytest.mark.parametrize("kind", BASES)
 
 def started(kind: str, **changes: object) -> Adapter:
     base, targets = BASES[kind]
-    return fresh(base, targets=targets, rank=4, start="svd", head=False, fused="split", **changes)  # type: ignore[arg-type]
+    return init_adapter(base, target_modules=targets, rank=4, init="svd", head=False, fused="split", **changes)  # type: ignore[arg-type]
 
 
 def moved(kind: str, seed: int) -> Adapter:
@@ -49,7 +49,7 @@ def moved(kind: str, seed: int) -> Adapter:
 @every
 def test_the_start_changes_nothing(kind: str) -> None:
     base, adapter = BASES[kind][0], started(kind)
-    assert torch.equal(fold(base, adapter)(images()), base(images()))
+    assert torch.equal(merge_weights(base, adapter)(images()), base(images()))
     assert torch.allclose(plug(base, adapter)(images()), base(images()), atol=1e-5)
     on_floor = plug(residual(base, adapter), on_residual(adapter), check=False)
     assert torch.allclose(on_floor(images()), base(images()), atol=1e-5)
@@ -61,8 +61,8 @@ def test_training_on_the_residual_is_training_on_the_base(kind: str) -> None:
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     step(plug(residual(base, adapter), on_residual(adapter), check=False), adapter, images(8))
     worn = plug(residual(base, adapter), on_residual(adapter), check=False)
-    assert torch.allclose(fold(base, adapter)(images()), worn(images()), atol=1e-4)
-    assert not torch.allclose(fold(base, adapter)(images()), base(images()), atol=1e-4)
+    assert torch.allclose(merge_weights(base, adapter)(images()), worn(images()), atol=1e-4)
+    assert not torch.allclose(merge_weights(base, adapter)(images()), base(images()), atol=1e-4)
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
 
 
@@ -71,15 +71,15 @@ def test_query_key_and_value_have_factors_of_their_own() -> None:
     base = BASES["vit"][0]
     name = next(n for n in adapter.deltas if n.endswith("qkv"))
     delta = adapter.deltas[name]
-    assert fused_matrices(innermost(base), name) == 3
+    assert fused_matrices(unwrap(base), name) == 3
     assert delta.groups == 3
     assert delta.a.shape[0] == 12
-    weight = weight_of(innermost(base), name).detach()
+    weight = weight_of(unwrap(base), name).detach()
     for own, a0, b0 in zip(weight.chunk(3), delta.a.chunk(3), delta.b.chunk(3), strict=True):
         u, s, vh = torch.linalg.svd(own.double(), full_matrices=False)
         assert torch.allclose((b0 @ a0).double(), u[:, :4] * s[:4] @ vh[:4], atol=1e-5)
     with pytest.raises(BadTargetError, match="do not fit"):
-        start(torch.zeros(9, 4), 2, "random", groups=2)
+        init_delta(torch.zeros(9, 4), 2, "random", groups=2)
 
 
 def test_a_vit_s_has_as_many_parameters_a_member_as_the_paper_says() -> None:
@@ -99,7 +99,7 @@ def test_a_vit_s_has_as_many_parameters_a_member_as_the_paper_says() -> None:
 def test_a_member_goes_to_disk_and_back_to_the_bit(kind: str, tmp_path: object) -> None:
     base, adapter = BASES[kind][0], moved(kind, 1)
     again = load(save(adapter, f"{tmp_path}/member", base))
-    assert torch.equal(fold(base, again)(images()), fold(base, adapter)(images()))
+    assert torch.equal(merge_weights(base, again)(images()), merge_weights(base, adapter)(images()))
     assert {n: (d.groups, d.a.shape, d.b.shape) for n, d in again.deltas.items()} == {
         n: (d.groups, d.a.shape, d.b.shape) for n, d in adapter.deltas.items()
     }
@@ -108,20 +108,20 @@ def test_a_member_goes_to_disk_and_back_to_the_bit(kind: str, tmp_path: object) 
 @every
 def test_identical_members_give_the_base_back(kind: str) -> None:
     base = BASES[kind][0]
-    merged = merge(AdapterPool({"a": started(kind), "b": started(kind)}), {"a": 0.3, "b": 0.7})
+    merged = add_weighted(AdapterPool({"a": started(kind), "b": started(kind)}), {"a": 0.3, "b": 0.7})
     for delta in merged.deltas.values():
         assert float(delta.matrix().detach().abs().max()) < 1e-6
-    assert torch.allclose(fold(base, merged)(images()), base(images()), atol=1e-5)
+    assert torch.allclose(merge_weights(base, merged)(images()), base(images()), atol=1e-5)
 
 
 @every
 def test_a_blend_is_the_residual_and_the_weighted_products(kind: str) -> None:
     base, pool = BASES[kind][0], AdapterPool({"a": moved(kind, 1), "b": moved(kind, 2)})
-    merged = merge(pool, {"a": 0.25, "b": 0.75})
+    merged = add_weighted(pool, {"a": 0.25, "b": 0.75})
     for name, delta in merged.deltas.items():
         parts = [(w, on_residual(pool[n]).deltas[name].matrix()) for n, w in (("a", 0.25), ("b", 0.75))]
-        own = weight_of(innermost(residual(base, pool["a"])), name)
-        whole = weight_of(innermost(base), name)
+        own = weight_of(unwrap(residual(base, pool["a"])), name)
+        whole = weight_of(unwrap(base), name)
         expected = own.flatten(1) + sum((w * p for w, p in parts), torch.zeros_like(parts[0][1]))
         assert torch.allclose(whole.flatten(1) + delta.matrix(), expected, atol=1e-5)
         assert delta.b.shape[1] == 12, "two members of rank 4, and the start that they share once"
@@ -131,15 +131,15 @@ def test_members_of_other_starts_are_refused() -> None:
     pool = AdapterPool({"a": started("resnet"), "b": moved("resnet", 1)})
     check_shared_start(pool)
     odd = started("resnet")
-    minus = odd.deltas["layer1.0.conv1"].minus
-    assert minus is not None
-    minus[0][0, 0] += 1e-3
+    init_factors = odd.deltas["layer1.0.conv1"].init_factors
+    assert init_factors is not None
+    init_factors[0][0, 0] += 1e-3
     with pytest.raises(WrongBaseError, match=r"'c' and 'a' have different residual weights for layer1\.0\.conv1"):
         check_shared_start(AdapterPool({**pool, "c": odd}))
-    fewer = fresh(BASES["resnet"][0], targets="block-conv1", rank=4, start="svd", head=False)
+    fewer = init_adapter(BASES["resnet"][0], target_modules="block-conv1", rank=4, init="svd", head=False)
     with pytest.raises(WrongBaseError, match="differ in their layers"):
         check_shared_start(AdapterPool({**pool, "c": fewer}))
-    random = fresh(BASES["resnet"][0], targets="all-conv", rank=4, head=False)
+    random = init_adapter(BASES["resnet"][0], target_modules="all-conv", rank=4, head=False)
     with pytest.raises(WrongBaseError, match="different residual"):
         check_shared_start(AdapterPool({**pool, "c": random}))
 
@@ -149,9 +149,9 @@ def test_members_of_other_starts_are_refused() -> None:
 @given(keep=st.floats(0.05, 1))
 def test_trimming_leaves_the_largest_singular_values(kind: str, keep: float) -> None:
     base, adapter = BASES[kind][0], MOVED[kind]
-    cut, whole = fold(base, trimmed(base, adapter, keep)), fold(base, adapter)
+    cut, whole = merge_weights(base, truncate_spectrum(base, adapter, keep)), merge_weights(base, adapter)
     for name, delta in adapter.deltas.items():
-        full, cut_down = (weight_of(innermost(model), name).detach().flatten(1) for model in (whole, cut))
+        full, cut_down = (weight_of(unwrap(model), name).detach().flatten(1) for model in (whole, cut))
         for before, after in zip(full.chunk(delta.groups), cut_down.chunk(delta.groups), strict=True):
             u, s, vh = torch.linalg.svd(before.double(), full_matrices=False)
             rank = floor(keep * len(s) + 1e-9)
@@ -164,13 +164,13 @@ MOVED = {kind: moved(kind, 1) for kind in BASES}
 
 @every
 def test_keeping_everything_is_the_identity(kind: str) -> None:
-    assert trimmed(BASES[kind][0], MOVED[kind], 1.0) is MOVED[kind]
+    assert truncate_spectrum(BASES[kind][0], MOVED[kind], 1.0) is MOVED[kind]
 
 
 @pytest.mark.parametrize("keep", [0.0, -0.1, 1.1, float("nan")])
 def test_a_share_that_is_none_is_refused(keep: float) -> None:
     with pytest.raises(BadConfigError, match="expected a share of the singular values"):
-        trimmed(BASES["resnet"][0], MOVED["resnet"], keep)
+        truncate_spectrum(BASES["resnet"][0], MOVED["resnet"], keep)
 
 
 @every
@@ -196,7 +196,7 @@ def test_truncation_says_what_it_lost(kind: str) -> None:
 @every
 def test_without_its_head_a_model_gives_what_the_head_sees(kind: str) -> None:
     base = BASES[kind][0]
-    features = without_head(base)(images())
+    features = feature_extractor(base)(images())
     head = "fc" if kind == "resnet" else "head"
     layer = base.get_submodule("wrapped").get_submodule(head)
     assert torch.allclose(layer(features), base(images()), atol=1e-6)
@@ -206,15 +206,18 @@ def test_without_its_head_a_model_gives_what_the_head_sees(kind: str) -> None:
 @every
 def test_a_head_for_other_classes_plugs_like_any_other(kind: str, tmp_path: object) -> None:
     base, head = BASES[kind][0], "fc" if kind == "resnet" else "head"
-    features = without_head(base)(images()).detach()
-    replaced = {f"{head}.weight": nn.Parameter(features[:2].clone()), f"{head}.bias": nn.Parameter(torch.zeros(2))}
-    adapter = Adapter(deltas=MOVED[kind].deltas, replaced=replaced, card=MOVED[kind].card)
+    features = feature_extractor(base)(images()).detach()
+    modules_to_save = {
+        f"{head}.weight": nn.Parameter(features[:2].clone()),
+        f"{head}.bias": nn.Parameter(torch.zeros(2)),
+    }
+    adapter = Adapter(deltas=MOVED[kind].deltas, modules_to_save=modules_to_save, card=MOVED[kind].card)
     with pytest.raises(WrongBaseError, match="this base"):
         plug(base, adapter)
     own = adapter.with_card(head=head, classes=("cat", "dog"))
     again = load(save(own, f"{tmp_path}/task", base))
     assert again.card.classes == ("cat", "dog")
     assert plug(base, again)(images()).shape == (4, 2)
-    assert torch.equal(fold(base, again)(images()), fold(base, own)(images()))
+    assert torch.equal(merge_weights(base, again)(images()), merge_weights(base, own)(images()))
     with pytest.raises(WrongBaseError, match="this base"):
         plug(base, adapter.with_card(head=head, classes=("cat", "dog", "bird")))

@@ -3,25 +3,25 @@
 import pytest
 import torch
 
-from loradar.adapters import AdapterSwitch, fingerprint, fresh, plug
+from loradar.adapters import AdapterSwitch, fingerprint, init_adapter, plug
 from loradar.core.errors import BadConfigError, WrongBaseError
 from tests.adapters.tiny import images, resnet, trained
 
 
 def test_it_answers_as_the_adapter_in_use_and_as_the_base_before_and_after() -> None:
     base, x = resnet(), images()
-    before, plain = fingerprint(base), base(x)
+    before, branch_equivalent = fingerprint(base), base(x)
     pool = {name: trained(base, "block-conv1", seed=i, norm="owned") for i, name in enumerate("abc")}
     switch = AdapterSwitch(base, pool)
     assert switch.names == ("a", "b", "c")
-    assert torch.equal(switch(x), plain)
+    assert torch.equal(switch(x), branch_equivalent)
     for name in "abcab":
         switch.use(name)
         assert switch.used == name
         assert torch.equal(switch(x), plug(base, pool[name])(x))
-        assert not torch.equal(switch(x), plain)
+        assert not torch.equal(switch(x), branch_equivalent)
     switch.use(None)
-    assert torch.equal(switch(x), plain)
+    assert torch.equal(switch(x), branch_equivalent)
     assert fingerprint(base) == before
 
 
@@ -59,5 +59,5 @@ def test_unknown_names_and_other_bases_are_refused() -> None:
         with pytest.raises(BadConfigError, match="did you mean 'fog'"):
             ask("frog")
     with pytest.raises(WrongBaseError, match="belongs to the base"):
-        switch.add("other", fresh(resnet(seed=1), targets="block-conv1"))
+        switch.add("other", init_adapter(resnet(seed=1), target_modules="block-conv1"))
     assert switch.names == ("fog",)

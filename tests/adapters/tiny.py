@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from loradar.adapters import Adapter, fresh, plug
+from loradar.adapters import Adapter, init_adapter, plug
 from loradar.core.types import Images
 
 
@@ -67,7 +67,7 @@ def step(model: nn.Module, adapter: Adapter, x: Images, steps: int = 2) -> None:
 
 
 def trained(base: nn.Module, targets: str, seed: int = 0, **settings: object) -> Adapter:
-    adapter = fresh(base, targets=targets, seed=seed, **settings)  # type: ignore[arg-type]
+    adapter = init_adapter(base, target_modules=targets, seed=seed, **settings)  # type: ignore[arg-type]
     step(plug(base, adapter), adapter, images(8, seed))
     return adapter
 

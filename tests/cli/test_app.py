@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HARDEN = [
-    *("--train", "24", "--validation", "8", "--limit", "8", "--batch-size", "8", "--epochs", "8"),
+    *("--train", "24", "--validation", "8", "--max-test-images", "8", "--batch-size", "8", "--epochs", "8"),
     *("--attacks", "pgd:steps=1", "--no-baselines", "--no-flip", "--precision", "fp32", "--adaptive", "none"),
 ]
 
@@ -88,10 +88,10 @@ def test_inspect_shows_what_the_targets_hit() -> None:
 
 BAD = {
     "no such base": (["audit", "resnet81"], "resnet81"),
-    "an unknown attack": (["audit", "{base}", "--attack", "pdg"], "did you mean 'pgd'"),
-    "an unknown setting of a preset": (["audit", "{base}", "--attack", "roa-quick:hight=3"], "did you mean 'height'"),
+    "an unknown attack": (["audit", "{base}", "--attacks", "pdg"], "did you mean 'pgd'"),
+    "an unknown setting of a preset": (["audit", "{base}", "--attacks", "roa-quick:hight=3"], "did you mean 'height'"),
     "an unknown threat": (["audit", "{base}", "--threat", "adaptable"], "threat"),
-    "an unknown target": (["harden", "{base}", "--targets", "layer5.0.conv1"], "did you mean 'layer"),
+    "an unknown target": (["harden", "{base}", "--target-modules", "layer5.0.conv1"], "did you mean 'layer"),
     "a rank above the limit": (["harden", "{base}", "--rank", "999"], "rank 999 exceeds"),
     "an empty split": (["harden", "{base}", "--train", "999999"], "999999 training images"),
     "an unknown config key": (["harden", "{base}", "--config", "{config}"], "did you mean 'epochs'"),
@@ -164,7 +164,7 @@ def test_bad_input_is_one_line_and_exit_2(
 
 
 def test_exit_2_reaches_the_shell(base_folder: Path) -> None:
-    done = loradar("audit", base_folder, "--attack", "pdg")
+    done = loradar("audit", base_folder, "--attacks", "pdg")
     assert done.returncode == 2
     assert done.stderr.strip() == "loradar: unknown attack 'pdg'; did you mean 'pgd'?"
 

@@ -30,7 +30,7 @@ def pool(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch,
             *("meta-tune", base_folder, "--data", "digits", "--out", out, "--images-per-class", "8"),
             *("--validation-classes", "4", "--validation-episodes", "1", "--setting", "3w1s", "--query", "1"),
-            *("--budgets", "8", "--rank", "1", "--epochs", "1", "--episodes", "1", "--warm-up", "0", "--no-baselines"),
+            *("--eps-255", "8", "--rank", "1", "--epochs", "1", "--episodes", "1", "--warm-up", "0", "--no-baselines"),
             *("--precision", "fp32"),
         )
     assert stopped.value.code == 0
@@ -41,7 +41,18 @@ def test_from_a_folder_to_answers(
     pool: Path, support: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        loradar(monkeypatch, "few-shot", "fit", support, "--pool", pool, "--out", tmp_path / "task", "--keep", "1")
+        loradar(
+            monkeypatch,
+            "few-shot",
+            "fit",
+            support,
+            "--pool",
+            pool,
+            "--out",
+            tmp_path / "task",
+            "--rank-keep-ratio",
+            "1",
+        )
     assert stopped.value.code == 0
     said = capsys.readouterr().out
     assert "classes: digit0, digit1, digit2" in said
@@ -66,7 +77,7 @@ def test_eval_prints_the_averages(
             monkeypatch,
             *("few-shot", "eval", "--pool", pool, "--domain", "digits=digits", "--out", tmp_path, "--setting", "3w1s"),
             *("--query", "2", "--episodes", "2", "--attacked-episodes", "0", "--corrupted-episodes", "0"),
-            *("--no-ablations", "--keep", "1", "--precision", "fp32"),
+            *("--no-ablations", "--rank-keep-ratio", "1", "--precision", "fp32"),
         )
     assert stopped.value.code == 0
     said = capsys.readouterr().out
@@ -94,7 +105,7 @@ BAD = {
     ),
     "no domain": (["eval", "--pool", "{pool}"], "domain is missing"),
     "an unknown attack": (
-        ["eval", "--pool", "{pool}", "--domain", "a=digits", "--attack", "pdg"],
+        ["eval", "--pool", "{pool}", "--domain", "a=digits", "--attacks", "pdg"],
         "did you mean 'pgd'",
     ),
 }

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from loradar.adapters import Adapter, AdapterPool, Start, fold, fresh, load, merge, plug, save
+from loradar.adapters import Adapter, AdapterPool, Init, add_weighted, init_adapter, load, merge_weights, plug, save
 from loradar.core.errors import WrongBaseError
 from tests.adapters.tiny import Centred, images, resnet, snapshot, step, vit
 
@@ -39,7 +39,7 @@ def odd_convolutions(seed: int = 0) -> nn.Module:
 class Case:
     make: Callable[..., nn.Module]
     targets: str
-    start: Start = "random"
+    start: Init = "random"
     norm: Literal["frozen", "owned"] = "frozen"
     rank: int = 2
 
@@ -47,8 +47,14 @@ class Case:
         with warnings.catch_warnings():
             if self.start == "zeros":  # the warning has a test of its own
                 warnings.simplefilter("ignore", UserWarning)
-            return fresh(
-                base, targets=self.targets, rank=self.rank, start=self.start, norm=self.norm, seed=seed, alpha=3.0
+            return init_adapter(
+                base,
+                target_modules=self.targets,
+                rank=self.rank,
+                init=self.start,
+                norm=self.norm,
+                seed=seed,
+                lora_alpha=3.0,
             )
 
     def trained(self, base: nn.Module, seed: int = 0) -> Adapter:
@@ -82,7 +88,7 @@ def test_a_fresh_adapter_changes_nothing(case: Case) -> None:
     base, x = case.make(), images()
     adapter = case.fresh(base)
     assert torch.equal(plug(base, adapter)(x), base(x))
-    assert torch.equal(fold(base, adapter)(x), base(x))
+    assert torch.equal(merge_weights(base, adapter)(x), base(x))
 
 
 def test_a_fresh_adapter_receives_gradient(case: Case) -> None:
@@ -94,7 +100,7 @@ def test_a_fresh_adapter_receives_gradient(case: Case) -> None:
     moving = [bool((d.a.grad != 0).any() | (d.b.grad != 0).any()) for d in adapter.deltas.values()]  # type: ignore[union-attr]
     # both factors at zero never learn: known, warned of, and kept for comparison alone
     assert all(moving) if case.start != "zeros" else not any(moving)
-    assert any(p.requires_grad and bool((p.grad != 0).any()) for p in adapter.replaced.values())  # type: ignore[union-attr]
+    assert any(p.requires_grad and bool((p.grad != 0).any()) for p in adapter.modules_to_save.values())  # type: ignore[union-attr]
 
 
 def test_the_base_is_bit_identical_after_training(case: Case) -> None:
@@ -137,7 +143,7 @@ def test_saved_loaded_and_plugged_gives_the_same_bits(case: Case, tmp_path: Path
     again = load(save(adapter, tmp_path / "adapter", base))
     assert again.card == adapter.card
     assert torch.equal(plug(base, again)(x), plug(base, adapter)(x))
-    assert torch.equal(fold(base, again)(x), fold(base, adapter)(x))
+    assert torch.equal(merge_weights(base, again)(x), merge_weights(base, adapter)(x))
     assert [p.shape for p in again.parameters()] == [p.shape for p in adapter.parameters()]
     assert list(again.state()) == list(adapter.state())
 
@@ -145,7 +151,7 @@ def test_saved_loaded_and_plugged_gives_the_same_bits(case: Case, tmp_path: Path
 def test_folded_computes_what_plugged_does(case: Case) -> None:
     base, x = case.make(), images()
     adapter = case.trained(base)
-    folded = fold(base, adapter)
+    folded = merge_weights(base, adapter)
     assert torch.allclose(folded(x), plug(base, adapter)(x), atol=2e-5)
     assert not any(p.requires_grad for p in folded.parameters())
     assert not any(m._forward_hooks for m in folded.modules())
@@ -159,7 +165,7 @@ def test_another_base_is_refused_with_both_fingerprints(case: Case) -> None:
     base, other = case.make(), case.make(seed=1)
     adapter = case.fresh(base)
     theirs = case.fresh(other).card.base_fingerprint
-    for wear in (plug, fold):
+    for wear in (plug, merge_weights):
         with pytest.raises(WrongBaseError) as caught:
             wear(other, adapter)
         assert adapter.card.base_fingerprint[:12] in str(caught.value)
@@ -170,7 +176,7 @@ def test_merging_one_adapter_with_weight_1_is_itself(case: Case) -> None:
     base, x = case.make(), images()
     adapter = case.trained(base)
     pool = AdapterPool({"one": adapter, "other": case.trained(base, seed=1)})
-    merged = merge(pool, {"one": 1.0})
+    merged = add_weighted(pool, {"one": 1.0})
     assert torch.equal(plug(base, merged)(x), plug(base, adapter)(x))
 
 

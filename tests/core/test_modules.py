@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from loradar.core.errors import BadTargetError
-from loradar.core.modules import capture, evaluating, find_layer, innermost, output_of
+from loradar.core.modules import capture, evaluating, find_layer, output_of, unwrap
 
 
 class Wrapper(nn.Module):
@@ -22,8 +22,8 @@ def model() -> nn.Sequential:
 
 def test_innermost_follows_wrappers_all_the_way() -> None:
     backbone = model()
-    assert innermost(backbone) is backbone
-    assert innermost(Wrapper(Wrapper(backbone))) is backbone
+    assert unwrap(backbone) is backbone
+    assert unwrap(Wrapper(Wrapper(backbone))) is backbone
 
 
 def test_find_layer_is_relative_to_the_backbone() -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from loradar.core.randomness import forked, generator, mix, normal, uniform
+from loradar.core.randomness import generator, mix, normal, seeded_rng, uniform
 from tests.core.strategies import images, patient, seeds
 
 
@@ -62,11 +62,11 @@ def test_the_global_generator_is_neither_read_nor_moved() -> None:
 
 def test_forked_seeds_the_global_generator_for_the_block_alone() -> None:
     state = torch.get_rng_state()
-    with forked(3):
+    with seeded_rng(3):
         inside = torch.rand(2)
-    with forked(3):
+    with seeded_rng(3):
         assert torch.equal(torch.rand(2), inside)
     assert torch.equal(torch.get_rng_state(), state)
-    with pytest.raises(RuntimeError, match="inside"), forked(3):
+    with pytest.raises(RuntimeError, match="inside"), seeded_rng(3):
         raise RuntimeError("inside")
     assert torch.equal(torch.get_rng_state(), state)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack
-from loradar.evaluation import Leak, leak_test
+from loradar.evaluation import LabelLeakResult, leak_test
 from loradar.evaluation.leak import _wrong_labels
 from tests.evaluation.toys import FirstPixel, Keep, Paint, coded_images
 
@@ -31,7 +31,7 @@ def images(labels: Tensor, classes: int = 10) -> Tensor:
     return x
 
 
-def leak(model: nn.Module, attack: Attack, *, classes: int = 10, seed: int = 0) -> Leak:
+def leak(model: nn.Module, attack: Attack, *, classes: int = 10, seed: int = 0) -> LabelLeakResult:
     y = LABELS % classes
     x = images(y, classes)
     base = LastPixel(classes)

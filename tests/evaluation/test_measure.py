@@ -3,8 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError, BadImagesError
-from loradar.core.types import Task
-from loradar.evaluation import Row, accuracy_row, craft, predict
+from loradar.core.types import ProgressBar
+from loradar.evaluation import AccuracyResult, accuracy_row, predict, run_attack
 from tests.evaluation.toys import FirstPixel, Keep, Paint, coded_images
 
 LABELS = torch.arange(25) % 10
@@ -16,7 +16,7 @@ class Watch:
     def __init__(self) -> None:
         self.total = self.done = 0
 
-    def task(self, name: str, total: int, unit: str = "images") -> Task:  # noqa: ARG002
+    def task(self, name: str, total: int, unit: str = "images") -> ProgressBar:  # noqa: ARG002
         self.total += total
         return self
 
@@ -64,37 +64,37 @@ def test_a_model_that_breaks_is_wrong() -> None:
 
 def test_craft_goes_batch_by_batch_and_tells_of_it() -> None:
     x, watch = coded_images(LABELS), Watch()
-    x_adv = craft(Paint(shift=1), FirstPixel(), x, LABELS, batch_size=4, progress=watch)
+    x_adv = run_attack(Paint(shift=1), FirstPixel(), x, LABELS, batch_size=4, progress=watch)
     assert torch.equal(x_adv, Paint(shift=1)(FirstPixel(), x, LABELS))
     assert (watch.total, watch.done) == (25, 25)
 
 
 def test_craft_gives_float32_on_the_cpu() -> None:
-    assert craft(Keep(), FirstPixel(), coded_images(LABELS).double(), LABELS).dtype == torch.float32
+    assert run_attack(Keep(), FirstPixel(), coded_images(LABELS).double(), LABELS).dtype == torch.float32
 
 
 def test_craft_refuses_an_attack_that_leaves_the_images() -> None:
     with pytest.raises(BadImagesError, match="expected"):
-        craft(Grow(), FirstPixel(), coded_images(LABELS), LABELS)
+        run_attack(Grow(), FirstPixel(), coded_images(LABELS), LABELS)
 
 
 def test_craft_refuses_labels_that_do_not_fit() -> None:
     with pytest.raises(BadImagesError, match="expected 25 integers"):
-        craft(Keep(), FirstPixel(), coded_images(LABELS), LABELS[:3])
+        run_attack(Keep(), FirstPixel(), coded_images(LABELS), LABELS[:3])
 
 
 def test_batch_size_of_nothing_is_refused() -> None:
     with pytest.raises(BadConfigError, match="batch_size is 0"):
         predict(FirstPixel(), coded_images(LABELS), batch_size=0)
     with pytest.raises(BadConfigError, match="batch_size is 0"):
-        craft(Keep(), FirstPixel(), coded_images(LABELS), LABELS, batch_size=0)
+        run_attack(Keep(), FirstPixel(), coded_images(LABELS), LABELS, batch_size=0)
 
 
 def test_accuracy_row_counts_and_says_against_what() -> None:
     x, attack = coded_images(LABELS), Paint(shift=1)
     clean = accuracy_row(FirstPixel(), x, LABELS, name="m")
     assert (clean.correct, clean.total, clean.attack, clean.threat) == (25, 25, "none", "clean")
-    x_adv = craft(attack, FirstPixel(), x, LABELS)
+    x_adv = run_attack(attack, FirstPixel(), x, LABELS)
     row = accuracy_row(FirstPixel(), x_adv, LABELS, name="m", attack=repr(attack), threat="adaptive", seed=3)
     assert (row.correct, row.low, row.seed, row.attack) == (0, 0.0, 3, "Paint(classes=10, shift=1)")
     assert 0.1 < row.high < 0.2
@@ -102,11 +102,13 @@ def test_accuracy_row_counts_and_says_against_what() -> None:
 
 @pytest.mark.parametrize("correct", [0, 1, 3, 499, 500])
 def test_a_row_holds_its_share_in_its_interval(correct: int) -> None:
-    row = Row.count(model="m", attack="none", threat="clean", correct=correct, total=500, seed=0)
+    row = AccuracyResult.count(model="m", attack="none", threat="clean", correct=correct, total=500, seed=0)
     assert 0 <= row.low <= row.share <= row.high <= 1
 
 
 @pytest.mark.parametrize(("correct", "total", "low"), [(3, 2, 0.0), (0, 0, 0.0), (-1, 2, 0.0), (1, 2, 0.6)])
 def test_a_row_that_contradicts_itself_is_refused(correct: int, total: int, low: float) -> None:
     with pytest.raises(BadConfigError):
-        Row(model="m", attack="none", threat="clean", correct=correct, total=total, low=low, high=1.0, seed=0)
+        AccuracyResult(
+            model="m", attack="none", threat="clean", correct=correct, total=total, low=low, high=1.0, seed=0
+        )

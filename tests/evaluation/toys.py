@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from loradar.core.types import Threat
-from loradar.evaluation import Row
+from loradar.evaluation import AccuracyResult
 
 
 class FirstPixel(nn.Module):
@@ -48,7 +48,7 @@ def coded_images(labels: Tensor, classes: int = 10) -> Tensor:
     return Paint(classes=classes)(nn.Identity(), x, labels)
 
 
-def row(model: str, attack: str, threat: Threat, correct: int, against: str = "") -> Row:
-    return Row.count(
+def row(model: str, attack: str, threat: Threat, correct: int, against: str = "") -> AccuracyResult:
+    return AccuracyResult.count(
         model=model, attack=attack, threat=threat, correct=correct, total=500, seed=0, trained_against=against
     )

@@ -21,7 +21,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         config = tuning(
             make_base(folder, kind),
             folder / f"pool-{kind}",
-            query_attack=attacks[kind],
+            attack=attacks[kind],
             perturbation=readings[kind],
             kl="attacked-clean" if kind == "vit" else "clean-attacked",
             ablations=kind == "vit",

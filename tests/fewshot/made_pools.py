@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from loradar.fewshot.config import MetaTuneConfig
-from loradar.fewshot.engine import Bank, Tools, View
+from loradar.fewshot.engine import FeatureCache, Tools, View
 from loradar.fewshot.episode import Episode
 from loradar.fewshot.pools import base_of, open_pool
 from loradar.fewshot.tasks import Task, named_domain
@@ -38,7 +38,7 @@ def tuning(base: Path | str, out: Path, **changes: object) -> MetaTuneConfig:
         "out": out,
         "setting": "3w1s",
         "query": 2,
-        "budgets": [0.1, 8],
+        "eps_255": [0.1, 8],
         "rank": 2,
         "epochs": 2,
         "episodes": 2,
@@ -56,5 +56,5 @@ def view_of(place: Path, support: Path, *, copies: int = 1) -> View:
     every = torch.arange(len(domain.images))
     x, labels = domain.images.fetch(every)
     episode = Episode(classes=(0, 1, 2), support=every, support_labels=labels, query=every, query_labels=labels)
-    bank = Bank(tools=tools, domain=domain, batch_size=8)
+    bank = FeatureCache(tools=tools, domain=domain, batch_size=8)
     return View(tools=tools, bank=bank, task=Task(episode=episode, support=x, query=x))

@@ -16,8 +16,8 @@ SCORES = st.lists(st.floats(-1, 1), min_size=1, max_size=6)
 
 @settings(deadline=None)
 @given(SCORES, st.floats(0, 12), st.integers(1, 6))
-def test_zeta_sums_to_one_over_the_best(scores: list[float], sharpness: float, top: int) -> None:
-    weights = Blending(sharpness=sharpness, top=top).weights(torch.tensor(scores))
+def test_zeta_sums_to_one_over_the_best(scores: list[float], beta: float, top: int) -> None:
+    weights = Blending(beta=beta, top=top).weights(torch.tensor(scores))
     assert float(weights.sum()) == pytest.approx(1)
     assert int((weights > 0).sum()) == min(top, len(scores))
     chosen = torch.tensor(scores)[weights > 0]
@@ -28,17 +28,17 @@ def test_zeta_sums_to_one_over_the_best(scores: list[float], sharpness: float, t
 @given(st.permutations(range(5)), st.integers(1, 5))
 def test_permuting_the_pool_permutes_zeta(order: list[int], top: int) -> None:
     scores = torch.tensor([0.1, 0.7, 0.3, -0.2, 0.55])
-    blending = Blending(sharpness=3.0, top=top)
+    blending = Blending(beta=3.0, top=top)
     assert torch.allclose(blending.weights(scores[order]), blending.weights(scores)[order])
 
 
 def test_all_members_without_sharpness_is_the_uniform_average() -> None:
-    weights = Blending(sharpness=0.0, top=4).weights(torch.tensor([0.9, -0.3, 0.2, 0.1]))
+    weights = Blending(beta=0.0, top=4).weights(torch.tensor([0.9, -0.3, 0.2, 0.1]))
     assert weights.tolist() == [0.25] * 4
 
 
 def test_sharpness_by_the_formula() -> None:
-    weights = Blending(sharpness=12.0).weights(torch.tensor([0.50, 0.51]))
+    weights = Blending(beta=12.0).weights(torch.tensor([0.50, 0.51]))
     assert weights.tolist() == pytest.approx([0.47, 0.53], abs=0.005)
 
 
@@ -65,7 +65,7 @@ def test_a_score_by_loss_prefers_what_tells_classes_apart() -> None:
 
 
 def test_bad_scores_and_much_sharpness_still_weigh() -> None:
-    weights = Blending(by="loss", sharpness=500.0).weights(torch.tensor([-1.6, -1.5, -30.0]))
+    weights = Blending(by="loss", beta=500.0).weights(torch.tensor([-1.6, -1.5, -30.0]))
     assert weights.tolist() == pytest.approx([0, 1, 0], abs=1e-6)
 
 
@@ -87,7 +87,7 @@ def test_one_shot_without_augmentation_says_nothing_of_compactness() -> None:
     assert Blending(compactness=1.0).score(features.roll(1, 1), labels, prototypes) < 1
 
 
-@pytest.mark.parametrize("wrong", [{"compactness": 1.1}, {"sharpness": -1.0}, {"top": 0}])
+@pytest.mark.parametrize("wrong", [{"compactness": 1.1}, {"beta": -1.0}, {"top": 0}])
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(BadConfigError, match="expected a compactness in"):
         Blending(**wrong)  # type: ignore[arg-type]

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from loradar.adapters import fold, load, without_head
+from loradar.adapters import feature_extractor, load, merge_weights
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.data import load_source, read_images
 from loradar.fewshot.classify import few_shot_classify
 from loradar.fewshot.config import FewShotFitConfig
 from loradar.fewshot.fit import few_shot_fit
-from loradar.fewshot.heads import HeadKind, HeadRule
+from loradar.fewshot.heads import HeadConfig, HeadKind
 from loradar.fewshot.pools import base_of
 from loradar.fewshot.transduction import Transduction
 from loradar.models import load_base
@@ -30,13 +30,13 @@ def test_together_is_the_transductive_head_on_the_blend(
     task = _fitted(runs, support, tmp_path / "task", head=kind, shot=2)
     pictures = sorted(support.glob("*/*.png"))
     found = few_shot_classify(task, pictures, together=True)
-    model = without_head(fold(load_base(base_of(runs["resnet"])).model, load(task)))
+    model = feature_extractor(merge_weights(load_base(base_of(runs["resnet"])).model, load(task)))
     source = load_source(str(support), size=(32, 32))
     images = source.train
     shown = torch.cat([(images.labels == c).nonzero().squeeze(1)[:2] for c in range(3)]).sort().values
     x, y = images.fetch(shown)
     with torch.no_grad():
-        head = HeadRule(kind=kind, transduction=Transduction())(model(x), y, 3)
+        head = HeadConfig(kind=kind, transduction=Transduction())(model(x), y, 3)
         shares = head(model(read_images(pictures, size=(32, 32)))).softmax(1)
     assert [one.answer for one in found] == [source.classes[i] for i in shares.argmax(1).tolist()]
     assert [one.confidence for one in found] == pytest.approx(shares.amax(1).tolist(), abs=1e-5)

@@ -22,7 +22,7 @@ def measuring(tuned: Path, out: Path, **changes: object) -> FewShotEvalConfig:
         "setting": ["3w1s", "3w2s"],
         "query": 3,
         "episodes": 3,
-        "attack": ["pgd:radius=4.5/255,steps=1", "pgd:radius=8/255,steps=1"],
+        "attacks": ["pgd:radius=4.5/255,steps=1", "pgd:radius=8/255,steps=1"],
         "attacked_episodes": 2,
         "attacked_query": 1,
         "corrupted_episodes": 2,
@@ -56,8 +56,8 @@ def test_every_method_is_measured_on_the_same_tasks(report: Path) -> None:
     for (method, setting, attack, domain), mean in by_domain.items():
         if domain == "digits":
             assert by_domain[method, setting, attack, "again"] == mean
-    assert list(found.ladder.values())[-1] == "AMT"
-    assert len(found.ladder) == 5
+    assert list(found.ablation_chain.values())[-1] == "AMT"
+    assert len(found.ablation_chain) == 5
     assert all(abs(sum(blend.members.values()) - 1) < 1e-6 for blend in found.blends)
     assert len(found.tasks) == 2
     assert "member eps-8" in {row.method for row in found.rows}
@@ -69,7 +69,7 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
     changes = {"setting": ["3w2s"], "domain": ["digits=digits"], "in_domain": [], "ablations": False}
     # the second is the main attack once more, by another name
     curve = ["pgd:norm=l2,radius=0.5,steps=1", "again=pgd:radius=8/255,steps=1"]
-    staged = few_shot_eval(measuring(runs["stages"], tmp_path / "stages", head="ridge", curve=curve, **changes))
+    staged = few_shot_eval(measuring(runs["stages"], tmp_path / "stages", head="ridge", sweep_attacks=curve, **changes))
     plain = few_shot_eval(measuring(runs["resnet"], tmp_path / "plain", **changes))
     found, beside = (read_few_shot_report(page.parent) for page in (staged, plain))
     means = {(row.method, row.attack): row.mean for row in found.rows if row.domain == "digits"}
@@ -80,12 +80,12 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
     # the same weights below: without tuning, the last features are those of the plain base
     expected = {row.attack: row.mean for row in beside.rows if row.method == "no tuning" and row.domain == "digits"}
     assert {attack: means["no tuning, last features", attack] for attack in expected} == expected
-    assert list(found.ladder.items())[-1] == ("+ ridge head (the full method)", "AMT")
+    assert list(found.ablation_chain.items())[-1] == ("+ ridge head (the full method)", "AMT")
 
 
 def test_without_trimming_the_ladder_has_no_such_step(runs: dict[str, Path], tmp_path: Path) -> None:
-    config = measuring(runs["resnet"], tmp_path, head="ridge", keep=1.0, attack=[], setting=["3w1s"])
-    steps = read_few_shot_report(few_shot_eval(config).parent).ladder
+    config = measuring(runs["resnet"], tmp_path, head="ridge", rank_keep_ratio=1.0, attacks=[], setting=["3w1s"])
+    steps = read_few_shot_report(few_shot_eval(config).parent).ablation_chain
     assert steps["+ blending"] == "AMT, nearest centroid"
     assert "+ trimming" not in steps
 

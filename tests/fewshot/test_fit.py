@@ -6,16 +6,16 @@ from typing import Literal, get_args
 import pytest
 import torch
 
-from loradar.adapters import AdapterPool, fold, fresh, load, plug, save, verify, without_head
+from loradar.adapters import AdapterPool, feature_extractor, init_adapter, load, merge_weights, plug, save, verify
 from loradar.core.errors import BadConfigError, BadDataError, WrongBaseError
-from loradar.core.modules import innermost
+from loradar.core.modules import unwrap
 from loradar.data import load_source
 from loradar.fewshot.blending import Blending, Scoring
 from loradar.fewshot.classify import few_shot_classify
 from loradar.fewshot.config import FewShotFitConfig
 from loradar.fewshot.engine import Recipe
 from loradar.fewshot.fit import Fitter, few_shot_fit
-from loradar.fewshot.heads import HeadKind, HeadRule
+from loradar.fewshot.heads import HeadConfig, HeadKind
 from loradar.fewshot.pools import base_of, blending_of, open_pool
 from loradar.models import load_base, new_base
 from tests.fewshot.made_pools import BASES, view_of
@@ -51,7 +51,7 @@ def test_a_fit_blends_as_the_evaluation_does(
 ) -> None:
     place = runs["resnet"]
     settings = FewShotFitConfig(
-        support=str(support), pool=place, out=tmp_path / "t", score=score, sharpness=50, precision="fp32"
+        support=str(support), pool=place, out=tmp_path / "t", score=score, beta=50, precision="fp32"
     )
     fitted = few_shot_fit(settings)
     view = view_of(place, support, copies=settings.copies)
@@ -64,18 +64,18 @@ def test_a_head_without_a_bias_holds_a_task(kind: HeadKind) -> None:
     head = base.model.get_submodule("wrapped.fc")
     assert isinstance(head, torch.nn.Linear)
     head.bias = None  # type: ignore[assignment]
-    pool = AdapterPool({"only": fresh(base.model, targets="all-conv", rank=1, start="svd", head=False)})
+    pool = AdapterPool({"only": init_adapter(base.model, target_modules="all-conv", rank=1, init="svd", head=False)})
 
-    def fitter(rule: HeadRule) -> Fitter:
-        return Fitter.of(base, pool, blending=Blending(), keep=1.0, copies=1, head=rule)
+    def fitter(rule: HeadConfig) -> Fitter:
+        return Fitter.of(base, pool, blending=Blending(), rank_keep_ratio=1.0, copies=1, head=rule)
 
     x, y = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
-    fitted = fitter(HeadRule(kind=kind))(x, y, ["a", "b", "c"])
-    blend = without_head(fold(base.model, fitted.adapter))
-    expected = HeadRule(kind=kind)(blend(x), y, 3)(blend(x)).argmax(1)
-    assert torch.equal(fold(base.model, fitted.adapter)(x).argmax(1), expected)
+    fitted = fitter(HeadConfig(kind=kind))(x, y, ["a", "b", "c"])
+    blend = feature_extractor(merge_weights(base.model, fitted.adapter))
+    expected = HeadConfig(kind=kind)(blend(x), y, 3)(blend(x)).argmax(1)
+    assert torch.equal(merge_weights(base.model, fitted.adapter)(x).argmax(1), expected)
     with pytest.raises(BadConfigError, match="expected a rule without `last`"):
-        fitter(HeadRule(last=8))
+        fitter(HeadConfig(last=8))
 
 
 def test_a_truncated_fit_says_its_error(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_a_fine_tuned_fit_owns_every_weight_and_answers(runs: dict[str, Path], s
     assert blended.rate is None
     assert again.card.data["few_shot"] == fitted.weights == blended.weights
     base = load_base(base_of(runs["vit"])).model
-    assert {name for name, _ in innermost(base).named_parameters()} == set(again.replaced)
-    before, after = (dict(innermost(fold(base, one)).named_parameters()) for one in (blended.adapter, again))
+    assert {name for name, _ in unwrap(base).named_parameters()} == set(again.modules_to_save)
+    before, after = (dict(unwrap(merge_weights(base, one)).named_parameters()) for one in (blended.adapter, again))
     moved = [name for name in before if "head" not in name and not torch.allclose(before[name], after[name], atol=1e-5)]
     assert moved
     assert [a.answer for a in few_shot_classify(tmp_path / "task", sorted(support.glob("*/*.png")))]
@@ -109,8 +109,8 @@ def test_a_pool_of_two_starts_is_refused(runs: dict[str, Path], support: Path, t
     base = load_base(base_of(runs["vit"])).model
     for name, adapter in open_pool(runs["vit"]).items():
         delta = next(iter(adapter.deltas.values()))
-        if name == "eps-8" and delta.minus is not None:
-            delta.minus[0].mul_(1.01)
+        if name == "eps-8" and delta.init_factors is not None:
+            delta.init_factors[0].mul_(1.01)
         save(adapter, tmp_path / "pool" / name, base)
     with pytest.raises(WrongBaseError, match="different residual weights"):
         few_shot_fit(

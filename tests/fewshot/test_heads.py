@@ -8,11 +8,11 @@ from sklearn.linear_model import Ridge as Peer
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError, BadDataError
-from loradar.fewshot.heads import CENTROID, Centroids, HeadRule, Ridge, TaskClassifier
+from loradar.fewshot.heads import CENTROID, Centroids, HeadConfig, Ridge, TaskClassifier
 from loradar.fewshot.prototypes import MeanLogits, prototypes_of
 from loradar.fewshot.transduction import Transduction
 
-RULES = [CENTROID, HeadRule(kind="ridge"), HeadRule(kind="ridge", last=3), HeadRule(last=3)]
+RULES = [CENTROID, HeadConfig(kind="ridge"), HeadConfig(kind="ridge", last=3), HeadConfig(last=3)]
 
 
 def _support(seed: int, n: int = 15, d: int = 8) -> tuple[Tensor, Tensor]:
@@ -39,13 +39,13 @@ def test_ridge_agrees_with_scikit_learn(seed: int, penalty: float, d: int) -> No
     spread = float((unit_support - unit_support.mean(0)).square().sum(1).mean())
     targets = nn.functional.one_hot(labels, 5).double() - 0.2
     peer = Peer(alpha=penalty * spread, fit_intercept=False).fit(unit_support, targets)
-    ours = HeadRule(kind="ridge", penalty=penalty)(support, labels, 5)
+    ours = HeadConfig(kind="ridge", penalty=penalty)(support, labels, 5)
     expected = 10 * torch.from_numpy(peer.predict(unit_query))
     assert torch.allclose(ours(query).double(), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_heads_do_not_ask_how_long_a_query_is(rule: HeadRule) -> None:
+def test_heads_do_not_ask_how_long_a_query_is(rule: HeadConfig) -> None:
     support, labels = _support(2)
     query = support + 0.1
     head = rule(support, labels, 5)
@@ -55,19 +55,19 @@ def test_heads_do_not_ask_how_long_a_query_is(rule: HeadRule) -> None:
 def test_a_ridge_can_be_learned_through() -> None:
     support, labels = _support(6)
     support.requires_grad_()
-    loss = nn.functional.cross_entropy(HeadRule(kind="ridge")(support, labels, 5)(support.detach()), labels)
+    loss = nn.functional.cross_entropy(HeadConfig(kind="ridge")(support, labels, 5)(support.detach()), labels)
     (gradient,) = torch.autograd.grad(loss, support)
     assert float(gradient.norm()) > 0
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3, 4], [0, 0, 0, 0, 1, 2, 3, 4]])
 def test_ridge_of_equal_images_prefers_no_class(labels: list[int]) -> None:
-    head = HeadRule(kind="ridge")(torch.ones(len(labels), 4), torch.tensor(labels), 5)
+    head = HeadConfig(kind="ridge")(torch.ones(len(labels), 4), torch.tensor(labels), 5)
     assert torch.allclose(head(torch.rand(3, 4)), torch.zeros(3, 5), atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", [*RULES[:2], HeadRule(kind="ridge", transduction=Transduction())])
-def test_a_class_of_many_images_does_not_take_all_answers(rule: HeadRule) -> None:
+@pytest.mark.parametrize("rule", [*RULES[:2], HeadConfig(kind="ridge", transduction=Transduction())])
+def test_a_class_of_many_images_does_not_take_all_answers(rule: HeadConfig) -> None:
     draws = torch.Generator().manual_seed(0)
     counts = torch.tensor([30, 3, 3])
     centres = torch.rand(3, 64, generator=draws)
@@ -81,29 +81,29 @@ def test_a_class_of_many_images_does_not_take_all_answers(rule: HeadRule) -> Non
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule.last])
-def test_the_last_features_alone_are_read(rule: HeadRule) -> None:
+def test_the_last_features_alone_are_read(rule: HeadConfig) -> None:
     support, labels = _support(3)
     query = torch.rand(6, 8)
     moved = torch.cat([query[:, :5] + 9, query[:, 5:]], 1)
     head = rule(support, labels, 5)
     assert torch.equal(head(query), head(moved))
-    alone = HeadRule(kind=rule.kind)(support[:, 5:], labels, 5)
+    alone = HeadConfig(kind=rule.kind)(support[:, 5:], labels, 5)
     assert torch.equal(head(query), alone(query[:, 5:]))
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_class_without_an_image_is_refused(rule: HeadRule) -> None:
+def test_a_class_without_an_image_is_refused(rule: HeadConfig) -> None:
     with pytest.raises(BadDataError, match="class 4 of the task has no support"):
         rule(torch.rand(4, 8), torch.arange(4), 5)
 
 
 def test_a_penalty_of_nothing_is_refused() -> None:
     with pytest.raises(BadConfigError, match="expected a number above 0"):
-        HeadRule(penalty=0)
+        HeadConfig(penalty=0)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_classifier_can_be_attacked_and_averaged(rule: HeadRule) -> None:
+def test_a_classifier_can_be_attacked_and_averaged(rule: HeadConfig) -> None:
     support, labels = _support(4, d=12)
     model = TaskClassifier(nn.Flatten(), rule(support, labels, 5))
     x = torch.rand(2, 3, 2, 2, requires_grad=True)
@@ -115,7 +115,7 @@ def test_a_classifier_can_be_attacked_and_averaged(rule: HeadRule) -> None:
 
 def test_a_ridge_answers_as_a_linear_layer_does() -> None:
     support, labels = _support(5)
-    head = HeadRule(kind="ridge")(support, labels, 5)
+    head = HeadConfig(kind="ridge")(support, labels, 5)
     assert isinstance(head, Ridge)
     assert head.weight.shape == (5, 8)
     assert torch.equal(head(support).argmax(1), (support @ head.weight.T).argmax(1))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from loradar.adapters import fold, load, verify
+from loradar.adapters import load, merge_weights, verify
 from loradar.core.errors import LoradarError
 from loradar.fewshot.meta_train import epochs_of
 from loradar.fewshot.meta_tune import meta_tune
@@ -43,7 +43,7 @@ def test_members_share_their_start_and_differ(runs: dict[str, Path], kind: str) 
     clean = load(runs[kind] / "baselines" / "clean")
     assert not clean.deltas
     x = torch.rand(2, 3, 32, 32)
-    assert not torch.equal(fold(base, clean)(x), base(x))
+    assert not torch.equal(merge_weights(base, clean)(x), base(x))
 
 
 ONE_CHANGE: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {
@@ -59,7 +59,7 @@ ONE_CHANGE: dict[str, tuple[dict[str, Any], dict[str, bool]]] = {
 def test_what_one_setting_moves(case: str, runs: dict[str, Path], tmp_path: Path) -> None:
     changes, moves = ONE_CHANGE[case]
     own_run = json.loads((runs["vit"] / "run.json").read_text())
-    same = {name: own_run[name] for name in ("query_attack", "perturbation", "kl")}
+    same = {name: own_run[name] for name in ("attack", "perturbation", "kl")}
     other = meta_tune(tuning(runs["vit"].parent / "vit", tmp_path, member=["eps-8", "clean"], **same | changes))
     for place, is_moved in moves.items():
         own, before = load(other / place).state(), load(runs["vit"] / place).state()
@@ -69,10 +69,10 @@ def test_what_one_setting_moves(case: str, runs: dict[str, Path], tmp_path: Path
 
 
 BAD_TUNING: dict[str, tuple[dict[str, Any], str]] = {
-    "kl from a zero start": ({"query_attack": "pgd:random_start=false,loss=kl"}, "a zero start would never leave it"),
-    "another attack": ({"query_attack": "roa"}, "expected pgd or pyramid"),
-    "a radius of its own": ({"query_attack": "pgd:radius=3"}, "which follows from --budgets"),
-    "a budget twice": ({"budgets": [8, 8]}, "none of them twice"),
+    "kl from a zero start": ({"attack": "pgd:random_start=false,loss=kl"}, "a zero start would never leave it"),
+    "another attack": ({"attack": "roa"}, "expected pgd or pyramid"),
+    "a radius of its own": ({"attack": "pgd:radius=3"}, "which follows from --eps-255"),
+    "a budget twice": ({"eps_255": [8, 8]}, "none of them twice"),
     "an unknown member": ({"member": ["eps-9"]}, "did you mean 'eps-8'"),
     "too many classes": ({"setting": "9w1s"}, "9 classes a task asked for, 6 are there"),
     "too many shots": ({"setting": "3w12s"}, "a task of 12 shots"),

@@ -7,9 +7,9 @@ from torch import nn
 
 from loradar.core.types import Images, Labels
 from loradar.fewshot.engine import BASE, VotersKey
-from loradar.fewshot.heads import CENTROID, HeadRule, TaskClassifier
+from loradar.fewshot.heads import CENTROID, HeadConfig, TaskClassifier
 from loradar.fewshot.methods import least_right
-from loradar.fewshot.transduction import Joint, Transduction
+from loradar.fewshot.transduction import Transduction, TransductiveHead
 from tests.fewshot.made_pools import view_of
 
 
@@ -22,7 +22,7 @@ class _Harmful:
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:  # noqa: ARG002
         assert isinstance(model, TaskClassifier)
-        rounds = model.head.rule.rounds if isinstance(model.head, Joint) else None
+        rounds = model.head.rule.rounds if isinstance(model.head, TransductiveHead) else None
         self.asked.append(rounds)
         return x.flip(0) if rounds == self.rounds else x
 
@@ -30,7 +30,7 @@ class _Harmful:
 def test_the_strongest_of_three_counts(runs: dict[str, Path], support: Path) -> None:
     view = view_of(runs["resnet"], support)
     x, y = view.task.query, view.task.query_labels
-    together = view.fixed(BASE, HeadRule(transduction=Transduction()))
+    together = view.fixed(BASE, HeadConfig(transduction=Transduction()))
     model = view.classifier([together])
     with torch.no_grad():
         clean, turned = (float((model(images).argmax(1) == y).float().mean()) for images in (x, x.flip(0)))

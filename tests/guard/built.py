@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from loradar.adapters import fresh, save
+from loradar.adapters import init_adapter, save
 from loradar.attacks import PGD, ROA
 from loradar.core.types import Attack
 from loradar.data import load_source, split
@@ -19,7 +19,7 @@ LIMIT, TRAIN, VALIDATION = 12, 32, 8
 def adapter(base: Path, folder: Path, name: str) -> Path:
     """An adapter folder whose card says what it was (as if) trained on."""
     model = load_base(str(base)).model
-    one = fresh(model, targets="block-conv1", rank=2, name=name)
+    one = init_adapter(model, target_modules="block-conv1", rank=2, name=name)
     draws = torch.Generator().manual_seed(sum(map(ord, name)))
     for delta in one.deltas.values():
         delta.b.data.normal_(0, 0.05, generator=draws)
@@ -31,9 +31,9 @@ def settings(base: Path, folder: Path, **changes: object) -> GuardBuildConfig:
     values: dict[str, object] = {
         "base": str(base),
         "adapter": [folder / "adapters" / name for name in ("roa", "fast")],
-        "attack": ATTACKS,
+        "attacks": ATTACKS,
         "calibration": 40,
-        "limit": LIMIT,
+        "max_test_images": LIMIT,
         "out": folder / "guard",
         "cache": folder / "cache",
         "precision": "fp32",

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from loradar.adapters import fold, load
+from loradar.adapters import load, merge_weights
 from loradar.attacks import parse_attack
 from loradar.core.balls import Linf
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError, WrongBaseError
 from loradar.data import corrupt, load_source
 from loradar.evaluation.corruptions import Corrupted
-from loradar.guard.attacks import ENOUGH, Evading, Through, can_evade
+from loradar.guard.attacks import ENOUGH, DetectorEvasion, ThroughSurrogate, can_evade
 from loradar.guard.audit import audit_guard
-from loradar.guard.build import _strays, build_guard
+from loradar.guard.build import _pseudo_unknowns, build_guard
 from loradar.guard.calibration_split import calibration_split, identities, used_images
 from loradar.guard.config import GuardAuditConfig
 from loradar.guard.pool import open_guard
@@ -40,12 +40,12 @@ def report(work: Path) -> dict[str, object]:
     page = audit_guard(
         GuardAuditConfig(
             guard=work / "guard",
-            contender=[work / "adapters" / "other"],
+            candidate=[work / "adapters" / "other"],
             fusion=["mean", "majority"],
             unfitted=["fgsm", "defocus_blur"],
-            limit=guards.LIMIT,
-            adaptive_limit=4,
-            certify_limit=2,
+            max_test_images=guards.LIMIT,
+            max_adaptive_images=4,
+            max_certified_images=2,
             evade_steps=1,
             out=work / "audit",
             cache=work / "cache",
@@ -65,8 +65,8 @@ def test_a_guard_is_opened_by_one_call(work: Path) -> None:
     assert settings.labels == ("clean", ROA, "fast", "unknown")
     x = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
-        merged = fold(opened.base.model, load(work / "adapters" / "fast"))(x)
-        guarded = opened.guard.altered(cascade=False).judge(x)
+        merged = merge_weights(opened.base.model, load(work / "adapters" / "fast"))(x)
+        guarded = opened.guard.replace(cascade=False).predict_full(x)
     expected = (merged / settings.calibrations["fast"].temperature).log_softmax(1)
     torch.testing.assert_close(guarded.log_probs[2], expected, atol=1e-4, rtol=1e-4)
     assert opened.guard(x).shape == (3, 10)
@@ -81,21 +81,21 @@ def test_the_same_settings_build_the_same_guard(work: Path, base_folder: Path, t
 def test_calibration_touches_nothing_that_was_used(work: Path) -> None:
     source = load_source("digits", size=(32, 32))
     cards = [load(work / "adapters" / name).card for name in ("roa", "fast")]
-    used, unknown = used_images(source, cards, limit=guards.LIMIT, seed=0)
+    used, unknown = used_images(source, cards, max_test_images=guards.LIMIT, seed=0)
     assert unknown == []
     assert len(used) == guards.LIMIT + guards.TRAIN + guards.VALIDATION
-    images, record = calibration_split(source, cards, count=40, limit=guards.LIMIT, seed=0)
+    images, record = calibration_split(source, cards, count=40, max_test_images=guards.LIMIT, seed=0)
     assert not set(identities(images)) & set(used)
     assert record["count"] == 40
     with pytest.raises(BadDataError, match=r"99999 calibration images asked for, 1\d\d\d are neither trained nor"):
-        calibration_split(source, cards, count=99999, limit=guards.LIMIT, seed=0)
+        calibration_split(source, cards, count=99999, max_test_images=guards.LIMIT, seed=0)
 
 
 def test_strays_are_perturbations_without_their_aim() -> None:
     x = 0.4 + 0.2 * torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     noisy = [x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
     faint = x + 1e-4
-    found = _strays(x, [*noisy, faint])
+    found = _pseudo_unknowns(x, [*noisy, faint])
     rows = torch.cat([rows for rows, _ in found])
     assert sorted(rows.tolist()) == list(range(12)), "one for each image, and none of what is too faint to be told"
     assert [len(rows) for rows, _ in found] == [3, 3, 3, 3], "as many of each kind, and early rows as well as late"
@@ -121,13 +121,13 @@ def test_the_report_has_its_fixed_form(report: dict[str, object]) -> None:
 def test_names_are_judged_on_the_guards_own_threats_whatever_it_is_audited_by(work: Path) -> None:
     config = GuardAuditConfig(
         guard=work / "guard",
-        attack=["noise"],
+        attacks=["noise"],
         fusion=["mean"],
         unfitted=[],
         threat=["adaptive"],
-        limit=guards.LIMIT,
-        adaptive_limit=2,
-        certify_limit=1,
+        max_test_images=guards.LIMIT,
+        max_adaptive_images=2,
+        max_certified_images=1,
         evade_steps=1,
         out=work / "audit-by-noise",
         cache=work / "cache",
@@ -152,7 +152,11 @@ def test_the_union_stands_first_and_is_no_better_than_its_parts(report: dict[str
     mixture = next(r for r in rows if r["model"] == "base" and r["attack"].startswith("mixture("))
     own = [r for r in rows if r["model"] == "base" and r["total"] == 12]
     assert mixture["correct"] == sum(r["correct"] for r in own)
-    assert {r["attack"].partition("(")[0] for r in rows if r["model"] == "guard:mean"} >= {"ROA", "PGD", "Evading"}
+    assert {r["attack"].partition("(")[0] for r in rows if r["model"] == "guard:mean"} >= {
+        "ROA",
+        "PGD",
+        "DetectorEvasion",
+    }
     assert any(r["model"].startswith("mask:") and r["attack"].startswith("certified(") for r in rows)
 
 
@@ -184,7 +188,7 @@ def test_through_a_guard_attacks_keep_to_their_balls(work: Path) -> None:
         "fgsm|pgd:steps=1",
         "fgsm+pgd:steps=1",
     ):
-        through = Through(attack=parse_attack(spec), voters=voters)
+        through = ThroughSurrogate(attack=parse_attack(spec), voters=voters)
         assert repr(through) == repr(parse_attack(spec))
         x_adv = through(surrogate, x, y)
         assert float((x_adv - x).abs().max()) <= 8 / 255 + 1e-6
@@ -196,8 +200,8 @@ def test_an_evading_attack_looks_cleaner_within_the_same_reach(work: Path) -> No
     surrogate = Surrogate(opened.guard)
     x, y = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3])
     for spec in ("pgd:steps=3", "roa:steps=3,candidates=2,start=uniform"):
-        plain = Through(attack=parse_attack(spec), voters=())
-        first, after = plain(surrogate, x, y), Evading(attack=plain, steps=6, weight=3.0)(surrogate, x, y)
+        plain = ThroughSurrogate(attack=parse_attack(spec), voters=())
+        first, after = plain(surrogate, x, y), DetectorEvasion(attack=plain, steps=6, weight=3.0)(surrogate, x, y)
         changed = (after != x).any(1).flatten(1).sum(1)
         assert int(changed.max()) <= (25 if spec.startswith("roa") else 1024)
         if isinstance(ball := getattr(plain.attack, "ball", None), Linf):
@@ -216,7 +220,7 @@ def test_only_attacks_of_one_ball_can_evade(work: Path) -> None:
     ]
     opened = open_guard(work / "guard", precision="fp32")
     with pytest.raises(BadConfigError, match="needs a guard's surrogate"):
-        Evading(attack=parse_attack("pgd"))(opened.guard, torch.rand(1, 3, 32, 32), torch.tensor([0]))
+        DetectorEvasion(attack=parse_attack("pgd"))(opened.guard, torch.rand(1, 3, 32, 32), torch.tensor([0]))
 
 
 def test_a_corruption_takes_the_place_of_an_attack() -> None:
@@ -235,7 +239,7 @@ def test_a_corruption_takes_the_place_of_an_attack() -> None:
         ({"force": ["jpeg"], "forbid": ["jpeg"]}, BadConfigError, "both forces and forbids"),
         ({"calibration_data": "digits", "calibration": 1000}, BadDataError, "calibration images overlap"),
         ({"calibration": 5000}, BadDataError, "5000 calibration images asked for"),
-        ({"attack": ["pgd", "pgd"]}, BadConfigError, "two attacks are called 'pgd'"),
+        ({"attacks": ["pgd", "pgd"]}, BadConfigError, "two attacks are called 'pgd'"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_built(
@@ -275,7 +279,7 @@ def test_an_adapter_that_was_exchanged_is_noticed(work: Path, base_folder: Path,
 
 
 def test_reporting_on_calibration_images_is_refused(work: Path) -> None:
-    config = GuardAuditConfig(guard=work / "guard", limit=600, out=work / "none", cache=work / "cache")
+    config = GuardAuditConfig(guard=work / "guard", max_test_images=600, out=work / "none", cache=work / "cache")
     with pytest.raises(BadDataError, match=r"calibrated on \d+ of these 600 images"):
         audit_guard(config)
 
@@ -285,11 +289,16 @@ def test_reporting_on_calibration_images_is_refused(work: Path) -> None:
     [
         ({"fusion": ["meen"]}, "did you mean 'mean'"),
         ({"unfitted": ["blurr"]}, "unknown attack 'blurr'"),
-        ({"attack": ["pdg"]}, "did you mean 'pgd'"),
+        ({"attacks": ["pdg"]}, "did you mean 'pgd'"),
     ],
 )
 def test_an_audit_says_mistakes_first(work: Path, changes: dict[str, object], says: str) -> None:
-    values: dict[str, object] = {"guard": work / "guard", "limit": 12, "out": work / "none", "cache": work / "cache"}
+    values: dict[str, object] = {
+        "guard": work / "guard",
+        "max_test_images": 12,
+        "out": work / "none",
+        "cache": work / "cache",
+    }
     with pytest.raises(BadConfigError, match=says):
         audit_guard(GuardAuditConfig(**values | changes))
     assert not (work / "none").exists()

@@ -29,11 +29,11 @@ def x() -> Tensor:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_it_answers_what_its_rule_says_of_its_voters(guard: Guard, x: Tensor, rule: Rule) -> None:
-    whole = guard.altered(fusion=rule, cascade=False, base_votes=rule == "mean")
+    whole = guard.replace(fusion=rule, cascade=False, base_votes=rule == "mean")
     with torch.no_grad():
-        verdict = whole.judge(x)
-        shared = whole.enter(x)
-        log_probs = torch.stack([whole.opinion(v, shared) for v in range(3)])
+        verdict = whole.predict_full(x)
+        shared = whole.shared_features(x)
+        log_probs = torch.stack([whole.voter_log_probs(v, shared) for v in range(3)])
         expected = FUSIONS[rule](whole.opinions(log_probs, verdict.posterior))
     assert torch.equal(verdict.logits, expected)
     assert torch.equal(verdict.answers, expected.argmax(1))
@@ -42,14 +42,14 @@ def test_it_answers_what_its_rule_says_of_its_voters(guard: Guard, x: Tensor, ru
 
 def test_the_base_votes_where_it_is_asked_to(guard: Guard, x: Tensor) -> None:
     with torch.no_grad():
-        alone, beside = (guard.altered(cascade=False, base_votes=votes)(x).exp() for votes in (False, True))
-        base = guard.opinion(0, guard.enter(x)).exp()
+        alone, beside = (guard.replace(cascade=False, base_votes=votes)(x).exp() for votes in (False, True))
+        base = guard.voter_log_probs(0, guard.shared_features(x)).exp()
     torch.testing.assert_close(beside, (2 * alone + base) / 3)
 
 
 def test_a_routed_image_is_its_specialists(guard: Guard, x: Tensor) -> None:
     with torch.no_grad():
-        verdict = guard.altered(cascade=False, fusion="routed").judge(x)
+        verdict = guard.replace(cascade=False, fusion="routed").predict_full(x)
     named = verdict.posterior.argmax(1)
     assert {1, 2} <= set(named.tolist())
     for i, label in enumerate(named.tolist()):
@@ -58,10 +58,10 @@ def test_a_routed_image_is_its_specialists(guard: Guard, x: Tensor) -> None:
 
 
 def test_a_prior_moves_names_towards_clean_and_leaves_the_answers(guard: Guard, x: Tensor) -> None:
-    plain, cautious = guard.altered(cascade=False), guard.altered(cascade=False, prior={"clean": 1e6})
+    plain, cautious = guard.replace(cascade=False), guard.replace(cascade=False, prior={"clean": 1e6})
     far = torch.rand(6, *x.shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        before, after = plain.judge(torch.cat([x, far])), cautious.judge(torch.cat([x, far]))
+        before, after = plain.predict_full(torch.cat([x, far])), cautious.predict_full(torch.cat([x, far]))
     torch.testing.assert_close(before.named, before.posterior)
     torch.testing.assert_close(after.posterior, before.posterior)
     assert torch.equal(after.logits, before.logits)
@@ -73,8 +73,8 @@ def test_a_prior_moves_names_towards_clean_and_leaves_the_answers(guard: Guard, 
 
 def test_the_cascade_asks_adapters_only_about_what_does_not_look_clean(guard: Guard, x: Tensor) -> None:
     with torch.no_grad():
-        cheap, dear = guard.judge(x), guard.altered(cascade=False).judge(x)
-        base = guard.opinion(0, guard.enter(x))
+        cheap, dear = guard.predict_full(x), guard.replace(cascade=False).predict_full(x)
+        base = guard.voter_log_probs(0, guard.shared_features(x))
     skipped = cheap.log_probs[1].isnan().any(1)
     assert 0 < int(skipped.sum()) < len(x)
     torch.testing.assert_close(cheap.logits[skipped], base[skipped])
@@ -85,28 +85,28 @@ def test_the_cascade_asks_adapters_only_about_what_does_not_look_clean(guard: Gu
 
 def test_no_image_and_every_image_may_be_skipped(guard: Guard, x: Tensor) -> None:
     with torch.no_grad():
-        torch.testing.assert_close(guard.altered(gate=0.0)(x), guard.opinion(0, guard.enter(x)))
-        torch.testing.assert_close(guard.altered(gate=1.0)(x), guard.altered(cascade=False)(x))
+        torch.testing.assert_close(guard.replace(gate=0.0)(x), guard.voter_log_probs(0, guard.shared_features(x)))
+        torch.testing.assert_close(guard.replace(gate=1.0)(x), guard.replace(cascade=False)(x))
 
 
 def test_it_abstains_below_its_threshold(guard: Guard, x: Tensor) -> None:
     with torch.no_grad():
         logits = guard(x)
         middle = float(logits.softmax(1).amax(1).median())
-        answers = guard.altered(abstain=middle).judge(x).answers
+        answers = guard.replace(abstain=middle).predict_full(x).answers
     assert torch.equal(answers == ABSTAINED, logits.softmax(1).amax(1) < middle)
     assert 0 < int((answers == ABSTAINED).sum()) < len(x)
 
 
 def responding(guard: Guard, **responses: Any) -> Guard:
-    return guard.altered(level="raised", policy=Policy(responses=responses))
+    return guard.replace(level="raised", policy=Policy(responses=responses))
 
 
 def test_a_response_changes_what_is_named_so_and_nothing_else(guard: Guard, x: Tensor) -> None:
-    plain = guard.altered(cascade=False)
+    plain = guard.replace(cascade=False)
     with torch.no_grad():
-        before, after = plain.judge(x), responding(guard, noise=("smooth",)).judge(x)
-        smoothed = plain.judge(transforms(toys.WINDOW)["smooth"](x))
+        before, after = plain.predict_full(x), responding(guard, noise=("smooth",)).predict_full(x)
+        smoothed = plain.predict_full(transforms(toys.WINDOW)["smooth"](x))
     noisy = before.posterior.argmax(1) == 2
     assert 0 < int(noisy.sum()) < len(x)
     assert torch.equal(after.measured, noisy)
@@ -118,7 +118,7 @@ def test_a_response_changes_what_is_named_so_and_nothing_else(guard: Guard, x: T
 def test_masking_answers_for_what_it_masks(guard: Guard, x: Tensor) -> None:
     masked = responding(guard, patch=("mask",))
     with torch.no_grad():
-        verdict = masked.judge(x)
+        verdict = masked.predict_full(x)
         named = verdict.posterior.argmax(1) == 1
         table = pair_answers(masked.masker, x[named], masked.mask_set.masks((32, 32)))
     assert int(named.sum()) > 0
@@ -126,10 +126,10 @@ def test_masking_answers_for_what_it_masks(guard: Guard, x: Tensor) -> None:
 
 
 def test_forced_measures_need_no_alarm_and_end_the_cascade(guard: Guard, x: Tensor) -> None:
-    forced = guard.altered(policy=Policy(forced=("bit-depth",)))
+    forced = guard.replace(policy=Policy(forced=("bit-depth",)))
     with torch.no_grad():
-        verdict = forced.judge(x)
-        expected = guard.altered(cascade=False).judge(transforms(toys.WINDOW)["bit-depth"](x))
+        verdict = forced.predict_full(x)
+        expected = guard.replace(cascade=False).predict_full(transforms(toys.WINDOW)["bit-depth"](x))
     assert bool(verdict.measured.all())
     torch.testing.assert_close(verdict.logits, expected.logits)
 
@@ -139,18 +139,18 @@ RESPONSES = Policy(responses={"patch": ("mask", "inpaint"), "noise": ("jpeg", "s
 
 @pytest.mark.parametrize("changes", [{"fusion": "majority"}, {"level": "raised", "masks": 2, "policy": RESPONSES}])
 def test_what_is_exported_answers_as_what_is_run(guard: Guard, x: Tensor, changes: dict[str, Any]) -> None:
-    one = guard.altered(**changes)
+    one = guard.replace(**changes)
     exported = torch.export.export(one, (x,)).module()
     other = toys.traffic(seed=8)
     with torch.no_grad():
-        assert {0, 1, 2} <= set(one.judge(other).posterior.argmax(1).tolist())
+        assert {0, 1, 2} <= set(one.predict_full(other).posterior.argmax(1).tolist())
         torch.testing.assert_close(exported(other), one(other), atol=1e-4, rtol=1e-4)
 
 
 def test_threads_on_one_base_answer_as_one_thread_does() -> None:
     voters = toys.models()
     first = toys.guard(fusion="mean")
-    second = first.altered(fusion="routed", cascade=False)
+    second = first.replace(fusion="routed", cascade=False)
     assert second.tails[0] is first.tails[0]
     batches = [toys.traffic(8, seed=seed) for seed in range(8)]
     with torch.no_grad():
@@ -175,10 +175,10 @@ def test_threads_on_one_base_answer_as_one_thread_does() -> None:
 
 
 def test_settings_are_part_of_what_a_fingerprint_sees(guard: Guard) -> None:
-    assert not torch.equal(guard.digest, guard.altered(fusion="logpool").digest)
-    assert torch.equal(guard.digest, guard.altered().digest)
+    assert not torch.equal(guard.digest, guard.replace(fusion="logpool").digest)
+    assert torch.equal(guard.digest, guard.replace().digest)
     # one surrogate serves both rules, so that images crafted through it are kept once
-    pair = [Surrogate(guard.altered(fusion=rule)).state_dict()["guard.digest"] for rule in ("mean", "majority")]
+    pair = [Surrogate(guard.replace(fusion=rule)).state_dict()["guard.digest"] for rule in ("mean", "majority")]
     assert torch.equal(*pair)
 
 
@@ -201,7 +201,7 @@ def test_the_name_clean_has_a_gradient_even_where_its_probability_is_none(guard:
 
 @pytest.mark.parametrize("changes", SOFT)
 def test_the_surrogate_has_gradients_and_is_near(guard: Guard, x: Tensor, changes: dict[str, Any]) -> None:
-    one = guard.altered(**changes)
+    one = guard.replace(**changes)
     surrogate = Surrogate(one)
     leaf = x.clone().requires_grad_()
     logits, log_clean = surrogate.attacked(leaf)
@@ -215,7 +215,7 @@ def test_the_surrogate_has_gradients_and_is_near(guard: Guard, x: Tensor, change
 
 def test_without_hard_choices_the_surrogate_is_the_guard(guard: Guard, x: Tensor) -> None:
     for rule in ("mean", "logpool", "soft-routed"):
-        one = guard.altered(fusion=rule, cascade=False)
+        one = guard.replace(fusion=rule, cascade=False)
         with torch.no_grad():
             torch.testing.assert_close(Surrogate(one)(x), one(x))
 
@@ -237,12 +237,12 @@ def test_without_hard_choices_the_surrogate_is_the_guard(guard: Guard, x: Tensor
 )
 def test_settings_that_do_not_fit_are_refused(guard: Guard, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(BadConfigError, match=says):
-        guard.altered(**changes)
+        guard.replace(**changes)
 
 
 def test_parts_of_another_pool_are_refused(guard: Guard) -> None:
     one = dict(list(guard.settings.calibrations.items())[:2])
     with pytest.raises(BadConfigError, match="3 models and 4 costs; expected 2 models"):
-        guard.altered(calibrations=one, specialists={"patch": "patch", "noise": ""})
+        guard.replace(calibrations=one, specialists={"patch": "patch", "noise": ""})
     with pytest.raises(BadConfigError, match="the identifier knows"):
-        guard.altered(threats=("patch",), specialists={"patch": "patch"})
+        guard.replace(threats=("patch",), specialists={"patch": "patch"})

@@ -83,26 +83,26 @@ def test_any_seed_fits(seed: int) -> None:
 
 @given(
     posterior=arrays(np.float32, st.tuples(st.integers(240, 320), st.just(4)), elements=st.floats(2**-7, 1, width=32)),
-    false_alarms=st.sampled_from([0.02, 0.1, 0.3]),
+    max_fpr=st.sampled_from([0.02, 0.1, 0.3]),
 )
-def test_a_prior_keeps_to_its_false_alarms(posterior: np.ndarray, false_alarms: float) -> None:
+def test_a_prior_keeps_to_its_false_alarms(posterior: np.ndarray, max_fpr: float) -> None:
     found = torch.from_numpy(posterior)
     found = found / found.sum(1, keepdim=True)
     kinds = torch.arange(len(found)) % 3
-    prior = fit_prior(found, kinds, false_alarms=false_alarms)
-    assert 1 / false_alarms >= prior["clean"] >= 1 >= prior["unknown"] >= false_alarms
+    prior = fit_prior(found, kinds, max_fpr=max_fpr)
+    assert 1 / max_fpr >= prior["clean"] >= 1 >= prior["unknown"] >= max_fpr
     odds = torch.tensor([prior["clean"], 1, 1, prior["unknown"]]).log()
     weighted = (found.log() + odds).log_softmax(1)
-    if prior["clean"] < 1 / false_alarms:
-        assert int((weighted.argmax(1)[kinds == 0] != 0).sum()) <= false_alarms / 2 * int((kinds == 0).sum())
-    if prior["unknown"] > false_alarms:
+    if prior["clean"] < 1 / max_fpr:
+        assert int((weighted.argmax(1)[kinds == 0] != 0).sum()) <= max_fpr / 2 * int((kinds == 0).sum())
+    if prior["unknown"] > max_fpr:
         attacked = weighted[:, 1:].argmax(1)[kinds > 0]
-        assert int((attacked == 2).sum()) <= false_alarms * len(attacked)
+        assert int((attacked == 2).sum()) <= max_fpr * len(attacked)
 
 
 def test_one_odd_image_among_few_does_not_silence_the_names() -> None:
     posterior = torch.tensor([[0.9, 0.05, 0.05]] * 20 + [[1e-9, 1.0, 1e-9]] + [[0.01, 0.98, 0.01]] * 20)
     kinds = torch.tensor([0] * 21 + [1] * 20)
-    prior = fit_prior(posterior, kinds, false_alarms=0.08)
+    prior = fit_prior(posterior, kinds, max_fpr=0.08)
     assert prior == {"clean": pytest.approx(12.5), "unknown": 1.0}
     assert bool(((posterior[21:] * torch.tensor([12.5, 1, 1])).argmax(1) == 1).all())

@@ -53,8 +53,8 @@ def test_too_few_images_decide_nothing_and_a_fixed_level_stays() -> None:
 
 
 def test_measures_are_logged() -> None:
-    (event,) = monitor().observe("roa", measures=("mask",), confidence=0.97)
-    assert (event.kind, event.measures, event.image) == ("measures", ("mask",), 0)
+    (event,) = monitor().observe("roa", defenses=("mask",), confidence=0.97)
+    assert (event.kind, event.defenses, event.image) == ("measures", ("mask",), 0)
     assert event.reason == "named roa with probability 0.97 at level calm"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loradar.adapters import fold
+from loradar.adapters import merge_weights
 from loradar.guard.calibration import Calibration
 from loradar.guard.features import opinion_features, residual_statistics
 from loradar.guard.guard import Guard, Parts
@@ -23,7 +23,7 @@ TEMPERATURES = {"base": 1.5, "patch": 0.8, "noise": 1.0}
 def models(seed: int = 0, targets: str = "layer3*.conv1") -> dict[str, nn.Module]:
     base = tiny.resnet(seed)
     adapters = {name: tiny.trained(base, targets, seed=i + 1) for i, name in enumerate(THREATS)}
-    return {"base": base, **{name: fold(base, adapter) for name, adapter in adapters.items()}}
+    return {"base": base, **{name: merge_weights(base, adapter) for name, adapter in adapters.items()}}
 
 
 def attacked(kind: str, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from loradar.core.config import read_file, settle
+from loradar.core.config import read_file, validate
 from loradar.core.errors import BadConfigError
 from loradar.jobs.config import HardenConfig
 
@@ -10,7 +10,7 @@ from loradar.jobs.config import HardenConfig
 def test_yaml_and_toml_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: b\nlearning-rate: 0.01\nattacks: [roa, 'pgd:steps=3']\n")
     (tmp_path / "a.toml").write_text('base = "b"\nlearning_rate = 0.01\nattacks = ["roa", "pgd:steps=3"]\n')
-    one, other = (settle(HardenConfig, read_file(tmp_path / name)) for name in ("a.yaml", "a.toml"))
+    one, other = (validate(HardenConfig, read_file(tmp_path / name)) for name in ("a.yaml", "a.toml"))
     assert one == other
     assert one.learning_rate == 0.01
 
@@ -22,7 +22,7 @@ def test_yaml_and_toml_say_the_same(tmp_path: Path) -> None:
         ({}, "base is missing"),
         ({"base": "b", "epochs": "many"}, "epochs is 'many'"),
         ({"base": "b", "rank": 0}, "rank is 0"),
-        ({"base": "b", "start": "ones"}, "start is 'ones'"),
+        ({"base": "b", "init": "ones"}, "init is 'ones'"),
         ({"base": "b", "learning_rate": float("inf")}, "learning_rate is inf; input should be a finite number"),
         ({"base": "b", "epochs": True}, "epochs is True; expected a number or text"),
         ({"base": "b", "flip": 3}, "flip is 3"),
@@ -31,7 +31,7 @@ def test_yaml_and_toml_say_the_same(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit_is_said_in_one_line(settings: dict[str, object], says: str) -> None:
     with pytest.raises(BadConfigError) as caught:
-        settle(HardenConfig, settings)
+        validate(HardenConfig, settings)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -14,7 +14,7 @@ from loradar.jobs.config import AuditConfig, HardenConfig
 from loradar.jobs.harden import harden
 from loradar.models import load_base, new_base, save_base
 from loradar.report.schema import read_report
-from loradar.training import drift
+from loradar.training import distillation_loss
 
 ATTACKS = ["roa:steps=2,candidates=3", "fast=pgd:steps=2"]
 
@@ -32,10 +32,10 @@ def settings(base: Path, folder: Path, **changes: object) -> HardenConfig:
         "attacks": ATTACKS,
         "train": 32,
         "validation": 8,
-        "limit": 12,
+        "max_test_images": 12,
         "batch_size": 16,
         "epochs": 2,
-        "targets": ["block-conv1"],
+        "target_modules": ["block-conv1"],
         "flip": False,
         "precision": "fp32",
     }
@@ -121,7 +121,7 @@ def test_defended_crafts_against_the_model_of_the_moment(base_folder: Path, tmp_
             attacks=["fast=pgd:steps=1@defended"],
             baselines=False,
             adaptive="own",
-            adaptive_limit=6,
+            max_adaptive_images=6,
         )
     )
     report = read_report(tmp_path / "run")
@@ -135,8 +135,8 @@ def test_defended_crafts_against_the_model_of_the_moment(base_folder: Path, tmp_
         ({"attacks": ["roa", "roa"]}, BadConfigError, "two attacks are called 'roa'"),
         ({"attacks": []}, BadConfigError, "no attack"),
         ({"attacks": ["pgd@defend"]}, BadConfigError, "expected 'base' or 'defended'"),
-        ({"limit": 100_000}, BadDataError, "100000 reported images asked for"),
-        ({"targets": ["layer9.conv1"]}, BadTargetError, "did you mean"),
+        ({"max_test_images": 100_000}, BadDataError, "100000 reported images asked for"),
+        ({"target_modules": ["layer9.conv1"]}, BadTargetError, "did you mean"),
         ({"rank": 100}, BadTargetError, "rank 100 exceeds"),
         ({"device": "cuda:77"}, BadConfigError, "cannot be used here"),
     ],
@@ -153,8 +153,8 @@ def test_audit_measures_without_training(run: Path, base_folder: Path, tmp_path:
     config = AuditConfig(
         base=str(base_folder),
         adapter=[run / "run" / "adapters" / "fast"],
-        attack=["pgd:steps=2", "noise"],
-        limit=12,
+        attacks=["pgd:steps=2", "noise"],
+        max_test_images=12,
         out=tmp_path,
         cache=run / "cache",
         precision="fp32",
@@ -196,13 +196,15 @@ def test_a_place_that_cannot_be_written_is_said_at_once(base_folder: Path, tmp_p
     (tmp_path / "file").write_text("in the way")
     places = {"out": tmp_path / "out", "cache": tmp_path / "cache"} | {flag: tmp_path / "file" / "below"}
     with pytest.raises(BadFileError, match="could not"):
-        audit(AuditConfig(base=str(base_folder), attack=["fgsm"], limit=4, **places))
+        audit(AuditConfig(base=str(base_folder), attacks=["fgsm"], max_test_images=4, **places))
     with pytest.raises(BadFileError, match="could not"):
         harden(settings(base_folder, tmp_path, attacks=["fgsm"], **places))
 
 
 def test_audit_refuses_images_that_were_trained_on(run: Path, base_folder: Path, tmp_path: Path) -> None:
-    config = AuditConfig(base=str(base_folder), adapter=[run / "run" / "adapters" / "fast"], limit=13, out=tmp_path)
+    config = AuditConfig(
+        base=str(base_folder), adapter=[run / "run" / "adapters" / "fast"], max_test_images=13, out=tmp_path
+    )
     with pytest.raises(BadDataError, match="trained on some of these images"):
         audit(config)
 
@@ -211,17 +213,19 @@ def test_keeping_holds_the_clean_answers(base_folder: Path, tmp_path: Path) -> N
     base = load_base(str(base_folder)).model.eval()
     x = load_source("digits", size=(32, 32)).train.fetch(torch.arange(40))[0]
     distances = []
-    for keep in (0.0, 20.0):
+    for distill_weight in (0.0, 20.0):
         config = settings(
             base_folder,
-            tmp_path / str(keep),
+            tmp_path / str(distill_weight),
             attacks=["fgsm"],
-            keep=keep,
+            distill_weight=distill_weight,
             learning_rate=0.02,
             adaptive="none",
             baselines=False,
         )
         harden(config)
         with torch.no_grad():
-            distances.append(float(drift(plug(base, load(config.out / "adapters" / "fgsm")).eval()(x), base(x))))
+            distances.append(
+                float(distillation_loss(plug(base, load(config.out / "adapters" / "fgsm")).eval()(x), base(x)))
+            )
     assert distances[1] < distances[0] / 2

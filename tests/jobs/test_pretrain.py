@@ -13,7 +13,7 @@ def test_pretrain_writes_a_base_that_opens_and_says_how_it_was_made(tmp_path: Pa
         out=tmp_path / "base",
         train=64,
         validation=8,
-        limit=20,
+        max_test_images=20,
         epochs=2,
         batch_size=16,
         flip=False,

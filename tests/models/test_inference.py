@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from loradar.core.errors import BadTargetError
-from loradar.models import Normalized, frozen, mergeable, new_base, nimble
+from loradar.models import Normalized, foldable_conv_bn, new_base, optimize_for_inference, skip_padding
 
 
 def moved(model: nn.Module) -> nn.Module:
@@ -32,9 +32,9 @@ def pictures(count: int = 4, size: int = 32) -> Tensor:
 def test_a_frozen_copy_answers_as_the_model(architecture: str, size: int, pairs: int | None) -> None:
     model = moved(new_base(architecture, num_classes=5, input_size=(3, size, size)).model)
     before = copy.deepcopy(model.state_dict())
-    merge = mergeable(model)
+    merge = foldable_conv_bn(model)
     assert merge if pairs is None else len(merge) == pairs
-    copied = frozen(model, "fp32", merge=merge)
+    copied = optimize_for_inference(model, "fp32", merge=merge)
     left = [name for name, module in copied.named_modules() if isinstance(module, nn.BatchNorm2d)]
     assert not set(left) & {f"wrapped.{second}" for _, second in merge}
     x = pictures(2, size)
@@ -48,7 +48,7 @@ def test_a_frozen_copy_answers_as_the_model(architecture: str, size: int, pairs:
 def test_gradients_reach_the_images_and_are_the_models() -> None:
     model = moved(new_base("resnet18", num_classes=5, input_size=(3, 32, 32)).model).double()
     grads = []
-    for one in (model, frozen(model, "fp32", merge=mergeable(model))):
+    for one in (model, optimize_for_inference(model, "fp32", merge=foldable_conv_bn(model))):
         x = pictures().double().requires_grad_()
         grads.append(torch.autograd.grad(one(x)[:, 0].sum(), x)[0])
     torch.testing.assert_close(grads[0], grads[1])
@@ -56,7 +56,7 @@ def test_gradients_reach_the_images_and_are_the_models() -> None:
 
 def test_weights_lie_in_the_precision_that_they_are_used_in() -> None:
     model = moved(new_base("resnet18", num_classes=5, input_size=(3, 32, 32)).model)
-    copied = frozen(model, "bf16", merge=mergeable(model))
+    copied = optimize_for_inference(model, "bf16", merge=foldable_conv_bn(model))
     assert {parameter.dtype for parameter in copied.parameters()} == {torch.bfloat16}
     with torch.no_grad():
         logits = copied(pictures())
@@ -104,14 +104,14 @@ class Net(nn.Module):
 )
 def test_only_what_nothing_else_reads_is_merged(way: str, pairs: tuple[tuple[str, str], ...]) -> None:
     model = moved(Normalized(Net(way), [0.5] * 3, [0.2] * 3))
-    assert mergeable(model) == pairs
+    assert foldable_conv_bn(model) == pairs
     with torch.no_grad():
-        torch.testing.assert_close(frozen(model, "fp32", merge=pairs)(pictures()), model(pictures()))
+        torch.testing.assert_close(optimize_for_inference(model, "fp32", merge=pairs)(pictures()), model(pictures()))
 
 
 def test_a_pair_that_is_none_is_refused() -> None:
     with pytest.raises(BadTargetError, match="bn, conv: no convolution"):
-        frozen(Net("plain"), "fp32", merge=[("bn", "conv")])
+        optimize_for_inference(Net("plain"), "fp32", merge=[("bn", "conv")])
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_pair_that_is_none_is_refused() -> None:
 )
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_a_single_pixel_meets_the_centre_alone(convolution: nn.Conv2d, shortened: bool, size: int) -> None:
-    quickened = nimble(copy.deepcopy(convolution))
+    quickened = skip_padding(copy.deepcopy(convolution))
     assert (type(quickened) is not nn.Conv2d) == shortened
     x = torch.rand(2, 4, size, size, requires_grad=True)
     torch.testing.assert_close(quickened(x), convolution(x))

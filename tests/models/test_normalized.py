@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from loradar.core.errors import BadConfigError
-from loradar.core.modules import innermost
+from loradar.core.modules import unwrap
 from loradar.models import Normalized, wrap
 
 numbers = st.floats(0.1, 0.9)
@@ -24,7 +24,7 @@ def test_forward_is_the_wrapped_module_of_the_standardised_images(mean: list[flo
 
 def test_it_moves_and_saves_its_numbers_and_keeps_the_mode(linear: nn.Module) -> None:
     model = wrap(linear.eval(), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    assert innermost(model) is linear
+    assert unwrap(model) is linear
     assert not linear.training
     assert model.state_dict()["mean"].shape == (1, 3, 1, 1)
     assert {name for name, _ in model.named_parameters()} == {"wrapped.1.weight", "wrapped.1.bias"}

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
-from loradar.core.modules import innermost
-from loradar.models import Autocast, Precision, quick, resolve_precision
+from loradar.core.modules import unwrap
+from loradar.models import Autocast, Precision, resolve_precision, with_autocast
 
 
 class _Spy(nn.Module):
@@ -63,8 +63,8 @@ def test_auto_asks_the_hardware(monkeypatch: pytest.MonkeyPatch, hardware: bool,
 
 def test_quick_wraps_only_where_it_helps() -> None:
     spy = _Spy()
-    assert quick(spy, "fp32") is spy
-    fast = quick(spy, "bf16")
+    assert with_autocast(spy, "fp32") is spy
+    fast = with_autocast(spy, "bf16")
     assert isinstance(fast, Autocast)
-    assert innermost(fast) is spy
-    assert isinstance(quick(nn.Identity(), "bf16"), Autocast)
+    assert unwrap(fast) is spy
+    assert isinstance(with_autocast(nn.Identity(), "bf16"), Autocast)

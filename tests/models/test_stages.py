@@ -6,9 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from loradar.adapters import find_head, fold, fresh, load, save, without_head
+from loradar.adapters import feature_extractor, find_head, init_adapter, load, merge_weights, save
 from loradar.core.errors import BadConfigError
-from loradar.models import Base, Stages, build, frozen, load_base, mergeable, save_base, staged, wrap
+from loradar.models import (
+    Base,
+    MultiStageFeatures,
+    build,
+    foldable_conv_bn,
+    load_base,
+    optimize_for_inference,
+    save_base,
+    staged,
+    wrap,
+)
 
 SPECS = {
     "resnet18:pretrained=false,num_classes=7": (32, 128 * 16 + 256 * 4 + 512),
@@ -29,9 +39,9 @@ def test_logits_are_the_bases_own(spec: str) -> None:
     plain, staged = load_base(spec), load_base(f"stages:{spec}")
     assert torch.allclose(staged.model(x), plain.model(x), atol=1e-6)
     assert find_head(staged.model) == "head"
-    features = without_head(staged.model)(x)
+    features = feature_extractor(staged.model)(x)
     assert features.shape == (2, width)
-    last = without_head(plain.model)(x)
+    last = feature_extractor(plain.model)(x)
     assert torch.equal(features[:, -last.shape[1] :], last)
 
 
@@ -39,9 +49,9 @@ def test_logits_are_the_bases_own(spec: str) -> None:
 def test_every_stage_counts_alike(spec: str) -> None:
     side, _ = SPECS[spec]
     model = load_base(f"stages:{spec}").model
-    assert isinstance(model.wrapped, Stages)
+    assert isinstance(model.wrapped, MultiStageFeatures)
     last = model.wrapped.last
-    features = without_head(model)(torch.rand(3, 3, side, side))
+    features = feature_extractor(model)(torch.rand(3, 3, side, side))
     early = features[:, :-last]
     # two earlier stages, each as long as the last
     assert torch.allclose(early.norm(dim=1), features[:, -last:].norm(dim=1) * 2**0.5, rtol=1e-4)
@@ -51,15 +61,15 @@ def test_it_takes_adapters_and_merges_normalisation_as_a_plain_one(spec: str, tm
     side, _ = SPECS[spec]
     base = load_base(f"stages:{spec}")
     targets = "attention+mlp" if "vit" in spec else "all-conv"
-    adapter = fresh(base.model, targets=targets, rank=2, start="svd", head=False)
+    adapter = init_adapter(base.model, target_modules=targets, rank=2, init="svd", head=False)
     save(adapter, tmp_path / "adapter", base.model)
     x = torch.rand(2, 3, side, side)
     with torch.no_grad():
-        worn = fold(base.model, load(tmp_path / "adapter"))(x)
+        worn = merge_weights(base.model, load(tmp_path / "adapter"))(x)
         assert torch.allclose(worn, base.model(x), atol=1e-4)
-    pairs = mergeable(base.model)
-    assert pairs == tuple((f"backbone.{a}", f"backbone.{b}") for a, b in mergeable(load_base(spec).model))
-    assert torch.allclose(frozen(base.model, "fp32", merge=pairs)(x), base.model(x), atol=1e-4)
+    pairs = foldable_conv_bn(base.model)
+    assert pairs == tuple((f"backbone.{a}", f"backbone.{b}") for a, b in foldable_conv_bn(load_base(spec).model))
+    assert torch.allclose(optimize_for_inference(base.model, "fp32", merge=pairs)(x), base.model(x), atol=1e-4)
 
 
 class OwnForward(nn.Module):
@@ -98,14 +108,14 @@ def test_a_backbone_that_is_refused_is_left_as_it_was() -> None:
     head, x = own.fc, torch.rand(2, 3, 8, 8)
     before = own(x)
     with pytest.raises(BadConfigError, match="does more than its modules"):
-        Stages(own, input_size=(3, 8, 8))
+        MultiStageFeatures(own, input_size=(3, 8, 8))
     assert own.fc is head
     assert own.training
     assert torch.equal(own(x), before)
     for missing, message in ((nn.Identity(), "give it num_classes=N"), (nn.Sequential(), "is of several layers")):
         own.fc = missing  # type: ignore[assignment]
         with pytest.raises(BadConfigError, match=message):
-            Stages(own, input_size=(3, 8, 8))
+            MultiStageFeatures(own, input_size=(3, 8, 8))
 
 
 def test_a_base_in_training_keeps_its_statistics() -> None:

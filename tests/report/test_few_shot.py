@@ -16,7 +16,7 @@ from loradar.report.few_shot import (
     averaged,
     read_few_shot_report,
 )
-from loradar.report.few_shot_views import attack_names, compared, curves, ladders, tables
+from loradar.report.few_shot_views import ablation_chains, attack_names, compared, curves, tables
 from loradar.report.writing import write_few_shot_report
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -46,7 +46,7 @@ def report() -> FewShotReport:
         base={"architecture": "resnet18"},
         data={"leaves": {"images": 3}},
         versions={"torch": "2"},
-        ladder={"adversarial query": "no tuning", "+ trimming": "AMT"},
+        ablation_chain={"adversarial query": "no tuning", "+ trimming": "AMT"},
         blends=(BlendWeights(domain="leaves", setting="5w1s", episodes=10, members={"a": 0.7, "b": 0.3}),),
         tasks=(task,),
         notes=("Read me & weep.",),
@@ -105,8 +105,8 @@ def test_views() -> None:
     assert [domain for domain, _ in table.columns] == ["average out of domain"] * len(ATTACKS)
     assert table.best[0] is not None
     assert table.best[0].method == "AMT"
-    (ladder,) = ladders(one)
-    assert [line for line, _ in ladder.lines] == ["adversarial query (no tuning)", "+ trimming (AMT)"]
+    (ablation_chain,) = ablation_chains(one)
+    assert [line for line, _ in ablation_chain.lines] == ["adversarial query (no tuning)", "+ trimming (AMT)"]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": 1, "rows": [{}]}', '{"schema": 2}'])

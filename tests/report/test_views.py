@@ -1,13 +1,13 @@
 import dataclasses
 
-from loradar.evaluation import Row
+from loradar.evaluation import AccuracyResult
 from loradar.evaluation.names import labels
-from loradar.report.schema import Replugged, Report
+from loradar.report.schema import ReloadCheck, Report
 from loradar.report.views import cards, heats, warnings_of
 from tests.evaluation.toys import row
 
 
-def plain(*rows: Row) -> Report:
+def plain(*rows: AccuracyResult) -> Report:
     return Report(rows=rows, base={}, data={}, versions={})
 
 
@@ -78,6 +78,6 @@ def test_leaks_and_failed_checks_are_pointed_at(report: Report) -> None:
 
 
 def test_what_was_lost_in_saving_is_pointed_at() -> None:
-    lost = Replugged(model="m", differing=93, largest=4.0, total=500)
+    lost = ReloadCheck(model="m", differing=93, largest=4.0, total=500)
     report = dataclasses.replace(plain(row("m", "none", "clean", 450)), replugged=(lost,))
     assert warnings_of(report) == ["m: 93 of 500 answers changed after saving and plugging in again."]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loradar.core.errors import BadConfigError
-from loradar.training import FitSettings, RawPerturbation, RelativePerturbation, moved, perturbed_loss, robust_loss
+from loradar.training import AWP, FitSettings, RawPerturbation, moved, perturbed_loss, trades_loss
 from loradar.training.fit import _rise_and_fall
 
 
@@ -25,7 +25,7 @@ def loss_of(a: Tensor, b: Tensor) -> Tensor:
 def test_the_relative_step_is_a_share_of_each_factor(gamma: float) -> None:
     a, b = leaves()
     gradients = torch.autograd.grad(loss_of(a, b), (a, b))
-    for p, g, delta in zip((a, b), gradients, RelativePerturbation(gamma=gamma).deltas((a, b), gradients), strict=True):
+    for p, g, delta in zip((a, b), gradients, AWP(gamma=gamma).deltas((a, b), gradients), strict=True):
         assert float(delta.norm() / p.detach().norm()) == pytest.approx(gamma, abs=1e-6)
         if gamma > 1e-6:
             assert float(torch.cosine_similarity(delta.flatten(), g.flatten(), dim=0)) == pytest.approx(1, abs=1e-5)
@@ -51,8 +51,8 @@ def test_weights_come_back_to_the_bit_even_after_an_error() -> None:
     assert torch.equal(a.detach(), before)
 
 
-@pytest.mark.parametrize("perturbation", [RawPerturbation(step=1e-2), RelativePerturbation(gamma=0.05)])
-def test_the_gradient_is_that_of_the_worst_nearby_weights(perturbation: RawPerturbation | RelativePerturbation) -> None:
+@pytest.mark.parametrize("perturbation", [RawPerturbation(step=1e-2), AWP(gamma=0.05)])
+def test_the_gradient_is_that_of_the_worst_nearby_weights(perturbation: RawPerturbation | AWP) -> None:
     a, b = leaves()
     before = a.detach().clone(), b.detach().clone()
     loss = perturbed_loss(lambda: loss_of(a, b), [[a], [b]], perturbation)
@@ -71,8 +71,8 @@ def test_the_gradient_is_that_of_the_worst_nearby_weights(perturbation: RawPertu
     assert torch.allclose(b.grad, torch.autograd.grad(loss_of(*at_b), at_b[1])[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("perturbation", [None, RelativePerturbation(gamma=0.0), RawPerturbation(step=0.0)])
-def test_without_a_step_it_is_the_plain_gradient(perturbation: RelativePerturbation | None) -> None:
+@pytest.mark.parametrize("perturbation", [None, AWP(gamma=0.0), RawPerturbation(step=0.0)])
+def test_without_a_step_it_is_the_plain_gradient(perturbation: AWP | None) -> None:
     a, b = leaves()
     plain = torch.autograd.grad(loss_of(a, b), (a, b))
     found = torch.autograd.grad(perturbed_loss(lambda: loss_of(a, b), [[a], [b]], perturbation), (a, b))
@@ -88,9 +88,9 @@ def test_either_direction_of_the_divergence() -> None:
     entropy = torch.nn.functional.cross_entropy(clean, y)
     forward = entropy + 6 * (p * (p / q).log()).sum(1).mean()
     backward = entropy + 6 * (q * (q / p).log()).sum(1).mean()
-    found = robust_loss(clean, attacked, y), robust_loss(clean, attacked, y, kl="attacked-clean")
+    found = trades_loss(clean, attacked, y), trades_loss(clean, attacked, y, kl="attacked-clean")
     assert torch.allclose(torch.stack(found), torch.stack([forward, backward]), rtol=1e-5)
-    (through,) = torch.autograd.grad(robust_loss(clean, attacked, y) - entropy, clean)
+    (through,) = torch.autograd.grad(trades_loss(clean, attacked, y) - entropy, clean)
     assert bool(through.any()), "the clean branch is not detached"
 
 

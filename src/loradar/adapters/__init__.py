@@ -1,15 +1,15 @@
 """Adapters: low-rank changes of a frozen base, and the files they live in."""
 
-from loradar.adapters.adapter import Adapter, fresh, whole
+from loradar.adapters.adapter import Adapter, full_adapter, init_adapter
 from loradar.adapters.card import Card
 from loradar.adapters.delta import Delta
 from loradar.adapters.files import load, save, verify
 from loradar.adapters.fingerprint import fingerprint
-from loradar.adapters.init import Start, start
+from loradar.adapters.init import Init, init_delta
 from loradar.adapters.layers import find_head, find_norms
-from loradar.adapters.plug import fold, plug, without_head
-from loradar.adapters.pool import AdapterPool, check_shared_start, merge
-from loradar.adapters.spectrum import on_residual, residual, trimmed, truncated
+from loradar.adapters.plug import feature_extractor, merge_weights, plug
+from loradar.adapters.pool import AdapterPool, add_weighted, check_shared_start
+from loradar.adapters.spectrum import on_residual, residual, truncate_spectrum, truncated
 from loradar.adapters.switch import AdapterSwitch
 from loradar.adapters.targets import PRESETS, find_targets
 
@@ -20,24 +20,24 @@ __all__ = [
     "AdapterSwitch",
     "Card",
     "Delta",
-    "Start",
+    "Init",
+    "add_weighted",
     "check_shared_start",
+    "feature_extractor",
     "find_head",
     "find_norms",
     "find_targets",
     "fingerprint",
-    "fold",
-    "fresh",
+    "full_adapter",
+    "init_adapter",
+    "init_delta",
     "load",
-    "merge",
+    "merge_weights",
     "on_residual",
     "plug",
     "residual",
     "save",
-    "start",
-    "trimmed",
+    "truncate_spectrum",
     "truncated",
     "verify",
-    "whole",
-    "without_head",
 ]

@@ -13,36 +13,36 @@ from torch import Tensor, nn
 from loradar.adapters.card import Card, Norm
 from loradar.adapters.delta import Delta
 from loradar.adapters.fingerprint import fingerprint
-from loradar.adapters.init import Start, start
-from loradar.adapters.layers import STATISTICS, find_head, find_norms, fused_matrices, is_plain, weight_of
+from loradar.adapters.init import Init, init_delta
+from loradar.adapters.layers import STATISTICS, find_head, find_norms, fused_matrices, is_branch_equivalent, weight_of
 from loradar.adapters.targets import find_targets
 from loradar.core.errors import BadConfigError, BadTargetError
-from loradar.core.modules import innermost
+from loradar.core.modules import unwrap
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adapter:
     """Deltas by layer name, tensors that replace the base's by name, and the card.
 
-    Names are relative to the base's innermost backbone. `replaced` holds the head, and with owned statistics every
+    Names are relative to the base's innermost backbone. `modules_to_save` holds the head, and with owned statistics every
     tensor of every layer that has them. Training moves these very tensors; a plugged model wears them.
     """
 
     deltas: Mapping[str, Delta] = field(default_factory=dict)
-    replaced: Mapping[str, Tensor] = field(default_factory=dict)
+    modules_to_save: Mapping[str, Tensor] = field(default_factory=dict)
     card: Card = field(default_factory=Card)
 
     def parameters(self) -> list[Tensor]:
         """What an optimiser moves: the factors and the head (the leaves that require grad)."""
         factors = [tensor for delta in self.deltas.values() for tensor in (delta.a, delta.b)]
-        return [tensor for tensor in (*factors, *self.replaced.values()) if tensor.requires_grad]
+        return [tensor for tensor in (*factors, *self.modules_to_save.values()) if tensor.requires_grad]
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that training may move, under flat names. Views: they move along; `clone` them to keep them."""
         state: dict[str, Tensor] = {}
         for name, delta in self.deltas.items():
             state |= {f"{name}.lora_A": delta.a.detach(), f"{name}.lora_B": delta.b.detach()}
-        return state | {name: tensor.detach() for name, tensor in self.replaced.items()}
+        return state | {name: tensor.detach() for name, tensor in self.modules_to_save.items()}
 
     def with_card(self, **changes: Any) -> "Adapter":
         """The same tensors under a card with these fields changed."""
@@ -50,12 +50,12 @@ class Adapter:
 
     def to(self, device: torch.device | str) -> "Adapter":
         """A copy on `device`."""
-        replaced = {
+        modules_to_save = {
             name: keep(name, tensor.detach().to(device, copy=True), trainable=tensor.requires_grad)
-            for name, tensor in self.replaced.items()
+            for name, tensor in self.modules_to_save.items()
         }
         deltas = {name: delta.to(device) for name, delta in self.deltas.items()}
-        return Adapter(deltas=deltas, replaced=replaced, card=self.card)
+        return Adapter(deltas=deltas, modules_to_save=modules_to_save, card=self.card)
 
 
 def keep(name: str, tensor: Tensor, *, trainable: bool) -> Tensor:
@@ -65,13 +65,13 @@ def keep(name: str, tensor: Tensor, *, trainable: bool) -> Tensor:
     return nn.Parameter(tensor, requires_grad=trainable)
 
 
-def fresh(
+def init_adapter(
     base: nn.Module,
     *,
-    targets: str | Sequence[str],
+    target_modules: str | Sequence[str],
     rank: int = 4,
-    alpha: float | None = None,
-    start: Start = "random",
+    lora_alpha: float | None = None,
+    init: Init = "random",
     head: bool = True,
     norm: Norm = "frozen",
     fused: Literal["whole", "split"] = "whole",
@@ -80,69 +80,73 @@ def fresh(
 ) -> Adapter:
     """A trainable adapter of `base` that changes nothing yet, on the device of `base`.
 
-    The scale of a delta is alpha / rank; alpha is rank unless given. `head` trains a copy of the classifier's last
+    The scale of a delta is lora_alpha / rank; lora_alpha is rank unless given. `head` trains a copy of the classifier's last
     layer. `norm="owned"` gives the adapter running statistics of its own. `fused="split"` takes a fused attention layer
     as its three matrices, each with factors of its own. No targets, or rank 0, mean no deltas (the head-only baseline).
     Raises BadTargetError for targets or a rank that do not fit.
     """
-    backbone = innermost(base)
-    if rank < 0 or (alpha is not None and not alpha > 0):
-        raise BadConfigError(f"rank is {rank} and alpha {alpha}; expected rank 0 or more and alpha above 0")
-    alpha = float(rank if alpha is None else alpha)
-    layers = find_targets(base, targets) if rank else ()
+    backbone = unwrap(base)
+    if rank < 0 or (lora_alpha is not None and not lora_alpha > 0):
+        raise BadConfigError(
+            f"rank is {rank} and lora_alpha {lora_alpha}; expected rank 0 or more and lora_alpha above 0"
+        )
+    lora_alpha = float(rank if lora_alpha is None else lora_alpha)
+    layers = find_targets(base, target_modules) if rank else ()
     own_head = find_head(base) if head else ""
     if own_head and own_head in layers:
         raise BadTargetError(
             f"{own_head} is the head, which is trained whole; leave it out of the targets, or head=False"
         )
-    if start == "zeros" and layers:
+    if init == "zeros" and layers:
         warnings.warn(
-            "start='zeros' never learns: with both factors at zero both gradients are zero; use 'random' or 'svd'",
+            "init='zeros' never learns: with both factors at zero both gradients are zero; use 'random' or 'svd'",
             stacklevel=2,
         )
     card = Card(
         name=name,
         base_fingerprint=fingerprint(base),
-        targets=layers,
+        target_modules=layers,
         rank=rank,
-        alpha=alpha,
-        start=start,
+        lora_alpha=lora_alpha,
+        init=init,
         head=own_head,
         norm=norm,
         seed=seed,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    deltas = _deltas(backbone, card, start, split=fused == "split")
-    return Adapter(deltas=deltas, replaced=_copies(backbone, card), card=card)
+    deltas = _deltas(backbone, card, init, split=fused == "split")
+    return Adapter(deltas=deltas, modules_to_save=_copies(backbone, card), card=card)
 
 
-def whole(base: nn.Module, *, weights: nn.Module | None = None, seed: int = 0) -> Adapter:
+def full_adapter(base: nn.Module, *, weights: nn.Module | None = None, seed: int = 0) -> Adapter:
     """A trainable adapter that owns every parameter of `base` but the head's, as large as the base itself.
 
     They start as copies of those of `weights`, a model with the same layers (its head does not matter), or of the base's.
     """
-    head, backbone = find_head(base), innermost(base if weights is None else weights)
-    replaced = {
+    head, backbone = find_head(base), unwrap(base if weights is None else weights)
+    modules_to_save = {
         name: nn.Parameter(tensor.detach().clone())
         for name, tensor in backbone.named_parameters()
         if name.rpartition(".")[0] != head
     }
-    return Adapter(replaced=replaced, card=Card(base_fingerprint=fingerprint(base), start="whole", seed=seed))
+    return Adapter(
+        modules_to_save=modules_to_save, card=Card(base_fingerprint=fingerprint(base), init="whole", seed=seed)
+    )
 
 
-def _deltas(backbone: nn.Module, card: Card, kind: Start, *, split: bool) -> dict[str, Delta]:
+def _deltas(backbone: nn.Module, card: Card, kind: Init, *, split: bool) -> dict[str, Delta]:
     return {
-        layer: start(
+        layer: init_delta(
             weight_of(backbone, layer),
             card.rank,
             kind,
             card.seed,
             name=f"{layer}.weight",
-            scale=card.alpha / card.rank,
-            plain=is_plain(backbone, layer),
+            scale=card.lora_alpha / card.rank,
+            branch_equivalent=is_branch_equivalent(backbone, layer),
             groups=fused_matrices(backbone, layer) if split else 1,
         )
-        for layer in card.targets
+        for layer in card.target_modules
     }
 
 

@@ -33,10 +33,10 @@ class Card:
 
     name: str = "adapter"
     base_fingerprint: str = ""
-    targets: tuple[str, ...] = ()
+    target_modules: tuple[str, ...] = ()
     rank: int = 0
-    alpha: float = 0.0
-    start: str = "random"
+    lora_alpha: float = 0.0
+    init: str = "random"
     head: str = ""
     classes: tuple[str, ...] = ()
     norm: Norm = "frozen"

@@ -19,11 +19,11 @@ from loradar.core.errors import BadTargetError
 class Delta:
     """The change scale * (b @ a - b0 @ a0) of a weight of `shape`.
 
-    a (rank, in), b (out, rank), where `in` is all of the weight's dimensions but the first, multiplied. `minus` is
+    a (rank, in), b (out, rank), where `in` is all of the weight's dimensions but the first, multiplied. `init_factors` is
     (a0, b0), the frozen part that the SVD start subtracts (Meng et al., "PiSSA", 2024, section 3), or None.
     With `groups`, the weight is that many matrices one above the other (query, key and value of a fused attention
     layer), each with factors of its own: a (groups * rank, in) holds theirs in turn, b (out, rank) has their rows.
-    `plain` says whether the weight belongs to a layer where B(A x) beside the layer's own output equals the changed
+    `branch_equivalent` says whether the weight belongs to a layer where B(A x) beside the layer's own output equals the changed
     layer (see `layers.is_plain`); PEFT computes that and nothing else. Raises BadTargetError where shapes do not fit.
     """
 
@@ -31,12 +31,12 @@ class Delta:
     b: Tensor
     shape: tuple[int, ...]
     scale: float = 1.0
-    minus: tuple[Tensor, Tensor] | None = None
-    plain: bool = True
+    init_factors: tuple[Tensor, Tensor] | None = None
+    branch_equivalent: bool = True
     groups: int = 1
 
     def __post_init__(self) -> None:
-        for a, b in (self.a, self.b), *([self.minus] if self.minus else []):
+        for a, b in (self.a, self.b), *([self.init_factors] if self.init_factors else []):
             out, inner = self.shape[0], prod(self.shape[1:])
             fit = a.ndim == b.ndim == 2 and out % self.groups == 0
             if not fit or b.shape[0] != out or len(a) != self.groups * b.shape[1] or a.shape[1] != inner:
@@ -54,9 +54,9 @@ class Delta:
     def matrix(self) -> Tensor:
         """(out, in), differentiable in `a` and `b`, exactly 0 for a fresh delta."""
         product = self._product(self.a, self.b)
-        if self.minus is not None:
+        if self.init_factors is not None:
             # two products rather than one of concatenated factors: equal factors then cancel to the last bit
-            product = product - self._product(*self.minus)
+            product = product - self._product(*self.init_factors)
         return product * self.scale
 
     def _product(self, a: Tensor, b: Tensor) -> Tensor:
@@ -71,8 +71,8 @@ class Delta:
     def factors(self) -> tuple[Tensor, Tensor]:
         """A (all ranks, in) and B (out, all ranks) of the same change, the frozen part included: scale * B @ A."""
         pairs = [(self.a, self.b)]
-        if self.minus is not None:
-            a0, b0 = self.minus
+        if self.init_factors is not None:
+            a0, b0 = self.init_factors
             pairs.append((a0, -b0))
         a = torch.cat([a for a, _ in pairs])
         return a.detach(), torch.cat([self.wide(b) for _, b in pairs], dim=1).detach()
@@ -83,8 +83,12 @@ class Delta:
 
     def to(self, device: torch.device | str) -> "Delta":
         """A copy on `device`, trainable as this one."""
-        minus = None if self.minus is None else (_copy(self.minus[0], device), _copy(self.minus[1], device))
-        return dataclasses.replace(self, a=_copy(self.a, device), b=_copy(self.b, device), minus=minus)
+        init_factors = (
+            None
+            if self.init_factors is None
+            else (_copy(self.init_factors[0], device), _copy(self.init_factors[1], device))
+        )
+        return dataclasses.replace(self, a=_copy(self.a, device), b=_copy(self.b, device), init_factors=init_factors)
 
 
 def split_rows(matrix: Tensor, groups: int) -> Tensor:
@@ -93,12 +97,14 @@ def split_rows(matrix: Tensor, groups: int) -> Tensor:
 
 
 def stacked(
-    factors: Sequence[tuple[Tensor, Tensor]], *, shape: tuple[int, ...], plain: bool = True, groups: int = 1
+    factors: Sequence[tuple[Tensor, Tensor]], *, shape: tuple[int, ...], branch_equivalent: bool = True, groups: int = 1
 ) -> Delta:
     """The delta of scale 1 that is the sum of all b @ a: the ranks add up. Each `a` (groups * rank, in), b (out, rank)."""
     a = torch.cat([split_rows(a.detach(), groups) for a, _ in factors], dim=1).flatten(0, 1)
     b = torch.cat([b.detach() for _, b in factors], dim=1)
-    return Delta(a=a.requires_grad_(), b=b.requires_grad_(), shape=shape, plain=plain, groups=groups)
+    return Delta(
+        a=a.requires_grad_(), b=b.requires_grad_(), shape=shape, branch_equivalent=branch_equivalent, groups=groups
+    )
 
 
 def narrowed(b: Tensor, groups: int) -> Tensor:

@@ -11,18 +11,18 @@ from loradar.adapters.delta import Delta
 from loradar.core.errors import BadConfigError, BadTargetError, did_you_mean
 from loradar.core.randomness import generator
 
-Start: TypeAlias = Literal["random", "zeros", "svd"]
+Init: TypeAlias = Literal["random", "zeros", "svd"]
 
 
-def start(
+def init_delta(
     weight: Tensor,
     rank: int,
-    kind: Start = "random",
+    kind: Init = "random",
     seed: int = 0,
     *,
     name: str = "weight",
     scale: float = 1.0,
-    plain: bool = True,
+    branch_equivalent: bool = True,
     groups: int = 1,
 ) -> Delta:
     """A trainable delta of `weight` that changes nothing yet. `name` is the weight's, for its stream and for errors.
@@ -38,20 +38,26 @@ def start(
     if not 1 <= rank <= most:
         wrong = f"exceeds {most}, the smaller side of {name}" if rank > 0 else "is below 1"
         raise BadTargetError(f"rank {rank} {wrong}; expected 1 to {most}")
-    minus = None
+    init_factors = None
     if kind == "svd":
         pairs = [_principal(matrix, rank, scale) for matrix in weight.chunk(groups)]
         a, b = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
-        minus = (a.clone(), b.clone())
+        init_factors = (a.clone(), b.clone())
     elif kind in ("random", "zeros"):
         a, b = torch.zeros(groups * rank, inner), torch.zeros(out, rank)
         if kind == "random":
             a.uniform_(-(inner**-0.5), inner**-0.5, generator=generator(seed, zlib.crc32(name.encode())))
         a, b = a.to(weight.device), b.to(weight.device)
     else:
-        raise BadConfigError(f"there is no start {kind!r}; {did_you_mean(kind, get_args(Start))}")
+        raise BadConfigError(f"there is no start {kind!r}; {did_you_mean(kind, get_args(Init))}")
     return Delta(
-        a=a.requires_grad_(), b=b.requires_grad_(), shape=shape, scale=scale, minus=minus, plain=plain, groups=groups
+        a=a.requires_grad_(),
+        b=b.requires_grad_(),
+        shape=shape,
+        scale=scale,
+        init_factors=init_factors,
+        branch_equivalent=branch_equivalent,
+        groups=groups,
     )
 
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from loradar.core.errors import BadTargetError, did_you_mean
-from loradar.core.modules import innermost
+from loradar.core.modules import unwrap
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """The buffers that a normalisation layer moves in train mode."""
 
 
-def is_plain(backbone: nn.Module, name: str) -> bool:
+def is_branch_equivalent(backbone: nn.Module, name: str) -> bool:
     """Whether a second branch B(A x) beside layer `name` equals the layer with its weight changed.
 
     Not so for a subclass (it may transform its weight first), for groups, and for padding that is not zeros. Nor where
@@ -59,7 +59,7 @@ def find_head(model: nn.Module) -> str:
     timm models are asked (`get_classifier`); in any other it is the last Linear. Raises BadTargetError where there
     is none.
     """
-    backbone = innermost(model)
+    backbone = unwrap(model)
     ask = getattr(backbone, "get_classifier", None)
     answer = ask() if callable(ask) else None
     linears: list[tuple[str, nn.Module]] = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Linear)]
@@ -73,7 +73,7 @@ def find_head(model: nn.Module) -> str:
 
 def find_norms(model: nn.Module) -> tuple[str, ...]:
     """The names of the modules with running statistics, relative to the innermost backbone."""
-    return tuple(n for n, m in innermost(model).named_modules() if has_statistics(m))
+    return tuple(n for n, m in unwrap(model).named_modules() if has_statistics(m))
 
 
 def has_statistics(module: nn.Module) -> bool:

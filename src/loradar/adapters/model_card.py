@@ -20,7 +20,7 @@ specially padded convolutions, layers whose weight is used without them), and wo
 
 def model_card(card: Card, *, readable: bool, size: int) -> str:
     """Markdown: what it is, how to load it, what was measured. `size` is that of the weights, in bytes."""
-    layers = ", ".join(f"`{name}`" for name in card.targets) or "none"
+    layers = ", ".join(f"`{name}`" for name in card.target_modules) or "none"
     against = f"`{card.trained_against}`" if card.trained_against else "not recorded"
     on = {"base": ", computed on the unmodified base", "defended": ", computed on the defended model"}
     lines = [
@@ -35,7 +35,7 @@ def model_card(card: Card, *, readable: bool, size: int) -> str:
         "",
         f"- trained against: {against}{on.get(card.attack_target, '')}",
         f"- base: fingerprint `{card.base_fingerprint or 'unknown'}`",
-        f"- low-rank layers: {layers}; rank {card.rank}, alpha {card.alpha:g}, start {card.start}",
+        f"- low-rank layers: {layers}; rank {card.rank}, alpha {card.lora_alpha:g}, start {card.init}",
         f"- trained whole: {f'`{card.head}`' if card.head else 'nothing'}; normalisation statistics: {card.norm}",
         f"- data: {', '.join(f'{k} {v}' for k, v in card.data.items()) or 'not recorded'}; seed {card.seed}",
         f"- size of the weights: {size:,} bytes; loradar {card.loradar_version}, {card.created or 'undated'}",

@@ -43,7 +43,7 @@ def tensors_of(adapter: Adapter) -> dict[str, Tensor]:
         if len(delta.shape) == 4:
             a, b = a.reshape(len(a), *delta.shape[1:]), b[:, :, None, None]
         tensors |= dict(zip(names_of(name), (a, b), strict=True))
-    tensors |= {PREFIX + name: tensor.detach() for name, tensor in adapter.replaced.items()}
+    tensors |= {PREFIX + name: tensor.detach() for name, tensor in adapter.modules_to_save.items()}
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -52,7 +52,7 @@ def config_of(adapter: Adapter, *, readable: bool) -> dict[str, Any]:
     ranks = {name: len(delta.factors()[0]) for name, delta in adapter.deltas.items()}
     alphas = {name: _whole(delta.scale * ranks[name]) for name, delta in adapter.deltas.items()}
     rank, alpha = next(iter(ranks.values()), 1), next(iter(alphas.values()), 1)
-    whole = dict.fromkeys(name.rpartition(".")[0] for name in adapter.replaced)
+    whole = dict.fromkeys(name.rpartition(".")[0] for name in adapter.modules_to_save)
     return {
         "peft_type": "LORA" if readable else UNREADABLE,
         "task_type": None,
@@ -83,7 +83,7 @@ def from_peft(config: dict[str, Any], tensors: dict[str, Tensor]) -> Adapter:
     """An adapter out of a folder that PEFT wrote. Raises BadFileError for options whose maths are not ours."""
     _refuse_options(config)
     factors: dict[str, dict[str, Tensor]] = {}
-    replaced: dict[str, Tensor] = {}
+    modules_to_save: dict[str, Tensor] = {}
     # sorted: the reader of safetensors promises no order, and an optimiser's state goes by it
     for key, tensor in sorted(tensors.items()):
         name = key.removeprefix(PREFIX)
@@ -92,21 +92,21 @@ def from_peft(config: dict[str, Any], tensors: dict[str, Tensor]) -> Adapter:
         elif ".lora_" in name or name == key:
             raise BadFileError(f"{key} is not a tensor of a plain LoRA; expected lora_A, lora_B and whole modules")
         else:
-            replaced[name] = tensor
+            modules_to_save[name] = tensor
     deltas = {name: _delta(name, pair, config) for name, pair in factors.items()}
-    modules = dict.fromkeys(name.rpartition(".")[0] for name in replaced)
-    norms = [module for module in modules if f"{module}.running_mean" in replaced]
+    modules = dict.fromkeys(name.rpartition(".")[0] for name in modules_to_save)
+    norms = [module for module in modules if f"{module}.running_mean" in modules_to_save]
     head = next((module for module in modules if module not in norms), "")
     card = Card(
         name=str(config.get("base_model_name_or_path") or "peft"),
-        targets=tuple(deltas),
+        target_modules=tuple(deltas),
         rank=int(config["r"]),
-        alpha=float(config["lora_alpha"]),
+        lora_alpha=float(config["lora_alpha"]),
         head=head,
         norm="owned" if norms else "frozen",
     )
-    replaced = {n: keep(n, t, trainable=n.rpartition(".")[0] == head) for n, t in replaced.items()}
-    return Adapter(deltas=deltas, replaced=replaced, card=card)
+    modules_to_save = {n: keep(n, t, trainable=n.rpartition(".")[0] == head) for n, t in modules_to_save.items()}
+    return Adapter(deltas=deltas, modules_to_save=modules_to_save, card=card)
 
 
 def _refuse_options(config: dict[str, Any]) -> None:

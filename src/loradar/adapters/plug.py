@@ -14,9 +14,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from loradar.adapters.adapter import Adapter
 from loradar.adapters.delta import Delta
 from loradar.adapters.fingerprint import fingerprint
-from loradar.adapters.layers import find_head, has_statistics, is_plain, weight_of
+from loradar.adapters.layers import find_head, has_statistics, is_branch_equivalent, weight_of
 from loradar.core.errors import BadTargetError, WrongBaseError
-from loradar.core.modules import innermost
+from loradar.core.modules import unwrap
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -38,11 +38,11 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterab
     """
     check_fits(base, adapter, hashed=check)
     twin = _twin(base)
-    backbone = innermost(twin)
+    backbone = unwrap(twin)
     gains = _merge(backbone, adapter, merge)
     for name, delta in adapter.deltas.items():
         _wear(backbone, name, delta, gains.get(name))
-    for name, tensor in adapter.replaced.items():
+    for name, tensor in adapter.modules_to_save.items():
         _replace(backbone, name, tensor)
     for module in twin.modules():
         if has_statistics(module) and adapter.card.norm == "frozen":
@@ -52,7 +52,7 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterab
     return twin
 
 
-def fold(base: nn.Module, adapter: Adapter, *, check: bool = True) -> nn.Module:
+def merge_weights(base: nn.Module, adapter: Adapter, *, check: bool = True) -> nn.Module:
     """A plain model of merged weights, as they are now: for attacking and serving. No hooks, nothing requires grad.
 
     It shares the base's unchanged parameters and copies its buffers; later training of the adapter does not move it.
@@ -60,28 +60,28 @@ def fold(base: nn.Module, adapter: Adapter, *, check: bool = True) -> nn.Module:
     """
     check_fits(base, adapter, hashed=check)
     folded = _twin(base)
-    backbone = innermost(folded)
+    backbone = unwrap(folded)
     for name, delta in adapter.deltas.items():
         weight = weight_of(backbone, name)
         # clone first: it keeps the memory format
         merged = weight.detach().clone()
         merged += delta.weight().detach()
         backbone.get_submodule(name).register_parameter("weight", nn.Parameter(merged, requires_grad=False))
-    for name, tensor in adapter.replaced.items():
+    for name, tensor in adapter.modules_to_save.items():
         value = tensor.detach().clone()
         is_parameter = name.rpartition(".")[2] in backbone.get_submodule(name.rpartition(".")[0])._parameters
         _replace(backbone, name, nn.Parameter(value, requires_grad=False) if is_parameter else value)
     return folded
 
 
-def without_head(model: M) -> M:
+def feature_extractor(model: M) -> M:
     """A twin of `model` that gives what its head sees: (batch, features) instead of logits.
 
     For a timm ViT that is the class token after the last LayerNorm, for a ResNet the pooled last feature map. Raises
     BadTargetError for a model that has no Linear head.
     """
     headless = _twin(model)
-    backbone = innermost(headless)
+    backbone = unwrap(headless)
     layer, _, leaf = find_head(model).rpartition(".")
     setattr(backbone.get_submodule(layer), leaf, nn.Identity())
     return headless
@@ -101,7 +101,7 @@ def _merge(backbone: nn.Module, adapter: Adapter, pairs: Iterable[tuple[str, str
         mean, variance = norm.running_mean, norm.running_var
         if mean is None or variance is None:
             raise BadTargetError(f"{second} keeps no running statistics to merge; take what mergeable() gives")
-        if first in adapter.deltas and not adapter.deltas[first].plain:
+        if first in adapter.deltas and not adapter.deltas[first].branch_equivalent:
             continue
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
             convolution.weight, convolution.bias, mean, variance, norm.eps, norm.weight, norm.bias
@@ -137,20 +137,20 @@ def check_fits(base: nn.Module, adapter: Adapter, *, hashed: bool = True) -> Non
     card = adapter.card
     if hashed and card.base_fingerprint:
         check_base(adapter, fingerprint(base))
-    backbone = innermost(base)
+    backbone = unwrap(base)
     for name, delta in adapter.deltas.items():
         try:
             weight = weight_of(backbone, name)
         except BadTargetError as error:
             raise WrongBaseError(f"adapter {card.name!r} does not fit this base: {error}") from error
         _check_one(card.name, f"{name}.weight", delta.a, delta.shape, tuple(weight.shape), weight)
-        if delta.plain != is_plain(backbone, name):
+        if delta.branch_equivalent != is_branch_equivalent(backbone, name):
             raise WrongBaseError(
                 f"adapter {card.name!r} was made for another kind of layer than this base's {name} (its dilation, "
                 "groups, padding mode or class differ); load the base that it was trained on"
             )
     own = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
-    for name, tensor in adapter.replaced.items():
+    for name, tensor in adapter.modules_to_save.items():
         if name not in own:
             raise WrongBaseError(f"adapter {card.name!r} replaces {name}, which this base does not have")
         shape = tuple(own[name].shape)
@@ -184,7 +184,7 @@ def _check_one(
 
 def _wear(backbone: nn.Module, name: str, delta: Delta, gain: Tensor | None) -> None:
     module = backbone.get_submodule(name)
-    if delta.plain:
+    if delta.branch_equivalent:
         module.register_forward_hook(_Branch(delta, gain))
     else:
         parametrize.register_parametrization(module, "weight", _Composed(delta))
@@ -203,8 +203,8 @@ class _Branch:
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (x,) = args
         branch = self._through(module, x, self.delta.a, self.delta.b)
-        if self.delta.minus is not None:
-            branch = branch - self._through(module, x, *self.delta.minus)
+        if self.delta.init_factors is not None:
+            branch = branch - self._through(module, x, *self.delta.init_factors)
         return output + branch
 
     def _through(self, module: nn.Module, x: Tensor, a: Tensor, b: Tensor) -> Tensor:

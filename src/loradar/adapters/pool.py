@@ -41,11 +41,11 @@ class AdapterPool(Mapping[str, Adapter]):
         return f"AdapterPool({', '.join(map(repr, self._adapters))})"
 
 
-def merge(pool: AdapterPool, weights: Mapping[str, float], *, name: str = "merged") -> Adapter:
+def add_weighted(pool: AdapterPool, weights: Mapping[str, float], *, name: str = "merged") -> Adapter:
     """The adapter whose deltas are the weighted sums of the pool's: exact, the ranks add up.
 
     Where all have the same SVD start, its frozen part is taken once: with weights that sum to 1 the merged weight is
-    W_res + sum of weight_i B_i A_i (see `truncated` for a smaller rank, `trimmed` for fewer singular values).
+    W_res + sum of weight_i B_i A_i (see `truncated` for a smaller rank, `truncate_spectrum` for fewer singular values).
     Names that `weights` leaves out, or gives 0, take no part; one name with weight 1 is that adapter itself. What
     adapters replace (heads, statistics) is averaged with the weights, which then must sum to 1, and which all of them
     must replace: a base's own head is not known here. Raises BadConfigError otherwise.
@@ -58,18 +58,18 @@ def merge(pool: AdapterPool, weights: Mapping[str, float], *, name: str = "merge
     if list(used.values()) == [1.0]:
         return pool[next(iter(used))]
     deltas = {layer: _sum(layer, pool, used) for layer in dict.fromkeys(k for n in used for k in pool[n].deltas)}
-    replaced = _average(pool, used)
+    modules_to_save = _average(pool, used)
     cards = [pool[n].card for n in used]
     card = Card(
         name=name,
         base_fingerprint=pool.base_fingerprint,
-        targets=tuple(deltas),
-        start="merged",
+        target_modules=tuple(deltas),
+        init="merged",
         head=cards[0].head,
         norm=cards[0].norm,
         data={"merged": used},
     )
-    return Adapter(deltas=deltas, replaced=replaced, card=card)
+    return Adapter(deltas=deltas, modules_to_save=modules_to_save, card=card)
 
 
 def _sum(layer: str, pool: AdapterPool, weights: Mapping[str, float]) -> Delta:
@@ -79,12 +79,12 @@ def _sum(layer: str, pool: AdapterPool, weights: Mapping[str, float]) -> Delta:
         raise WrongBaseError(f"the adapters' shapes for {layer} differ: {[part.shape for part, _ in parts]}")
     # [w1 s1 B1, w2 s2 B2] @ [A1; A2] is the sum itself; summing A's and B's apart would add the cross terms
     factors = [(part.a, part.b * (weight * part.scale)) for part, weight in parts]
-    starts = [(part.minus, weight * part.scale) for part, weight in parts if part.minus is not None]
-    if len(starts) == len(parts) and all(_same(minus, starts[0][0]) for minus, _ in starts):
+    starts = [(part.init_factors, weight * part.scale) for part, weight in parts if part.init_factors is not None]
+    if len(starts) == len(parts) and all(_same(init_factors, starts[0][0]) for init_factors, _ in starts):
         starts = [(starts[0][0], sum(weight for _, weight in starts))]
     factors += [(a0, b0 * -weight) for (a0, b0), weight in starts]
-    plain = all(part.plain for part, _ in parts)
-    return stacked(factors, shape=first.shape, plain=plain, groups=first.groups)
+    branch_equivalent = all(part.branch_equivalent for part, _ in parts)
+    return stacked(factors, shape=first.shape, branch_equivalent=branch_equivalent, groups=first.groups)
 
 
 def _same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
@@ -99,8 +99,10 @@ def check_shared_start(pool: AdapterPool) -> None:
         if odd := set(one) ^ set(other):
             raise WrongBaseError(f"{name!r} and {first!r} differ in their layers: {min(odd)} is in one of them alone")
         for layer, delta in one.items():
-            minus = other[layer].minus
-            if (delta.minus is None) != (minus is None) or (delta.minus and minus and not _same(delta.minus, minus)):
+            init_factors = other[layer].init_factors
+            if (delta.init_factors is None) != (init_factors is None) or (
+                delta.init_factors and init_factors and not _same(delta.init_factors, init_factors)
+            ):
                 raise WrongBaseError(
                     f"{name!r} and {first!r} have different residual weights for {layer}; expected members of one "
                     "meta-tuning, which share their start"
@@ -108,9 +110,9 @@ def check_shared_start(pool: AdapterPool) -> None:
 
 
 def _average(pool: AdapterPool, weights: Mapping[str, float]) -> dict[str, Tensor]:
-    names = dict.fromkeys(key for n in weights for key in pool[n].replaced)
+    names = dict.fromkeys(key for n in weights for key in pool[n].modules_to_save)
     for key in names:
-        if lacking := [n for n in weights if key not in pool[n].replaced]:
+        if lacking := [n for n in weights if key not in pool[n].modules_to_save]:
             raise BadConfigError(f"{lacking[0]!r} does not replace {key}, the others do; merge adapters of one kind")
     if names and abs(sum(weights.values()) - 1) > 1e-6:
         raise BadConfigError(
@@ -118,9 +120,9 @@ def _average(pool: AdapterPool, weights: Mapping[str, float]) -> dict[str, Tenso
         )
     averaged = {}
     for key in names:
-        tensors = [(pool[n].replaced[key].detach(), w) for n, w in weights.items()]
+        tensors = [(pool[n].modules_to_save[key].detach(), w) for n, w in weights.items()]
         mean = sum((t.double() * w for t, w in tensors), torch.zeros_like(tensors[0][0], dtype=torch.float64))
-        first = pool[next(iter(weights))].replaced[key]
+        first = pool[next(iter(weights))].modules_to_save[key]
         value = mean if first.is_floating_point() else mean.round()
         averaged[key] = keep(key, value.to(first.dtype), trainable=first.requires_grad)
     return averaged

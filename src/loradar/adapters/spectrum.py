@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from loradar.adapters.adapter import Adapter
 from loradar.adapters.delta import Delta, split_rows, stacked
 from loradar.adapters.layers import weight_of
-from loradar.adapters.plug import fold
+from loradar.adapters.plug import merge_weights
 from loradar.core.errors import BadConfigError
-from loradar.core.modules import innermost
+from loradar.core.modules import unwrap
 
 
-def trimmed(base: nn.Module, adapter: Adapter, keep: float) -> Adapter:
+def truncate_spectrum(base: nn.Module, adapter: Adapter, keep: float) -> Adapter:
     """The adapter after which every changed weight keeps its largest singular values alone.
 
     Of min(out, in) singular values of the merged weight, floor(keep * min(out, in)) stay, the others become 0; a fused
@@ -28,7 +28,7 @@ def trimmed(base: nn.Module, adapter: Adapter, keep: float) -> Adapter:
         raise BadConfigError(f"keep is {keep}; expected a share of the singular values above 0, at most 1")
     if keep == 1:
         return adapter
-    backbone = innermost(base)
+    backbone = unwrap(base)
     deltas = {name: _trimmed(weight_of(backbone, name), delta, keep) for name, delta in adapter.deltas.items()}
     card = dataclasses.replace(adapter.card, data={**adapter.card.data, "kept_singular_values": keep})
     return dataclasses.replace(adapter, deltas=deltas, card=card)
@@ -41,9 +41,9 @@ def _trimmed(weight: Tensor, delta: Delta, keep: float) -> Delta:
         return delta
     tail = torch.cat([a for a, _ in tails]), torch.cat([-b for _, b in tails])
     own = [(delta.a, delta.b * delta.scale)]
-    if delta.minus is not None:
-        own.append((delta.minus[0], delta.minus[1] * -delta.scale))
-    return stacked([*own, tail], shape=delta.shape, plain=delta.plain, groups=delta.groups)
+    if delta.init_factors is not None:
+        own.append((delta.init_factors[0], delta.init_factors[1] * -delta.scale))
+    return stacked([*own, tail], shape=delta.shape, branch_equivalent=delta.branch_equivalent, groups=delta.groups)
 
 
 def _tail(matrix: Tensor, keep: float) -> tuple[Tensor, Tensor]:
@@ -93,7 +93,11 @@ def _truncated(delta: Delta, rank: int) -> tuple[Delta, float, float]:
         parts.append(((root[:, None] * vh[:rank]).to(matrix), (u[:, :rank] * root).to(matrix)))
         lost, whole = lost + float(s[rank:].square().sum()), whole + float(s.square().sum())
     a, b = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts])
-    return stacked([(a, b)], shape=delta.shape, plain=delta.plain, groups=delta.groups), lost, whole
+    return (
+        stacked([(a, b)], shape=delta.shape, branch_equivalent=delta.branch_equivalent, groups=delta.groups),
+        lost,
+        whole,
+    )
 
 
 def residual(base: nn.Module, adapter: Adapter) -> nn.Module:
@@ -102,19 +106,19 @@ def residual(base: nn.Module, adapter: Adapter) -> nn.Module:
     Wear `on_residual(adapter)` on it: one branch then does the work of two, and the output is that of `adapter` on
     `base` up to rounding.
     """
-    return fold(base, _only_start(adapter), check=False)
+    return merge_weights(base, _only_start(adapter), check=False)
 
 
 def on_residual(adapter: Adapter) -> Adapter:
     """The same trainable tensors without the frozen part of the start, to be worn on `residual(base, adapter)`."""
-    deltas = {name: dataclasses.replace(delta, minus=None) for name, delta in adapter.deltas.items()}
+    deltas = {name: dataclasses.replace(delta, init_factors=None) for name, delta in adapter.deltas.items()}
     return dataclasses.replace(adapter, deltas=deltas)
 
 
 def _only_start(adapter: Adapter) -> Adapter:
     deltas: Mapping[str, Delta] = {
-        name: dataclasses.replace(delta, a=delta.minus[0], b=-delta.minus[1], minus=None)
+        name: dataclasses.replace(delta, a=delta.init_factors[0], b=-delta.init_factors[1], init_factors=None)
         for name, delta in adapter.deltas.items()
-        if delta.minus is not None
+        if delta.init_factors is not None
     }
     return Adapter(deltas=deltas, card=adapter.card)

@@ -7,7 +7,7 @@ from torch import nn
 
 from loradar.adapters.layers import children, find_head, weight_of
 from loradar.core.errors import BadTargetError, did_you_mean
-from loradar.core.modules import innermost
+from loradar.core.modules import unwrap
 
 _QUERIES = {"qkv", "q", "k", "v", "kv", "q_proj", "k_proj", "v_proj", "query", "key", "value"}
 
@@ -19,7 +19,7 @@ def find_targets(model: nn.Module, patterns: str | Sequence[str]) -> tuple[str, 
     where `*` matches dots too: "layer*.conv1". No patterns mean no layers. Raises BadTargetError, with the near misses,
     where a pattern matches nothing, and for a layer whose forward is never called (inside nn.MultiheadAttention).
     """
-    backbone = innermost(model)
+    backbone = unwrap(model)
     found: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         found |= set(_preset(backbone, pattern) if pattern in PRESETS else _matching(backbone, pattern))

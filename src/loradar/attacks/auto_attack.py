@@ -13,7 +13,7 @@ from loradar.attacks.objectives import borrowed, logits_of
 from loradar.core.balls import L2, Linf
 from loradar.core.checks import check_labels
 from loradar.core.errors import BadConfigError
-from loradar.core.randomness import forked
+from loradar.core.randomness import seeded_rng
 from loradar.core.types import Images, Labels
 
 Member: TypeAlias = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
@@ -38,7 +38,7 @@ class AutoAttack:
         """(batch, C, H, W) in [0, 1] and in the ball. Raises BadImagesError, and BadConfigError without the extra."""
         ball = Linf(radius=self.radius) if self.norm == "Linf" else L2(radius=self.radius)
         package = _package()
-        with borrowed(model, x, y) as (x, y), forked(self.seed), _trace_kept():
+        with borrowed(model, x, y) as (x, y), seeded_rng(self.seed), _trace_kept():
             with torch.no_grad():
                 classes = logits_of(model, x[:1]).shape[1]
             check_labels(y, count=len(x), classes=classes)

@@ -9,7 +9,7 @@ import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from loradar.core.config import read_file, settle
+from loradar.core.config import read_file, validate
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -22,7 +22,7 @@ def command(
     def register(run: Callable[[S], None]) -> Callable[[S], None]:
         def call(config: Path | None = None, **flags: Any) -> None:
             given = {key: value for key, value in flags.items() if value is not None and value != []}
-            run(settle(schema, {**(read_file(config) if config else {}), **given}))
+            run(validate(schema, {**(read_file(config) if config else {}), **given}))
 
         parameters = [_flag(key, schema, positional=key == positional) for key in schema.model_fields]
         parameters.sort(key=lambda p: p.name != positional)

@@ -169,15 +169,15 @@ def _table(findings: "Any", title: str | None = None) -> Table:
             f"{found.answer} {found.confidence:.0%}",
             *(f"{vote[0]} {vote[1]:.0%}" if vote else "-" for vote in votes),
             f"{found.suspected} {found.probability:.0%}",
-            ", ".join(found.measures) or "-",
+            ", ".join(found.defenses) or "-",
             f"{found.passes:.2f}",
         )
     return table
 
 
 def _line(found: "Finding") -> str:
-    measures = ", ".join(found.measures) or "nothing"
+    defenses = ", ".join(found.defenses) or "nothing"
     return (
         f"{found.image}: {found.answer} ({found.confidence:.0%}), suspected {found.suspected} ({found.probability:.0%}), "
-        f"done {measures}, level {found.level}"
+        f"done {defenses}, level {found.level}"
     )

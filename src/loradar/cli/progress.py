@@ -9,7 +9,7 @@ from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
 from rich.text import Text
 
-from loradar.core.types import Progress, Task
+from loradar.core.types import Progress, ProgressBar
 
 
 class _Throughput(ProgressColumn):
@@ -33,7 +33,7 @@ class _RichProgress:
     def __init__(self, bars: Bars) -> None:
         self.bars = bars
 
-    def task(self, name: str, total: int, unit: str = "images") -> Task:
+    def task(self, name: str, total: int, unit: str = "images") -> ProgressBar:
         # finished bars scroll away: a long run has a hundred of them
         for bar in self.bars.tasks:
             if bar.finished:
@@ -58,7 +58,7 @@ class _LineProgress:
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def task(self, name: str, total: int, unit: str = "images") -> Task:  # noqa: ARG002
+    def task(self, name: str, total: int, unit: str = "images") -> ProgressBar:  # noqa: ARG002
         return _LineTask(self.console, name, total)
 
 

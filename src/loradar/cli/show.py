@@ -5,17 +5,16 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from loradar.adapters import Adapter, find_head, find_norms, find_targets, fingerprint, fresh, load, verify
+from loradar.adapters import Adapter, find_head, find_norms, find_targets, fingerprint, init_adapter, load, verify
 from loradar.core.errors import BadFileError, LoradarError
-from loradar.core.modules import innermost
-from loradar.evaluation import Row, labels, short_names
+from loradar.core.modules import unwrap
+from loradar.core.names import ADAPTER_WEIGHTS
+from loradar.evaluation import AccuracyResult, labels, short_names
 from loradar.models import load_base
 from loradar.report.schema import read_report
 
-WEIGHTS = "adapter_model.safetensors"
 
-
-def percent(row: Row) -> str:
+def percent(row: AccuracyResult) -> str:
     """A share with its interval: `91.0 % (88.2-93.2)`."""
     return f"{100 * row.share:.1f} % ({100 * row.low:.1f}-{100 * row.high:.1f})"
 
@@ -26,7 +25,7 @@ def summary(folder: Path) -> RenderableType:
     models, attacks = labels(rows), short_names(row.attack for row in rows)
     table = Table("model", "attack", "threat", "right (95 % interval)", "n", box=None, header_style="bold")
     for row in rows:
-        table.add_row(models[row.contender], attacks[row.attack], row.threat, percent(row), str(row.total))
+        table.add_row(models[row.candidate], attacks[row.attack], row.threat, percent(row), str(row.total))
     return table
 
 
@@ -37,14 +36,14 @@ def short(setting: str, width: int = 60) -> str:
 
 def listing(folder: Path) -> RenderableType:
     """The adapters below `folder`. Raises BadFileError where there is none."""
-    found = sorted(path.parent for path in folder.rglob(WEIGHTS) if "epochs" not in path.parts)
+    found = sorted(path.parent for path in folder.rglob(ADAPTER_WEIGHTS) if "epochs" not in path.parts)
     if not found:
         raise BadFileError(
-            f"no adapter below {folder}; expected folders with {WEIGHTS}, as `loradar harden` writes them"
+            f"no adapter below {folder}; expected folders with {ADAPTER_WEIGHTS}, as `loradar harden` writes them"
         )
     table = Table("adapter", "folder", "trained against", "base", "rank", "bytes", box=None, header_style="bold")
     for path in found:
-        size = f"{(path / WEIGHTS).stat().st_size:,}"
+        size = f"{(path / ADAPTER_WEIGHTS).stat().st_size:,}"
         try:
             card = load(path).card
         except LoradarError as error:
@@ -63,7 +62,7 @@ def card(folder: Path) -> RenderableType:
         table.add_row(f"[bold]{name}", value)
     rows = Table("attack", "threat", "right", "n", box=None, header_style="bold")
     for values in adapter.card.measured:
-        row = Row(**values)
+        row = AccuracyResult(**values)
         rows.add_row(short(row.attack), row.threat, percent(row), str(row.total))
     return Group(table, "", rows) if adapter.card.measured else table
 
@@ -74,12 +73,12 @@ def _facts(adapter: Adapter, folder: Path) -> dict[str, str]:
         "name": card.name,
         "base": card.base_fingerprint or "not said",
         "targets": ", ".join(adapter.deltas) or "none",
-        "rank": f"{card.rank}, alpha {card.alpha:g}, start {card.start}",
+        "rank": f"{card.rank}, alpha {card.lora_alpha:g}, start {card.init}",
         "head": card.head or "the base's",
         "normalisation": card.norm,
         "trained against": f"{card.trained_against or 'not said'} on the {card.attack_target or 'unknown'} model",
         "data": str(card.data.get("source", "not said")),
-        "size": f"{(folder / WEIGHTS).stat().st_size:,} bytes",
+        "size": f"{(folder / ADAPTER_WEIGHTS).stat().st_size:,} bytes",
         "made": f"{card.created or 'not said'} by loradar {card.loradar_version}",
     }
 
@@ -96,9 +95,9 @@ def inspection(spec: str, targets: list[str], rank: int) -> RenderableType:
     """A base's facts, and every layer that can take a delta: which the targets hit, and what that costs."""
     base = load_base(spec)
     hit = set(find_targets(base.model, targets))
-    adapter = fresh(base.model, targets=targets, rank=rank)
+    adapter = init_adapter(base.model, target_modules=targets, rank=rank)
     layers = Table("layer", "kind", "weight", "largest rank", "target", box=None, header_style="bold")
-    for name, module in innermost(base.model).named_modules():
+    for name, module in unwrap(base.model).named_modules():
         weight = getattr(module, "weight", None)
         if weight is None or weight.ndim < 2:
             continue

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.files import write_atomically
+from loradar.core.names import RUN
 
 Count = int | None
 
@@ -52,7 +53,7 @@ def read_file(path: Path) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in found.items()}
 
 
-def settle(schema: type[C], settings: Mapping[str, Any]) -> C:
+def validate(schema: type[C], settings: Mapping[str, Any]) -> C:
     """`settings` held against `schema`. Raises BadConfigError: one line, with the nearest key for an unknown one."""
     try:
         return schema(**settings)
@@ -69,10 +70,10 @@ def _line(schema: type[BaseModel], error: dict[str, Any]) -> str:
     return f"{key} is {error['input']!r}; {error['msg'].lower()}"
 
 
-def claim(config: Config, *free: str) -> None:
+def check_run_settings(config: Config, *free: str) -> None:
     """Takes the out folder for this run. Raises BadConfigError where it holds one with other settings than the `free`."""
     out: Path = config.out  # type: ignore[attr-defined]
-    path = out / "run.json"
+    path = out / RUN
     now = json.loads(config.model_dump_json(exclude={"out", "cache", "device", *free}))
     if path.exists():
         before = json.loads(path.read_text())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from loradar.core.errors import BadTargetError, did_you_mean
 
 
-def innermost(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The user's own backbone, below our wrappers (a wrapper keeps what it wraps as `wrapped`).
 
     Names of layers, in adapters and in attacks, are relative to it.
@@ -20,7 +20,7 @@ def innermost(model: nn.Module) -> nn.Module:
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
     """The submodule `name` of the innermost backbone. Raises BadTargetError with the near misses."""
-    modules: dict[str, nn.Module] = dict(innermost(model).named_modules())
+    modules: dict[str, nn.Module] = dict(unwrap(model).named_modules())
     if name not in modules or not name:
         raise BadTargetError(f"the model has no layer {name!r}; {did_you_mean(name, [n for n in modules if n])}")
     return modules[name]

@@ -54,7 +54,7 @@ def normal(x: Images, seed: int, shape: tuple[int, ...]) -> Tensor:
 
 
 @contextmanager
-def forked(seed: int) -> Iterator[None]:
+def seeded_rng(seed: int) -> Iterator[None]:
     """Seeds the global generators for a library that reads them, and puts them back afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -44,7 +44,7 @@ class Ball(Protocol):
         ...
 
 
-class Task(Protocol):
+class ProgressBar(Protocol):
     """One bar of progress."""
 
     def advance(self, amount: int = 1, note: str = "") -> None: ...
@@ -53,15 +53,15 @@ class Task(Protocol):
 class Progress(Protocol):
     """Whoever wants to watch long work. The library itself never prints."""
 
-    def task(self, name: str, total: int, unit: str = "images") -> Task: ...
+    def task(self, name: str, total: int, unit: str = "images") -> ProgressBar: ...
 
 
-class _SilentTask:
+class _NullBar:
     def advance(self, amount: int = 1, note: str = "") -> None: ...
 
 
-class Silent:
+class NullProgress:
     """Watches nothing; the default of every recipe."""
 
-    def task(self, name: str, total: int, unit: str = "images") -> Task:  # noqa: ARG002
-        return _SilentTask()
+    def task(self, name: str, total: int, unit: str = "images") -> ProgressBar:  # noqa: ARG002
+        return _NullBar()

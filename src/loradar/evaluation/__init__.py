@@ -2,9 +2,9 @@
 
 from loradar.evaluation.data_checks import check_classes, check_unseen, everything
 from loradar.evaluation.intervals import sign_test, wilson
-from loradar.evaluation.leak import Leak, Sign, leak_test
+from loradar.evaluation.leak import LabelLeakResult, Sign, leak_test
 from loradar.evaluation.masking_checks import Check, check_masking, check_transfer
-from loradar.evaluation.measure import NO_ATTACK, Row, accuracy_row, craft, device_of, predict
+from loradar.evaluation.measure import NO_ATTACK, AccuracyResult, accuracy_row, correct, device_of, predict, run_attack
 from loradar.evaluation.names import labels, short_names
 from loradar.evaluation.pictures import Picture, png
 from loradar.evaluation.versions import versions
@@ -12,10 +12,10 @@ from loradar.evaluation.workbench import Workbench, open_bench
 
 __all__ = [
     "NO_ATTACK",
+    "AccuracyResult",
     "Check",
-    "Leak",
+    "LabelLeakResult",
     "Picture",
-    "Row",
     "Sign",
     "Workbench",
     "accuracy_row",
@@ -23,7 +23,7 @@ __all__ = [
     "check_masking",
     "check_transfer",
     "check_unseen",
-    "craft",
+    "correct",
     "device_of",
     "everything",
     "labels",
@@ -31,6 +31,7 @@ __all__ = [
     "open_bench",
     "png",
     "predict",
+    "run_attack",
     "short_names",
     "sign_test",
     "versions",

@@ -1,4 +1,4 @@
-"""Contenders and their figures: clean, under transfer, under adaptive attacks; the leak test and the masking checks."""
+"""Candidates and their figures: clean, under transfer, under adaptive attacks; the leak test and the masking checks."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from loradar.adapters import Adapter, fold
+from loradar.adapters import Adapter, merge_weights
 from loradar.attacks import PGD, UniformNoise
 from loradar.core.balls import Linf
 from loradar.core.types import Attack, Images, Labels, Threat
-from loradar.evaluation.leak import Leak, leak_test
+from loradar.evaluation.leak import LabelLeakResult, leak_test
 from loradar.evaluation.masking_checks import Check, check_masking
-from loradar.evaluation.measure import NO_ATTACK, Row, predict
+from loradar.evaluation.measure import NO_ATTACK, AccuracyResult, predict
 from loradar.evaluation.pictures import Picture
 from loradar.evaluation.workbench import Workbench
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Contender:
+class Candidate:
     """A model that is measured: the base, or the merged weights of the base and an adapter."""
 
     name: str
@@ -27,67 +27,69 @@ class Contender:
     trained_against: str = ""
 
     @classmethod
-    def wearing(cls, base: nn.Module, adapter: Adapter, *, name: str) -> "Contender":
-        return cls(name=name, model=fold(base, adapter), trained_against=adapter.card.trained_against)
+    def with_adapter(cls, base: nn.Module, adapter: Adapter, *, name: str) -> "Candidate":
+        return cls(name=name, model=merge_weights(base, adapter), trained_against=adapter.card.trained_against)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Reported:
+class ReportedImages:
     """The images that figures are reported on, and the seed that the rows carry."""
 
     x: Images
     y: Labels
     seed: int
 
-    def first(self, count: int | None) -> "Reported":
-        return self if count is None else Reported(x=self.x[:count], y=self.y[:count], seed=self.seed)
+    def first(self, count: int | None) -> "ReportedImages":
+        return self if count is None else ReportedImages(x=self.x[:count], y=self.y[:count], seed=self.seed)
 
 
-def row(bench: Workbench, one: Contender, x: Images, reported: Reported, attack: Attack | None, threat: Threat) -> Row:
-    """The contender's right answers on `x`, which is `reported.x`, attacked or not."""
-    return Row.count(
+def row(
+    bench: Workbench, one: Candidate, x: Images, reported: ReportedImages, attack: Attack | None, threat: Threat
+) -> AccuracyResult:
+    """The candidate's right answers on `x`, which is `reported.x`, attacked or not."""
+    return AccuracyResult.count(
         model=one.name,
         attack=NO_ATTACK if attack is None else repr(attack),
         threat=threat,
-        correct=bench.right(bench.frozen(one.model, attack), x, reported.y),
+        correct=bench.right(bench.optimized(one.model, attack), x, reported.y),
         total=len(reported.y),
         seed=reported.seed,
         trained_against=one.trained_against,
     )
 
 
-def clean_row(bench: Workbench, one: Contender, reported: Reported) -> Row:
+def clean_row(bench: Workbench, one: Candidate, reported: ReportedImages) -> AccuracyResult:
     return row(bench, one, reported.x, reported, None, "clean")
 
 
-def transferred(bench: Workbench, attack: Attack, reported: Reported) -> Images:
-    """The attack on the unmodified base: the same images for every contender."""
+def transferred(bench: Workbench, attack: Attack, reported: ReportedImages) -> Images:
+    """The attack on the unmodified base: the same images for every candidate."""
     name = f"craft {_short(attack)} on the base, {len(reported.y)} reported images"
     return bench.attacked(attack, bench.base.model, reported.x, reported.y, name=name)
 
 
-def transfer_row(bench: Workbench, one: Contender, attack: Attack, reported: Reported) -> Row:
+def transfer_row(bench: Workbench, one: Candidate, attack: Attack, reported: ReportedImages) -> AccuracyResult:
     return row(bench, one, transferred(bench, attack, reported), reported, attack, "transfer")
 
 
-def adaptive_row(bench: Workbench, one: Contender, attack: Attack, reported: Reported) -> Row:
-    """The attack on the contender itself."""
+def adaptive_row(bench: Workbench, one: Candidate, attack: Attack, reported: ReportedImages) -> AccuracyResult:
+    """The attack on the candidate itself."""
     name = f"craft {_short(attack)} on {one.name}, {len(reported.y)} reported images"
     x_adv = bench.attacked(attack, one.model, reported.x, reported.y, name=name)
     return row(bench, one, x_adv, reported, attack, "adaptive")
 
 
-def leak(bench: Workbench, one: Contender, attack: Attack, reported: Reported) -> Leak:
-    """Whether the contender reads the label out of this attack's perturbation (see `leak_test`)."""
+def leak(bench: Workbench, one: Candidate, attack: Attack, reported: ReportedImages) -> LabelLeakResult:
+    """Whether the candidate reads the label out of this attack's perturbation (see `leak_test`)."""
     fields = {f.name for f in dataclasses.fields(attack)}  # type: ignore[arg-type]
-    base = bench.frozen(bench.base.model, attack)
+    base = bench.optimized(bench.base.model, attack)
 
     def labelled(label: str) -> Attack:
         variant = dataclasses.replace(attack, label=label) if "label" in fields else attack  # type: ignore[type-var]
         return bench.cache.through(variant, base, model_key=bench.key(bench.base.model))
 
     return leak_test(
-        bench.frozen(one.model, attack),
+        bench.optimized(one.model, attack),
         base,
         reported.x,
         reported.y,
@@ -101,10 +103,10 @@ def leak(bench: Workbench, one: Contender, attack: Attack, reported: Reported) -
     )
 
 
-def masking(bench: Workbench, one: Contender, reported: Reported) -> tuple[Check, ...]:
+def masking(bench: Workbench, one: Candidate, reported: ReportedImages) -> tuple[Check, ...]:
     """Signs of masked gradients, by PGD in an L-inf ball of 8/255 (and of 1 for the unbounded one)."""
     ball = Linf(radius=8 / 255)
-    fast, key = bench.frozen(one.model), bench.key(one.model)
+    fast, key = bench.optimized(one.model), bench.key(one.model)
 
     def kept(attack: Attack) -> Attack:
         return bench.cache.through(attack, fast, model_key=key)
@@ -124,11 +126,11 @@ def masking(bench: Workbench, one: Contender, reported: Reported) -> tuple[Check
 
 
 def pictures(
-    bench: Workbench, one: Contender, attack: Attack, reported: Reported, classes: Sequence[str]
+    bench: Workbench, one: Candidate, attack: Attack, reported: ReportedImages, classes: Sequence[str]
 ) -> tuple[Picture, ...]:
-    """Up to three transferred images: two that fool the base and not the contender, and one that fools both."""
+    """Up to three transferred images: two that fool the base and not the candidate, and one that fools both."""
     x_adv = transferred(bench, attack, reported)
-    base, own = bench.frozen(bench.base.model, attack), bench.frozen(one.model, attack)
+    base, own = bench.optimized(bench.base.model, attack), bench.optimized(one.model, attack)
     fooled = predict(base, x_adv, batch_size=bench.batch_size) != reported.y
     before = predict(own, reported.x, batch_size=bench.batch_size)
     after = predict(own, x_adv, batch_size=bench.batch_size)

@@ -33,7 +33,7 @@ def check_unseen(card: Card, source: Source, record: dict[str, Any]) -> None:
     if card.data["seed"] != record["seed"] or now > before:
         raise BadDataError(
             f"adapter {card.name!r} was trained on some of these images: its reported ones are the first {before} of seed "
-            f"{card.data['seed']}; use --seed {card.data['seed']} and --limit {before} or less"
+            f"{card.data['seed']}; use --seed {card.data['seed']} and --max-test-images {before} or less"
         )
 
 

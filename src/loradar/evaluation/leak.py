@@ -15,9 +15,9 @@ from loradar.core.checks import check_labels
 from loradar.core.errors import BadConfigError
 from loradar.core.modules import evaluating
 from loradar.core.randomness import generator
-from loradar.core.types import Attack, Images, Labels, Progress, Silent
+from loradar.core.types import Attack, Images, Labels, NullProgress, Progress
 from loradar.evaluation.intervals import sign_test, wilson
-from loradar.evaluation.measure import NO_ATTACK, Row, craft, device_of, predict
+from loradar.evaluation.measure import NO_ATTACK, AccuracyResult, device_of, predict, run_attack
 
 LEVEL = 0.0025
 """A sign counts below this p: 1 % for the four together (Bonferroni)."""
@@ -31,7 +31,7 @@ RULE = (
     f"exact sign test over the images that differ; a sign counts below p = {LEVEL} (1 % for the four together)."
 )
 
-_SILENT = Silent()
+_NO_PROGRESS = NullProgress()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Sign:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leak:
+class LabelLeakResult:
     """What the test found. `verdict` is "leaks" where at least one sign was found (the rule is `RULE`).
 
     The rows are right answers, all on the same images: clean, and crafted on the base for the true, the predicted and
@@ -58,10 +58,10 @@ class Leak:
 
     model: str
     verdict: Literal["leaks", "passes"]
-    clean: Row
-    true: Row
-    predicted: Row
-    wrong: Row
+    clean: AccuracyResult
+    true: AccuracyResult
+    predicted: AccuracyResult
+    wrong: AccuracyResult
     answered: int
     signs: tuple[Sign, ...]
     seed: int
@@ -88,8 +88,8 @@ def leak_test(
     seed: int = 0,
     name: str = "model",
     batch_size: int = 128,
-    progress: Progress = _SILENT,
-) -> Leak:
+    progress: Progress = _NO_PROGRESS,
+) -> LabelLeakResult:
     """Attacks `base` three times at `x` and compares what `model` answers, image by image; the rule is `RULE`.
 
     `true` is called with the true labels, `predicted` with the base's answers, `given` with wrong labels drawn from
@@ -105,7 +105,7 @@ def leak_test(
     base_says = predict(base, x, batch_size=batch_size).clamp_min(0)
 
     def answers(attack: Attack, labels: Labels) -> Tensor:
-        x_adv = craft(attack, base, x, labels, batch_size=batch_size, progress=progress)
+        x_adv = run_attack(attack, base, x, labels, batch_size=batch_size, progress=progress)
         return predict(model, x_adv, batch_size=batch_size)
 
     on_clean = predict(model, x, batch_size=batch_size)
@@ -116,7 +116,7 @@ def leak_test(
         _sign("right under the true label, not under a wrong one", on_true == y, on_wrong == y),
         _sign("the wrong label answered where the attack was given it", on_wrong == wrong, on_true == wrong),
     )
-    return Leak(
+    return LabelLeakResult(
         model=name,
         verdict="leaks" if any(sign.found for sign in signs) else "passes",
         clean=_row(name, None, on_clean == y, seed),
@@ -129,8 +129,8 @@ def leak_test(
     )
 
 
-def _row(model: str, attack: Attack | None, right: Tensor, seed: int) -> Row:
-    return Row.count(
+def _row(model: str, attack: Attack | None, right: Tensor, seed: int) -> AccuracyResult:
+    return AccuracyResult.count(
         model=model,
         attack=repr(attack) if attack else NO_ATTACK,
         threat="transfer" if attack else "clean",

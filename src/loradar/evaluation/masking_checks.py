@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from loradar.core.types import Attack, Images, Labels, Progress, Silent
+from loradar.core.types import Attack, Images, Labels, NullProgress, Progress
 from loradar.evaluation.intervals import sign_test
-from loradar.evaluation.measure import Row, craft, predict
+from loradar.evaluation.measure import AccuracyResult, correct, run_attack
 from loradar.evaluation.names import kind, labels
 
 LEVEL = 0.01
 """A difference between two attacks on the same images counts below this p (one-sided exact sign test)."""
 
-_SILENT = Silent()
+_NO_PROGRESS = NullProgress()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def check_masking(
     unbounded: Attack,
     name: str = "",
     batch_size: int = 128,
-    progress: Progress = _SILENT,
+    progress: Progress = _NO_PROGRESS,
 ) -> tuple[Check, ...]:
     """Three checks of `model`, each attack adaptive: computed on the model itself.
 
@@ -52,8 +52,8 @@ def check_masking(
     """
 
     def right(attack: Attack) -> Tensor:
-        x_adv = craft(attack, model, x, y, batch_size=batch_size, progress=progress)
-        return predict(model, x_adv, batch_size=batch_size) == y.cpu()
+        x_adv = run_attack(attack, model, x, y, batch_size=batch_size, progress=progress)
+        return correct(model, x_adv, y, batch_size=batch_size)
 
     noisy, brief, thorough, free = right(noise), right(short), right(long), right(unbounded)
     n = len(y)
@@ -84,21 +84,21 @@ def check_masking(
     )
 
 
-def check_transfer(rows: Sequence[Row]) -> tuple[Check, ...]:
+def check_transfer(rows: Sequence[AccuracyResult]) -> tuple[Check, ...]:
     """For every model and attack measured both ways: the attack on the model itself must not be the weaker one.
 
     It fails where the two intervals are apart and the adaptive one is the higher: the gradients of the model mislead.
     """
-    transfer = {(row.contender, row.attack): row for row in rows if row.threat == "transfer"}
+    transfer = {(row.candidate, row.attack): row for row in rows if row.threat == "transfer"}
     names = labels(rows)
     checks = []
     for row in rows:
-        other = transfer.get((row.contender, row.attack))
+        other = transfer.get((row.candidate, row.attack))
         if row.threat != "adaptive" or other is None:
             continue
         checks.append(
             Check(
-                model=names[row.contender],
+                model=names[row.candidate],
                 name=f"{kind(row.attack)} is not weaker on the model itself than on the base",
                 passed=row.low <= other.high,
                 detail=f"right: {row.correct} of {row.total} adaptive, {other.correct} of {other.total} transfer",

@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from loradar.core.checks import check_images, check_labels
 from loradar.core.errors import BadConfigError
 from loradar.core.modules import evaluating
-from loradar.core.types import Attack, Images, Labels, Progress, Silent, Threat
+from loradar.core.types import Attack, Images, Labels, NullProgress, Progress, Threat
 from loradar.evaluation.intervals import wilson
 
 NO_ATTACK = "none"
 """What a clean row names as its attack."""
 
-_SILENT = Silent()
+_NO_PROGRESS = NullProgress()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class AccuracyResult:
     """One measured figure: `correct` of `total` images, its Wilson 95 % interval, and what it was measured against.
 
     `attack` is the repr of the attack's setting, or "none"; `low` and `high` are shares in [0, 1]. `trained_against` is
@@ -56,10 +56,10 @@ class Row:
         total: int,
         seed: int,
         trained_against: str = "",
-    ) -> "Row":
+    ) -> "AccuracyResult":
         """A row with its interval computed.
 
-        >>> Row.count(model="base", attack="none", threat="clean", correct=455, total=500, seed=0).share
+        >>> AccuracyResult.count(model="base", attack="none", threat="clean", correct=455, total=500, seed=0).share
         0.91
         """
         low, high = wilson(correct, total)
@@ -82,7 +82,7 @@ class Row:
         return self.correct / self.total
 
     @property
-    def contender(self) -> tuple[str, str]:
+    def candidate(self) -> tuple[str, str]:
         """What was measured: the model's name, which baselines share, and what it was trained against."""
         return self.model, self.trained_against
 
@@ -112,14 +112,23 @@ def predict(model: nn.Module, images: Images | Iterable[Images], *, batch_size: 
     return torch.cat(answers) if answers else torch.empty(0, dtype=torch.int64)
 
 
-def craft(
+def correct(model: nn.Module, x: Images, y: Labels, *, batch_size: int = 256) -> Tensor:
+    """(n,) bool on the CPU: which images `model` answers rightly. Raises BadImagesError.
+
+    Every accuracy in the library is a count of these.
+    """
+    check_labels(y, count=len(x))
+    return predict(model, x, batch_size=batch_size) == y.cpu()
+
+
+def run_attack(
     attack: Attack,
     model: nn.Module,
     x: Images,
     y: Labels,
     *,
     batch_size: int = 128,
-    progress: Progress = _SILENT,
+    progress: Progress = _NO_PROGRESS,
 ) -> Images:
     """The attack on `model` at every image, in batches, as float32 on the CPU; same shape as `x`.
 
@@ -149,11 +158,10 @@ def accuracy_row(
     threat: Threat = "clean",
     seed: int = 0,
     batch_size: int = 256,
-) -> Row:
+) -> AccuracyResult:
     """How often `model` is right on `x`, which was crafted (or not) as `attack` and `threat` say."""
-    check_labels(y, count=len(x))
-    correct = int((predict(model, x, batch_size=batch_size) == y.cpu()).sum())
-    return Row.count(model=name, attack=attack, threat=threat, correct=correct, total=len(y), seed=seed)
+    right = int(correct(model, x, y, batch_size=batch_size).sum())
+    return AccuracyResult.count(model=name, attack=attack, threat=threat, correct=right, total=len(y), seed=seed)
 
 
 def _check_batch_size(batch_size: int) -> None:

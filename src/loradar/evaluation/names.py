@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from loradar.evaluation.measure import Row
+from loradar.evaluation.measure import AccuracyResult
 
 _WITHIN = "attack"
 _LONG_FLOAT = re.compile(r"(?<![\w.])0\.\d{5,}(?:e-?\d+)?")
@@ -63,10 +63,10 @@ def short_names(settings: Iterable[str]) -> dict[str, str]:
     return {setting: names[setting] for setting in known}
 
 
-def labels(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
-    """A name for every contender: the model's, and where several share it, what each was trained against."""
+def labels(rows: Sequence[AccuracyResult]) -> dict[tuple[str, str], str]:
+    """A name for every candidate: the model's, and where several share it, what each was trained against."""
     by_model: dict[str, list[str]] = {}
-    for model, against in dict.fromkeys(row.contender for row in rows):
+    for model, against in dict.fromkeys(row.candidate for row in rows):
         by_model.setdefault(model, []).append(against)
     found = {}
     for model, several in by_model.items():

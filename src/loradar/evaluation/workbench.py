@@ -11,9 +11,18 @@ from torch import nn
 from loradar.adapters import fingerprint
 from loradar.attacks import layers_read
 from loradar.core.config import Config
-from loradar.core.types import Attack, Images, Labels, Progress, Silent, Task
-from loradar.evaluation.measure import craft, predict
-from loradar.models import Base, Pair, Precision, frozen, mergeable, nimble, quick, resolve_precision
+from loradar.core.types import Attack, Images, Labels, NullProgress, Progress, ProgressBar
+from loradar.evaluation.measure import correct, run_attack
+from loradar.models import (
+    Base,
+    Pair,
+    Precision,
+    foldable_conv_bn,
+    optimize_for_inference,
+    resolve_precision,
+    skip_padding,
+    with_autocast,
+)
 from loradar.training import AdversarialCache, cache_at
 
 
@@ -38,12 +47,14 @@ class Workbench:
 
     def trainable(self, twin: nn.Module) -> nn.Module:
         """`twin`, a plugged model of nobody else's, in the precision of the bench."""
-        return quick(nimble(twin), self.precision)
+        return with_autocast(skip_padding(twin), self.precision)
 
-    def frozen(self, model: nn.Module, attack: Attack | None = None) -> nn.Module:
+    def optimized(self, model: nn.Module, attack: Attack | None = None) -> nn.Module:
         """A copy of `model`, as it is now, for `attack` and for counting; see `loradar.models.inference`."""
         apart = layers_read(attack)
-        return frozen(model, self.precision, merge=[pair for pair in self.merge if not apart & set(pair)])
+        return optimize_for_inference(
+            model, self.precision, merge=[pair for pair in self.merge if not apart & set(pair)]
+        )
 
     def key(self, model: nn.Module) -> str:
         """What names `model` in the cache: its weights, and the precision that attacks see them in."""
@@ -51,13 +62,13 @@ class Workbench:
 
     def attacked(self, attack: Attack, model: nn.Module, x: Images, y: Labels, *, name: str) -> Images:
         """`attack` on `model` at every image, from the cache where it is there; float32 on the CPU."""
-        fast = self.frozen(model, attack)
+        fast = self.optimized(model, attack)
         remembered = self.cache.through(attack, fast, model_key=self.key(model))
-        return craft(remembered, fast, x, y, batch_size=self.batch_size, progress=self.progress_named(name))
+        return run_attack(remembered, fast, x, y, batch_size=self.batch_size, progress=self.progress_named(name))
 
     def right(self, model: nn.Module, x: Images, y: Labels) -> int:
         """How many answers are right."""
-        return int((predict(model, x, batch_size=self.batch_size) == y).sum())
+        return int(correct(model, x, y, batch_size=self.batch_size).sum())
 
     def describe(self) -> dict[str, Any]:
         """The base, for a report."""
@@ -79,7 +90,7 @@ class _Named:
     progress: Progress
     name: str
 
-    def task(self, name: str, total: int, unit: str = "images") -> Task:  # noqa: ARG002
+    def task(self, name: str, total: int, unit: str = "images") -> ProgressBar:  # noqa: ARG002
         return self.progress.task(self.name, total, unit)
 
 
@@ -99,8 +110,8 @@ def open_bench(base: Base, config: BenchConfig, progress: Progress | None) -> Wo
     return Workbench(
         base=base,
         precision=config.precision,
-        merge=mergeable(base.model),
+        merge=foldable_conv_bn(base.model),
         cache=cache_at(config.cache),
         batch_size=config.batch_size,
-        progress=progress or Silent(),
+        progress=progress or NullProgress(),
     )

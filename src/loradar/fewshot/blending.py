@@ -25,18 +25,18 @@ class Blending:
 
     `by` compactness and separation as in the paper, by the loss on the support, or by that on the support attacked through
     the member, each at the temperature that suits the member. `compactness` weighs closeness against separation, in [0, 1];
-    `sharpness` is the beta of the exponential, `top` how many members share the weight.
+    `beta` is the beta of the exponential, `top` how many members share the weight.
     """
 
     by: Scoring = "compactness"
     compactness: float = 0.6
-    sharpness: float = 1.0
+    beta: float = 1.0
     top: int = 2
 
     def __post_init__(self) -> None:
-        if not 0 <= self.compactness <= 1 or not self.sharpness >= 0 or self.top < 1:
+        if not 0 <= self.compactness <= 1 or not self.beta >= 0 or self.top < 1:
             raise BadConfigError(
-                f"compactness {self.compactness}, sharpness {self.sharpness}, top {self.top}; expected a compactness in "
+                f"compactness {self.compactness}, sharpness {self.beta}, top {self.top}; expected a compactness in "
                 "[0, 1], sharpness 0 or more, top 1 or more"
             )
 
@@ -66,7 +66,7 @@ class Blending:
         """(P,) weights that sum to 1, 0 outside the `top` members of largest score; of scores (P,)."""
         scores = scores.double()
         # the same, once they sum to 1, as exp(-sharpness * (1 - score)), and it never underflows
-        strength = torch.exp(self.sharpness * (scores - scores.max()))
+        strength = torch.exp(self.beta * (scores - scores.max()))
         # by the score: with sharpness 0 all strengths are equal
         best = scores.argsort(descending=True, stable=True)[: self.top]
         kept = torch.zeros_like(strength)

@@ -8,12 +8,12 @@ from typing import cast
 import torch
 from torch import nn
 
-from loradar.adapters import Adapter, fold, load, without_head
+from loradar.adapters import Adapter, feature_extractor, load, merge_weights
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.core.types import Images, Labels
 from loradar.data import read_images
 from loradar.fewshot.fit import HEAD, support_of
-from loradar.fewshot.heads import Centroids, HeadKind, HeadRule, Ridge, TaskClassifier
+from loradar.fewshot.heads import Centroids, HeadConfig, HeadKind, Ridge, TaskClassifier
 from loradar.fewshot.transduction import Transduction
 from loradar.models import Base, open_base
 
@@ -46,15 +46,17 @@ def few_shot_classify(
         raise BadConfigError("support is for answering together alone; give --together, or leave --support out")
     opened = open_base(spec, "cpu")
     x = read_images(images, size=opened.input_size[1:])
-    features = without_head(fold(opened.model, adapter))
+    features = feature_extractor(merge_weights(opened.model, adapter))
     with torch.no_grad():
         # the plugged head is linear: it answers times the length of the features, whose softmax says little
-        weight = adapter.replaced[f"{card.head}.weight"]
+        weight = adapter.modules_to_save[f"{card.head}.weight"]
         kind: HeadKind = "ridge" if card.data.get(HEAD) == "ridge" else "centroid"
         head: nn.Module = Ridge(weight) if kind == "ridge" else Centroids(weight)
         if together:
             shown, labels = _shown_again(adapter, folder, support, opened)
-            head = HeadRule(kind=kind, transduction=Transduction())(features(shown).float(), labels, len(card.classes))
+            head = HeadConfig(kind=kind, transduction=Transduction())(
+                features(shown).float(), labels, len(card.classes)
+            )
         shares = TaskClassifier(features, head)(x).softmax(1)
     return [
         Answer(image=str(path), answer=card.classes[int(row.argmax())], confidence=float(row.max()))

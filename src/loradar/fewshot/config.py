@@ -20,17 +20,17 @@ class MetaTuneConfig(Config):
     out: Path = Field(Path("runs/pool"), description="Folder for the pool. A killed run resumes there.")
     setting: str = Field("5w5s", description="WAYwSHOTs, or variable. A pool serves the shots it was tuned for best.")
     query: int = Field(10, ge=1, description="Query images of each class.")
-    budgets: list[float] = Field([0.01, 0.1, 6, 8], description="Radii of the pool's members, in 255ths.")
-    query_attack: str = Field(
-        "pgd:steps=2,loss=kl", description="pgd or pyramid, with settings; the radius is a budget."
-    )
+    eps_255: list[float] = Field([0.01, 0.1, 6, 8], description="Radii of the pool's members, in 255ths.")
+    attack: str = Field("pgd:steps=2,loss=kl", description="pgd or pyramid, with settings; the radius is a budget.")
     step: float = Field(0.5, gt=0, description="Step of the attack, as a share of the budget.")
     head: Literal["centroid", "ridge"] = Field(
         "centroid", description="What tasks are classified by while tuning; clean meta-tuning keeps centroid."
     )
-    targets: list[str] = Field([], description="Which layers. Default: attention+mlp, or all-conv where there is none.")
+    target_modules: list[str] = Field(
+        [], description="Which layers. Default: attention+mlp, or all-conv where there is none."
+    )
     rank: int = Field(8, ge=1, description="Rank of each delta; query, key and value have one each.")
-    start: Literal["svd", "random"] = Field("svd", description="svd: from the largest singular values.")
+    init: Literal["svd", "random"] = Field("svd", description="svd: from the largest singular values.")
     perturbation: Literal["raw", "relative", "none"] = Field("relative", description="Of the factors, uphill.")
     perturbation_step: float = Field(1e-4, gt=0, description="raw: times the gradient, each factor alone.")
     gamma: float = Field(5e-3, ge=0, description="relative: share of each factor's norm, all factors together.")
@@ -60,9 +60,9 @@ class BlendConfig(Config):
         "compactness", description="Of a member: as in the paper, its loss on the support, or on the attacked support."
     )
     compactness: float = Field(0.6, ge=0, le=1, description="Weight of closeness against separation in a score.")
-    sharpness: float = Field(1.0, ge=0, description="Beta: how much better scores weigh more.")
+    beta: float = Field(1.0, ge=0, description="Beta: how much better scores weigh more.")
     top: int = Field(2, ge=1, description="Members that are blended.")
-    keep: float = Field(0.9, gt=0, le=1, description="Share of the singular values that trimming keeps.")
+    rank_keep_ratio: float = Field(0.9, gt=0, le=1, description="Share of the singular values that trimming keeps.")
     head: Literal["centroid", "ridge"] = Field(
         "centroid", description="What the support makes of its features: class means, or a ridge regression."
     )
@@ -78,8 +78,12 @@ class FewShotEvalConfig(BlendConfig):
     setting: list[str] = Field(["5w1s", "5w5s"], description="WAYwSHOTs, or variable. May be given several times.")
     query: int = Field(10, ge=1, description="Query images of each class.")
     episodes: int = Field(600, ge=2, description="Clean tasks a domain and setting.")
-    attack: list[str] = Field(["pgd:radius=4.5/255,step=0.45/255"], description="On the query, of each method's model.")
-    curve: list[str] = Field([], description="Further attacks, on the full method and the main baselines alone.")
+    attacks: list[str] = Field(
+        ["pgd:radius=4.5/255,step=0.45/255"], description="On the query, of each method's model."
+    )
+    sweep_attacks: list[str] = Field(
+        [], description="Further attacks, on the full method and the main baselines alone."
+    )
     attacked_episodes: int = Field(100, ge=0, description="Tasks under each attack; 0 leaves attacks out.")
     attacked_query: int = Field(5, ge=1, description="Query images of each class under attack.")
     corrupted_episodes: int = Field(

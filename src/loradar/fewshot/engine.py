@@ -10,18 +10,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loradar.adapters import Adapter, AdapterPool, fold, load, merge, trimmed, without_head
+from loradar.adapters import (
+    Adapter,
+    AdapterPool,
+    add_weighted,
+    feature_extractor,
+    load,
+    merge_weights,
+    truncate_spectrum,
+)
 from loradar.attacks import AutoAttack, OneOf, WorstOf
 from loradar.core.errors import BadConfigError
-from loradar.core.modules import innermost
+from loradar.core.modules import unwrap
+from loradar.core.names import ADAPTER_CONFIG
 from loradar.core.types import Attack, Images
 from loradar.data import varied
 from loradar.fewshot.blending import Blending
-from loradar.fewshot.heads import CENTROID, HeadRule, TaskClassifier
+from loradar.fewshot.heads import CENTROID, HeadConfig, TaskClassifier
 from loradar.fewshot.pools import BASELINES, attacked_score, copies_of
 from loradar.fewshot.prototypes import MeanLogits, cosine_logits, prototypes_of
 from loradar.fewshot.tasks import Domain, Task
-from loradar.models import Base, Pair, Precision, Stages, frozen, mergeable, nimble
+from loradar.models import (
+    Base,
+    MultiStageFeatures,
+    Pair,
+    Precision,
+    foldable_conv_bn,
+    optimize_for_inference,
+    skip_padding,
+)
 
 BASE, AVERAGE = "base", "average"
 
@@ -44,23 +61,25 @@ class Tools:
         cls, base: Base, pool: AdapterPool, folder: Path, *, precision: Precision, copies: int, seed: int
     ) -> "Tools":
         """The base, every member, their average, and the baselines that `folder` holds. Raises WrongBaseError."""
-        features = without_head(base.model)
+        features = feature_extractor(base.model)
         device = next(features.parameters()).device
         pool = AdapterPool({name: adapter.to(device) for name, adapter in pool.items()})
         # checked once against the base with its head, which is what the members were made for
         for adapter in pool.values():
-            fold(base.model, adapter)
+            merge_weights(base.model, adapter)
         adapters: dict[str, Adapter] = dict(pool)
-        adapters[AVERAGE] = merge(pool, {name: 1 / len(pool) for name in pool})
-        for path in sorted((folder / BASELINES).glob("*/adapter_config.json")):
+        adapters[AVERAGE] = add_weighted(pool, {name: 1 / len(pool) for name in pool})
+        for path in sorted((folder / BASELINES).glob(f"*/{ADAPTER_CONFIG}")):
             adapters[path.parent.name] = load(path.parent).to(device)
-        fixed = {name: nimble(fold(features, adapter, check=False)) for name, adapter in adapters.items()}
+        fixed = {
+            name: skip_padding(merge_weights(features, adapter, check=False)) for name, adapter in adapters.items()
+        }
         return cls(
             base=base,
             pool=pool,
-            fixed={BASE: nimble(without_head(base.model)), **fixed},
+            fixed={BASE: skip_padding(feature_extractor(base.model)), **fixed},
             features=features,
-            merge=mergeable(features),
+            merge=foldable_conv_bn(features),
             precision=precision,
             copies=copies,
             seed=seed,
@@ -69,17 +88,17 @@ class Tools:
     @cached_property
     def frozen_members(self) -> dict[str, nn.Module]:
         """The members as they are attacked."""
-        return {name: frozen(self.fixed[name], self.precision, merge=self.merge) for name in self.pool}
+        return {name: optimize_for_inference(self.fixed[name], self.precision, merge=self.merge) for name in self.pool}
 
     @property
     def last(self) -> int | None:
         """How many of the features are the last layer's own, where the base shows those of several stages."""
-        backbone = innermost(self.base.model)
-        return backbone.last if isinstance(backbone, Stages) else None
+        backbone = unwrap(self.base.model)
+        return backbone.last if isinstance(backbone, MultiStageFeatures) else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Bank:
+class FeatureCache:
     """Features of a domain's images under fixed weights: each image goes through each of them once."""
 
     tools: Tools
@@ -113,15 +132,15 @@ class Voter:
     name: str
     model: nn.Module
     is_fixed: bool
-    head: HeadRule = CENTROID
+    head: HeadConfig = CENTROID
 
     @property
-    def key(self) -> tuple[str, HeadRule]:
+    def key(self) -> tuple[str, HeadConfig]:
         """What makes two voters of a task the same classifier."""
         return self.name, self.head
 
 
-VotersKey = tuple[tuple[str, HeadRule], ...]
+VotersKey = tuple[tuple[str, HeadConfig], ...]
 """The `key` of each of several voters."""
 
 
@@ -160,9 +179,9 @@ class Recipe:
     """How a blend is made: scores to weights, the share of singular values kept, out of which members, under which head."""
 
     blending: Blending
-    keep: float = 1.0
+    rank_keep_ratio: float = 1.0
     members: tuple[str, ...] | None = None
-    head: HeadRule = CENTROID
+    head: HeadConfig = CENTROID
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,12 +189,12 @@ class View:
     """One task as the methods see it. Models made for it are made once."""
 
     tools: Tools
-    bank: Bank
+    bank: FeatureCache
     task: Task
     made: dict[str, Voter] = field(default_factory=dict)
     attacked_scores: dict[str, float] = field(default_factory=dict)
 
-    def fixed(self, name: str, head: HeadRule = CENTROID) -> Voter:
+    def fixed(self, name: str, head: HeadConfig = CENTROID) -> Voter:
         """Raises BadConfigError for weights that the pool's folder does not hold."""
         if name not in self.tools.fixed:
             raise BadConfigError(f"the pool's folder holds no {name!r}; meta-tune it with baselines (or ablations)")
@@ -225,13 +244,13 @@ class View:
     def blended(self, recipe: Recipe) -> Voter:
         """The weighted sum of members, trimmed: W_res + sum of weight_i B_i A_i."""
         used = {name: weight for name, weight in self.weights(recipe).items() if weight}
-        keep = recipe.keep
-        if len(used) == 1 and keep == 1:
+        rank_keep_ratio = recipe.rank_keep_ratio
+        if len(used) == 1 and rank_keep_ratio == 1:
             return self.fixed(next(iter(used)), recipe.head)
-        name = f"{used} {keep:g}"
+        name = f"{used} {rank_keep_ratio:g}"
         if name not in self.made:
-            adapter = trimmed(self.tools.base.model, merge(self.tools.pool, used), keep)
-            model = nimble(fold(self.tools.features, adapter, check=False))
+            adapter = truncate_spectrum(self.tools.base.model, add_weighted(self.tools.pool, used), rank_keep_ratio)
+            model = skip_padding(merge_weights(self.tools.features, adapter, check=False))
             self.made[name] = Voter(name=name, model=model, is_fixed=False)
         return dataclasses.replace(self.made[name], head=recipe.head)
 
@@ -247,7 +266,7 @@ class View:
         """The task's classifier as it is attacked and deployed, in the precision asked for."""
         tools = self.tools
         found: list[nn.Module] = [
-            TaskClassifier(frozen(voter.model, tools.precision, merge=tools.merge), self.head(voter))
+            TaskClassifier(optimize_for_inference(voter.model, tools.precision, merge=tools.merge), self.head(voter))
             for voter in voters
         ]
         return found[0] if len(found) == 1 else MeanLogits(found)

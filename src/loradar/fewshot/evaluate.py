@@ -14,16 +14,16 @@ from torch import Tensor
 
 from loradar.adapters import fingerprint
 from loradar.attacks import named_attacks
-from loradar.core.config import claim
+from loradar.core.config import check_run_settings
 from loradar.core.errors import BadConfigError
 from loradar.core.files import make_folder, write_atomically
-from loradar.core.types import Attack, Images, Progress, Silent
+from loradar.core.types import Attack, Images, NullProgress, Progress
 from loradar.data import corrupt, varied
 from loradar.evaluation import versions
 from loradar.evaluation.corruptions import corruption_of
 from loradar.evaluation.measure import NO_ATTACK
 from loradar.fewshot.config import FewShotEvalConfig
-from loradar.fewshot.engine import BASE, Bank, Method, Recipe, Tools, View, VotersKey, keeps_batches_whole
+from loradar.fewshot.engine import BASE, FeatureCache, Method, Recipe, Tools, View, VotersKey, keeps_batches_whole
 from loradar.fewshot.episode import Sampler, parse_setting
 from loradar.fewshot.finetune import FineTuning
 from loradar.fewshot.heads import CENTROID
@@ -32,8 +32,8 @@ from loradar.fewshot.methods import (
     MAIN_METHODS,
     TUNED,
     Peer,
+    ablation_chain,
     answers,
-    ladder,
     least_right,
     methods,
     peers,
@@ -60,7 +60,7 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
     Every task leaves its figures below `config.out/work`, and is not measured again. Raises LoradarError, for what can be
     known by then before the long work.
     """
-    asked = [*config.attack, *config.curve]
+    asked = [*config.attacks, *config.sweep_attacks]
     attacks = list(named_attacks(asked).values()) if asked and config.attacked_episodes else []
     samplers = {setting: parse_setting(setting, query=config.query) for setting in config.setting}
     pool = open_pool(config.pool)
@@ -71,8 +71,8 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
     _check(config, domains, samplers)
     views = validation_views(config, tools, next(iter(samplers.values())), domains) if config.search else []
     make_folder(config.out)
-    claim(config, "episodes", "attacked_episodes", "corrupted_episodes", "fine_tune_episodes", "precision")
-    progress = progress or Silent()
+    check_run_settings(config, "episodes", "attacked_episodes", "corrupted_episodes", "fine_tune_episodes", "precision")
+    progress = progress or NullProgress()
     recipe = recipe_of(config)
     choose = Chooser.fitted(views) if views else None
     searched = search(views, recipe, progress) if views else None
@@ -81,15 +81,15 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
         tools=tools,
         methods=tuple(methods(tools, recipe, config, searched=searched, choose=choose)),
         peers=tuple(peers()),
-        attacks=tuple(attacks[: len(config.attack)]),
-        curve=tuple(attacks[len(config.attack) :]),
+        attacks=tuple(attacks[: len(config.attacks)]),
+        sweep_attacks=tuple(attacks[len(config.attacks) :]),
         recipe=recipe,
-        room=config.out / "work" / _identity(tools),
+        directory=config.out / "work" / _identity(tools),
     )
     rows: list[FewShotRow] = []
     found: dict[tuple[str, str], list[Results]] = {}
     for domain in domains:
-        bank = Bank(tools=tools, domain=domain, batch_size=config.batch_size)
+        bank = FeatureCache(tools=tools, domain=domain, batch_size=config.batch_size)
         for setting, sampler in samplers.items():
             results = measuring.domain(bank, setting, sampler, progress)
             found[domain.name, setting] = results
@@ -120,7 +120,9 @@ def _report(
         settings=json.loads(config.model_dump_json(exclude={"out", "domain", "base", "pool", "search"}))
         | {"searched": repr(searched) if searched else None},
         pool={name: _member(adapter.card) for name, adapter in tools.pool.items()},
-        ladder={step: method for step, method in ladder(recipe).items() if method in {row.method for row in rows}},
+        ablation_chain={
+            step: method for step, method in ablation_chain(recipe).items() if method in {row.method for row in rows}
+        },
         blends=tuple(blends_of(found, WEIGHTS)),
         tasks=tuple(task_pictures(tools, domains, next(iter(samplers.items())), recipe, config.batch_size)),
         notes=notes_of(config, recipe, has_peers=bool(measuring.peers)),
@@ -168,18 +170,18 @@ class _Measuring:
     methods: tuple[Method, ...]
     peers: tuple[Peer, ...]
     attacks: tuple[Attack, ...]
-    curve: tuple[Attack, ...]
+    sweep_attacks: tuple[Attack, ...]
     recipe: Recipe
-    room: Path
+    directory: Path
 
-    def domain(self, bank: Bank, setting: str, sampler: Sampler, progress: Progress) -> list[Results]:
+    def domain(self, bank: FeatureCache, setting: str, sampler: Sampler, progress: Progress) -> list[Results]:
         """The figures of every task of a domain and setting, from disk where they are there."""
         config = self.config
         count = max(config.episodes, config.attacked_episodes, config.corrupted_episodes, config.fine_tune_episodes)
         task = progress.task(f"{bank.domain.name} {setting}", count, "tasks")
         found = []
         for index in range(count):
-            path = self.room / f"{bank.domain.name}-{setting}" / f"{index:04d}.json"
+            path = self.directory / f"{bank.domain.name}-{setting}" / f"{index:04d}.json"
             known: Results = json.loads(path.read_text()) if path.exists() else {}
             missing = [what for what in self.wanted(index) if what not in known]
             if missing:
@@ -221,7 +223,7 @@ class _Measuring:
 
     @property
     def every_attack(self) -> tuple[Attack, ...]:
-        return (*self.attacks, *self.curve)
+        return (*self.attacks, *self.sweep_attacks)
 
     def _attacked(self, attack: Attack, view: View) -> dict[str, float]:
         """Each method under the attack on its own classifier, or the main ones for a curve; the first queries of each class."""

@@ -12,19 +12,30 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from loradar.adapters import Adapter, AdapterPool, find_head, fold, merge, save, trimmed, truncated, whole, without_head
+from loradar.adapters import (
+    Adapter,
+    AdapterPool,
+    add_weighted,
+    feature_extractor,
+    find_head,
+    full_adapter,
+    merge_weights,
+    save,
+    truncate_spectrum,
+    truncated,
+)
 from loradar.core.errors import BadConfigError, BadDataError
-from loradar.core.modules import innermost
+from loradar.core.modules import unwrap
 from loradar.core.types import Images, Labels
 from loradar.data import load_source, varied
 from loradar.fewshot.blending import Blending
 from loradar.fewshot.config import FewShotFitConfig
 from loradar.fewshot.finetune import FineTuning
-from loradar.fewshot.heads import CENTROID, Centroids, HeadRule, Ridge
+from loradar.fewshot.heads import CENTROID, Centroids, HeadConfig, Ridge
 from loradar.fewshot.pools import attacked_score, base_of, blending_of, copies_of, open_pool
 from loradar.fewshot.prototypes import prototypes_of
 from loradar.fewshot.tasks import first_of_each
-from loradar.models import Base, Precision, frozen, mergeable, open_base
+from loradar.models import Base, Precision, foldable_conv_bn, open_base, optimize_for_inference
 
 FEW_SHOT, HEAD = "few_shot", "head_kind"
 MOST_TUNED = 500
@@ -77,9 +88,9 @@ def few_shot_fit(config: FewShotFitConfig) -> Fitted:
         base,
         pool,
         blending=blending_of(config),
-        keep=config.keep,
+        rank_keep_ratio=config.rank_keep_ratio,
         copies=config.copies,
-        head=HeadRule(kind=config.head),
+        head=HeadConfig(kind=config.head),
         precision=config.precision,
         seed=config.seed,
     )
@@ -99,9 +110,9 @@ class Fitter:
     members: dict[str, nn.Module]
     features: nn.Module
     blending: Blending
-    keep: float
+    rank_keep_ratio: float
     copies: int
-    head: HeadRule
+    head: HeadConfig
     seed: int
 
     @classmethod
@@ -111,9 +122,9 @@ class Fitter:
         pool: AdapterPool,
         *,
         blending: Blending,
-        keep: float,
+        rank_keep_ratio: float,
         copies: int,
-        head: HeadRule = CENTROID,
+        head: HeadConfig = CENTROID,
         precision: Precision = "auto",
         seed: int = 0,
     ) -> "Fitter":
@@ -125,10 +136,11 @@ class Fitter:
         _check_head(model, head)
         device = next(model.parameters()).device
         pool = AdapterPool({name: adapter.to(device) for name, adapter in pool.items()})
-        features = without_head(model)
-        merge = mergeable(features)
+        features = feature_extractor(model)
+        merge = foldable_conv_bn(features)
         members = {
-            name: frozen(without_head(fold(model, adapter)), precision, merge=merge) for name, adapter in pool.items()
+            name: optimize_for_inference(feature_extractor(merge_weights(model, adapter)), precision, merge=merge)
+            for name, adapter in pool.items()
         }
         return cls(
             base=model,
@@ -136,7 +148,7 @@ class Fitter:
             members=members,
             features=features,
             blending=blending,
-            keep=keep,
+            rank_keep_ratio=rank_keep_ratio,
             copies=copies,
             head=head,
             seed=seed,
@@ -156,9 +168,9 @@ class Fitter:
         with watch("blend"):
             shares = self.blending.weights(torch.tensor(scores)).tolist()
             weights = dict(zip(self.pool, shares, strict=True))
-            adapter = merge(self.pool, {name: weight for name, weight in weights.items() if weight})
+            adapter = add_weighted(self.pool, {name: weight for name, weight in weights.items() if weight})
         with watch("trim"):
-            adapter, error = trimmed(self.base, adapter, self.keep), None
+            adapter, error = truncate_spectrum(self.base, adapter, self.rank_keep_ratio), None
             if rank is not None:
                 adapter = truncated(adapter, rank)
                 error = float(adapter.card.data["truncated"]["relative_error"])
@@ -167,17 +179,17 @@ class Fitter:
             with watch("fine-tune"):
                 adapter, rate = self._tuned(adapter, x, y, way)
         with watch("head"):
-            head = self.head(fold(self.features, adapter, check=False)(x), y, way)
+            head = self.head(merge_weights(self.features, adapter, check=False)(x), y, way)
             adapter = _headed(self.base, adapter, head, tuple(classes), weights)
         return Fitted(adapter=adapter, weights=weights, seconds=watch.seconds, error=error, rate=rate)
 
     @torch.enable_grad()
     def _tuned(self, blend: Adapter, x: Images, y: Labels, way: int) -> tuple[Adapter, float]:
         """All weights of the blend, tuned on the support, and the rate that the support chose; the blend itself at rate 0."""
-        folded = fold(self.features, blend, check=False)
+        folded = merge_weights(self.features, blend, check=False)
         tuned, rate = FineTuning()(lambda: copy.deepcopy(folded), x, y, way=way, augment=varied, seed=self.seed)
         data = {**blend.card.data, "fine_tuned_at_rate": rate}
-        return (whole(self.base, weights=tuned, seed=self.seed) if rate else blend).with_card(data=data), rate
+        return (full_adapter(self.base, weights=tuned, seed=self.seed) if rate else blend).with_card(data=data), rate
 
     def _score(self, member: nn.Module, x: Images, copies: Images, y: Labels, way: int) -> float:
         if self.blending.by == "attacked":
@@ -186,7 +198,7 @@ class Fitter:
         return self.blending.score(member(copies), y.repeat(self.copies), prototypes)
 
 
-def _check_head(base: nn.Module, rule: HeadRule) -> None:
+def _check_head(base: nn.Module, rule: HeadConfig) -> None:
     find_head(base)
     if rule.last is not None:
         raise BadConfigError("an adapter's head reads all features of its base; expected a rule without `last`")
@@ -202,11 +214,13 @@ def _headed(
     """
     name = find_head(base)
     weight = head.weight if isinstance(head, Ridge) else F.normalize(cast(Centroids, head).prototypes, dim=1)
-    replaced = {**adapter.replaced, f"{name}.weight": nn.Parameter(weight)}
-    if innermost(base).get_submodule(name).bias is not None:
-        replaced[f"{name}.bias"] = nn.Parameter(weight.new_zeros(len(weight)))
+    modules_to_save = {**adapter.modules_to_save, f"{name}.weight": nn.Parameter(weight)}
+    if unwrap(base).get_submodule(name).bias is not None:
+        modules_to_save[f"{name}.bias"] = nn.Parameter(weight.new_zeros(len(weight)))
     data = {**adapter.card.data, FEW_SHOT: weights, HEAD: "ridge" if isinstance(head, Ridge) else "centroid"}
-    return dataclasses.replace(adapter, replaced=replaced).with_card(head=name, classes=classes, data=data)
+    return dataclasses.replace(adapter, modules_to_save=modules_to_save).with_card(
+        head=name, classes=classes, data=data
+    )
 
 
 def support_of(spec: str, shot: int | None, base: Base) -> tuple[Images, Labels, tuple[str, ...]]:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Images, Labels, Logits
 from loradar.fewshot.prototypes import SCALE, cosine_logits, means_of, shares_of
-from loradar.fewshot.transduction import Joint, Transduction
+from loradar.fewshot.transduction import Transduction, TransductiveHead
 
 HeadKind: TypeAlias = Literal["centroid", "ridge"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadRule:
+class HeadConfig:
     """How a head is made of a support. `penalty` is that of ridge, as a share of the mean square length of the unit features
     about their mean; `last`, if any, so many of the last features are read and the others ignored; with a `transduction`
     all queries are answered at once.
@@ -42,7 +42,7 @@ class HeadRule:
         shares = shares_of(labels, way).to(features)
         make = partial(self._made, shares.mean(0))
         if self.transduction is not None:
-            head: nn.Module = Joint(make, features, shares, self.transduction)
+            head: nn.Module = TransductiveHead(make, features, shares, self.transduction)
         else:
             head = make(features, shares, features.new_ones(len(features)))
         return head if self.last is None else nn.Sequential(Last(self.last), head)
@@ -53,7 +53,7 @@ class HeadRule:
         return Centroids(means_of(features, shares * weights[:, None]))
 
 
-CENTROID = HeadRule()
+CENTROID = HeadConfig()
 """Nearest centroid of all features, as in the paper."""
 
 

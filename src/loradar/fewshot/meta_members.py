@@ -7,7 +7,7 @@ from loradar.attacks import parse_attack
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.types import Attack
 from loradar.fewshot.config import MetaTuneConfig
-from loradar.fewshot.heads import CENTROID, HeadRule
+from loradar.fewshot.heads import CENTROID, HeadConfig
 
 Kind = Literal["member", "clean", "random-budget", "random-budget-unperturbed"]
 
@@ -22,7 +22,7 @@ class MetaMember:
     name: str
     kind: Kind
     attacks: tuple[Attack, ...]
-    head: HeadRule
+    head: HeadConfig
 
     @property
     def is_pooled(self) -> bool:
@@ -31,13 +31,13 @@ class MetaMember:
 
 def plan(config: MetaTuneConfig) -> tuple[MetaMember, ...]:
     """Every training, the pool first. Raises BadConfigError for budgets or members that do not fit."""
-    if not config.budgets or len(set(config.budgets)) != len(config.budgets):
-        raise BadConfigError(f"budgets are {config.budgets}; expected one or more, none of them twice")
-    attacks = tuple(_attack(config, budget) for budget in config.budgets)
-    head = HeadRule(kind=config.head)
+    if not config.eps_255 or len(set(config.eps_255)) != len(config.eps_255):
+        raise BadConfigError(f"budgets are {config.eps_255}; expected one or more, none of them twice")
+    attacks = tuple(_attack(config, budget) for budget in config.eps_255)
+    head = HeadConfig(kind=config.head)
     found = [
         MetaMember(name=f"eps-{budget:g}", kind="member", attacks=(attack,), head=head)
-        for budget, attack in zip(config.budgets, attacks, strict=True)
+        for budget, attack in zip(config.eps_255, attacks, strict=True)
     ]
     if config.baselines:
         found.append(MetaMember(name="clean", kind="clean", attacks=(), head=CENTROID))  # as published
@@ -52,11 +52,11 @@ def plan(config: MetaTuneConfig) -> tuple[MetaMember, ...]:
 
 
 def _attack(config: MetaTuneConfig, budget: float) -> Attack:
-    name, _, settings = config.query_attack.partition(":")
+    name, _, settings = config.attack.partition(":")
     if name not in ("pgd", "pyramid"):
-        raise BadConfigError(f"query_attack is {config.query_attack!r}; expected pgd or pyramid, with settings")
+        raise BadConfigError(f"attack is {config.attack!r}; expected pgd or pyramid, with settings")
     for taken in ("radius", "step"):
         if any(part.partition("=")[0].strip() == taken for part in settings.split(",")):
-            raise BadConfigError(f"query_attack sets {taken}, which follows from --budgets and --step; leave it out")
+            raise BadConfigError(f"attack sets {taken}, which follows from --eps-255 and --step; leave it out")
     own = f"radius={budget}/255,step={budget * config.step}/255"
     return parse_attack(f"{name}:{settings},{own}" if settings else f"{name}:{own}")

@@ -8,27 +8,28 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from loradar.adapters import Adapter, fold, load, on_residual, plug, residual, save, whole
+from loradar.adapters import Adapter, full_adapter, load, merge_weights, on_residual, plug, residual, save
 from loradar.attacks import reseeded
 from loradar.core.files import write_atomically
+from loradar.core.names import ADAPTER_CONFIG, CHECKPOINT
 from loradar.core.randomness import generator, mix
 from loradar.core.types import Attack, Images, Progress
 from loradar.fewshot.config import MetaTuneConfig
 from loradar.fewshot.episode import Sampler
-from loradar.fewshot.heads import HeadRule, TaskClassifier
+from loradar.fewshot.heads import HeadConfig, TaskClassifier
 from loradar.fewshot.meta_members import MetaMember
 from loradar.fewshot.pools import BASELINES, POOL
 from loradar.fewshot.tasks import Domain, Task
-from loradar.models import Base, frozen, mergeable, nimble
+from loradar.models import Base, foldable_conv_bn, optimize_for_inference, skip_padding
 from loradar.training import (
+    AWP,
     FitSettings,
     LossOf,
     RawPerturbation,
-    RelativePerturbation,
     WeightPerturbation,
     fit,
     perturbed_loss,
-    robust_loss,
+    trades_loss,
 )
 
 FREE = ("member", "precision")
@@ -72,10 +73,10 @@ def train_member(member: MetaMember, bench: MetaBench, start: Adapter) -> None:
     """Trains `member` from `start`, or goes on where a killed run stopped; the folder then holds the epoch selected."""
     config, folder = bench.config, bench.config.out / "work" / member.name
     place = config.out / (POOL if member.is_pooled else BASELINES) / member.name
-    if (place / "adapter_config.json").exists():
+    if (place / ADAPTER_CONFIG).exists():
         return
     is_clean = member.kind == "clean"  # PMF: every weight is free to move
-    begun = whole(bench.base.model, seed=config.seed) if is_clean else start.to(bench.device)
+    begun = full_adapter(bench.base.model, seed=config.seed) if is_clean else start.to(bench.device)
     adapter = begun.with_card(
         name=member.name, trained_against=_against(member), attack_target="defended" if member.attacks else ""
     )
@@ -89,7 +90,7 @@ def train_member(member: MetaMember, bench: MetaBench, start: Adapter) -> None:
         state={**adapter.state(), "epoch-loss": sums},
         count=config.episodes,
         settings=settings,
-        checkpoint=folder / "checkpoint.safetensors",
+        checkpoint=folder / CHECKPOINT,
         run=f"{member!r} {config.model_dump_json(exclude={'out', 'device', *FREE})}",
     )
     task, shown = bench.progress.task(f"meta-tune {member.name}", config.epochs * config.episodes, "tasks"), 0
@@ -135,15 +136,15 @@ def _perturbation(member: MetaMember, config: MetaTuneConfig) -> WeightPerturbat
         return None
     if config.perturbation == "raw":
         return RawPerturbation(step=config.perturbation_step)
-    return RelativePerturbation(gamma=config.gamma)
+    return AWP(gamma=config.gamma)
 
 
 def _loss_of(member: MetaMember, bench: MetaBench, adapter: Adapter) -> LossOf:
     """The loss of one task: the query attacked at the weights of the moment, then CE + weight * KL at the worst ones."""
     config = bench.config
     floor, worn = residual(bench.features, adapter), on_residual(adapter)
-    model = nimble(plug(floor, worn, check=False).train())
-    merge = mergeable(bench.features)
+    model = skip_padding(plug(floor, worn, check=False).train())
+    merge = foldable_conv_bn(bench.features)
     perturbation = _perturbation(member, config)
     groups = [[d.a for d in worn.deltas.values()], [d.b for d in worn.deltas.values()]]
 
@@ -151,7 +152,7 @@ def _loss_of(member: MetaMember, bench: MetaBench, adapter: Adapter) -> LossOf:
         task = bench.tuning.task(bench.sampler, seed, bench.device)
         if not member.attacks:
             return _clean_loss(model, task, member.head)
-        still = frozen(fold(floor, worn, check=False), config.precision, merge=merge)
+        still = optimize_for_inference(merge_weights(floor, worn, check=False), config.precision, merge=merge)
         x_adv = _drawn(member, seed)(task_classifier(still, task, member.head), task.query, task.query_labels)
         return perturbed_loss(lambda: _robust_loss(model, task, x_adv, member.head, config), groups, perturbation)
 
@@ -164,30 +165,32 @@ def _drawn(member: MetaMember, seed: int) -> Attack:
     return reseeded(member.attacks[chosen], seed)
 
 
-def task_classifier(features: nn.Module, task: Task, rule: HeadRule) -> TaskClassifier:
+def task_classifier(features: nn.Module, task: Task, rule: HeadConfig) -> TaskClassifier:
     """`features`, whose weights stay as they are, under the head of the clean support."""
     with torch.no_grad():
         head = rule(features(task.support).float(), task.support_labels, task.way)
     return TaskClassifier(features, head)
 
 
-def _robust_loss(model: nn.Module, task: Task, x_adv: Images, rule: HeadRule, config: MetaTuneConfig) -> Tensor:
+def _robust_loss(model: nn.Module, task: Task, x_adv: Images, rule: HeadConfig, config: MetaTuneConfig) -> Tensor:
     # one pass, and the head anew at every call: the weights may have been moved in between
     features = model(torch.cat([task.support, task.query, x_adv]))
     support, query, attacked = features.split([len(task.support), len(task.query), len(x_adv)])
     head = rule(support, task.support_labels, task.way)
-    return robust_loss(head(query), head(attacked), task.query_labels, weight=config.adversarial_weight, kl=config.kl)
+    return trades_loss(head(query), head(attacked), task.query_labels, weight=config.adversarial_weight, kl=config.kl)
 
 
-def _clean_loss(model: nn.Module, task: Task, rule: HeadRule) -> Tensor:
+def _clean_loss(model: nn.Module, task: Task, rule: HeadConfig) -> Tensor:
     support, query = model(torch.cat([task.support, task.query])).split([len(task.support), len(task.query)])
     return nn.functional.cross_entropy(rule(support, task.support_labels, task.way)(query), task.query_labels)
 
 
 def _judge(member: MetaMember, bench: MetaBench, adapter: Adapter, blank: MetaEpoch) -> None:
     """Measures the adapter of the moment on the validation tasks, and puts both on disk."""
-    merge = mergeable(bench.features)
-    features = frozen(fold(bench.features, adapter, check=False), bench.config.precision, merge=merge)
+    merge = foldable_conv_bn(bench.features)
+    features = optimize_for_inference(
+        merge_weights(bench.features, adapter, check=False), bench.config.precision, merge=merge
+    )
     clean, attacked = [], []
     for index in range(bench.config.validation_episodes):
         task = bench.validation.task(bench.sampler, index, bench.device)

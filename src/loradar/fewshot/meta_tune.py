@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from loradar.adapters import Adapter, fresh, without_head
-from loradar.core.config import claim
-from loradar.core.types import Progress, Silent
+from loradar.adapters import Adapter, feature_extractor, init_adapter
+from loradar.core.config import check_run_settings
+from loradar.core.types import NullProgress, Progress
 from loradar.data import load_source
 from loradar.fewshot.config import MetaTuneConfig
 from loradar.fewshot.episode import parse_setting
@@ -34,12 +34,12 @@ def meta_tune(config: MetaTuneConfig, *, progress: Progress | None = None) -> Pa
         tuning=tuning,
         validation=validation,
         sampler=sampler,
-        features=without_head(base.model),
+        features=feature_extractor(base.model),
         settings=_settings(config),
-        progress=progress or Silent(),
+        progress=progress or NullProgress(),
     )
     start = _start(bench, "start")
-    claim(config, *FREE)
+    check_run_settings(config, *FREE)
     for member in members:
         if not config.member or member.name in config.member:
             train_member(member, bench, start)
@@ -81,11 +81,11 @@ def _settings(config: MetaTuneConfig) -> FitSettings:
 def _start(bench: MetaBench, name: str) -> Adapter:
     """What every member starts from: the same factors, by one decomposition of each weight."""
     config, model = bench.config, bench.base.model
-    return fresh(
+    return init_adapter(
         model,
-        targets=targets_of(model, config.targets),
+        target_modules=targets_of(model, config.target_modules),
         rank=config.rank,
-        start=config.start,
+        init=config.init,
         head=False,
         fused="split",
         seed=config.seed,

@@ -11,7 +11,7 @@ from loradar.core.types import Attack, Images, Labels
 from loradar.fewshot.blending import Scoring
 from loradar.fewshot.config import FewShotEvalConfig
 from loradar.fewshot.engine import AVERAGE, BASE, Method, Recipe, Tools, View, Voter, VotersKey, attacked_through
-from loradar.fewshot.heads import CENTROID, HeadRule
+from loradar.fewshot.heads import CENTROID, HeadConfig
 from loradar.fewshot.pools import blending_of
 from loradar.fewshot.transduction import Transduction
 
@@ -34,10 +34,12 @@ _FOLDERS = {CLEAN: "clean", RANDOM: "random-budget", UNPERTURBED: "random-budget
 
 def recipe_of(config: FewShotEvalConfig) -> Recipe:
     """The full method with the settings of `config`."""
-    return Recipe(blending=blending_of(config), keep=config.keep, head=HeadRule(kind=config.head))
+    return Recipe(
+        blending=blending_of(config), rank_keep_ratio=config.rank_keep_ratio, head=HeadConfig(kind=config.head)
+    )
 
 
-def ladder(recipe: Recipe) -> dict[str, str]:
+def ablation_chain(recipe: Recipe) -> dict[str, str]:
     """The components, each added to those before it, and the method that has all of them so far."""
     steps = {
         "adversarial query": UNPERTURBED,
@@ -47,7 +49,7 @@ def ladder(recipe: Recipe) -> dict[str, str]:
     }
     if recipe.head == CENTROID:
         return steps | {"+ trimming (the full method)": FULL}
-    last = "+ trimming" if recipe.keep < 1 else "+ blending"
+    last = "+ trimming" if recipe.rank_keep_ratio < 1 else "+ blending"
     return steps | {last: BY_CENTROID, f"+ {recipe.head.kind} head (the full method)": FULL}
 
 
@@ -87,10 +89,10 @@ def _other_heads(tools: Tools, recipe: Recipe) -> list[Method]:
         found.append(_blend(BY_CENTROID, by_centroid))
         named = f"{recipe.head.kind} head"
         found += [_fixed(f"{name}, {named}", weights, head=recipe.head) for name, weights in _peers_of(tools)]
-    if recipe.keep < 1:
-        found.append(_blend(UNTRIMMED, dataclasses.replace(by_centroid, keep=1.0)))
+    if recipe.rank_keep_ratio < 1:
+        found.append(_blend(UNTRIMMED, dataclasses.replace(by_centroid, rank_keep_ratio=1.0)))
     if tools.last:
-        last = HeadRule(last=tools.last)
+        last = HeadConfig(last=tools.last)
         found.append(_blend(f"{FULL}, nearest centroid, {_AT_LAST}", dataclasses.replace(recipe, head=last)))
         found.append(_fixed(f"{NO_TUNING}, {_AT_LAST}", BASE, head=last))
         if _FOLDERS[CLEAN] in tools.fixed:
@@ -105,7 +107,7 @@ def _peers_of(tools: Tools) -> list[tuple[str, str]]:
 
 
 def _taken_apart(tools: Tools, recipe: Recipe) -> list[Method]:
-    untrimmed = dataclasses.replace(recipe, keep=1.0)
+    untrimmed = dataclasses.replace(recipe, rank_keep_ratio=1.0)
     names, own = list(tools.pool), recipe.blending
     found = [_fixed(f"member {name}", name, head=recipe.head, attacked=False) for name in names]
     for top in range(1, len(names) + 1):
@@ -120,7 +122,7 @@ def _taken_apart(tools: Tools, recipe: Recipe) -> list[Method]:
     return found
 
 
-def _fixed(name: str, weights: str, *, head: HeadRule = CENTROID, attacked: bool = True) -> Method:
+def _fixed(name: str, weights: str, *, head: HeadConfig = CENTROID, attacked: bool = True) -> Method:
     return Method(name=name, voters=lambda view: [view.fixed(weights, head)], attacked=attacked)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from loradar.evaluation import png
-from loradar.fewshot.engine import Bank, Recipe, Tools, View
+from loradar.fewshot.engine import FeatureCache, Recipe, Tools, View
 from loradar.fewshot.episode import Sampler
 from loradar.fewshot.methods import FULL, answers
 from loradar.fewshot.tasks import Domain
@@ -34,7 +34,7 @@ def task_pictures(
     shown = []
     for domain in domains:
         task = domain.task(sampler, 0, device)
-        view = View(tools=tools, bank=Bank(tools=tools, domain=domain, batch_size=batch_size), task=task)
+        view = View(tools=tools, bank=FeatureCache(tools=tools, domain=domain, batch_size=batch_size), task=task)
         words = [domain.images.classes[label] for label in task.episode.classes]
         answered = answers(view, [view.blended(recipe)], None)
         step = max(1, len(answered) // QUERIES)

@@ -11,6 +11,7 @@ from loradar.adapters import AdapterPool, check_shared_start, find_targets, load
 from loradar.attacks import PGD
 from loradar.core.balls import Linf
 from loradar.core.errors import BadFileError, BadTargetError
+from loradar.core.names import ADAPTER_CONFIG, RUN
 from loradar.core.types import Images, Labels
 from loradar.data import varied
 from loradar.fewshot.blending import Blending
@@ -27,7 +28,7 @@ _AT_ONCE = 128
 
 def open_pool(folder: Path) -> AdapterPool:
     """The members of a pool that share one start. Raises BadFileError where there is none, and WrongBaseError."""
-    found = sorted(path.parent for path in (folder / POOL).glob("*/adapter_config.json"))
+    found = sorted(path.parent for path in (folder / POOL).glob(f"*/{ADAPTER_CONFIG}"))
     if not found:
         raise BadFileError(f"{folder} holds no pool; expected {POOL}/NAME/ as `loradar meta-tune` writes it")
     pool = AdapterPool({path.name: load(path) for path in found})
@@ -38,14 +39,14 @@ def open_pool(folder: Path) -> AdapterPool:
 def base_of(folder: Path) -> str:
     """The base that a pool was tuned on, as it was named then. Raises BadFileError where the folder does not say."""
     try:
-        return str(json.loads((folder / "run.json").read_text())["base"])
+        return str(json.loads((folder / RUN).read_text())["base"])
     except (OSError, ValueError, KeyError) as error:
         raise BadFileError(f"{folder} does not say which base its pool is for; give it with --base") from error
 
 
 def blending_of(config: BlendConfig) -> Blending:
     """How `config` wants members scored and weighed."""
-    return Blending(by=config.score, compactness=config.compactness, sharpness=config.sharpness, top=config.top)
+    return Blending(by=config.score, compactness=config.compactness, beta=config.beta, top=config.top)
 
 
 def copies_of(support: Images, count: int, seed: int) -> Images:

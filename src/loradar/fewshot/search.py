@@ -10,7 +10,7 @@ from torch import Tensor
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Progress
 from loradar.fewshot.config import FewShotEvalConfig
-from loradar.fewshot.engine import BASE, Bank, Recipe, Tools, View
+from loradar.fewshot.engine import BASE, FeatureCache, Recipe, Tools, View
 from loradar.fewshot.episode import Sampler
 from loradar.fewshot.methods import answers, share
 from loradar.fewshot.tasks import Domain, named_domain
@@ -30,7 +30,7 @@ def validation_views(
             raise BadConfigError(
                 f"search has the images of the domain {one.name!r}, whose figures it would flatter; give it other images"
             )
-    bank = Bank(tools=tools, domain=domain, batch_size=config.batch_size)
+    bank = FeatureCache(tools=tools, domain=domain, batch_size=config.batch_size)
     return [
         View(tools=tools, bank=bank, task=domain.task(sampler, index, pick_device(config.device)))
         for index in range(config.search_episodes)
@@ -81,7 +81,9 @@ def search(views: Sequence[View], recipe: Recipe, progress: Progress) -> Recipe:
     best = recipe
     # a loss has no weight of compactness to choose
     changes = [
-        one for one in ("top", "compactness", "sharpness", "keep") if one != "compactness" or best.blending.by == one
+        one
+        for one in ("top", "compactness", "beta", "rank_keep_ratio")
+        if one != "compactness" or best.blending.by == one
     ]
     task = progress.task("search on validation tasks", len(changes), "settings")
     for change in changes:
@@ -102,11 +104,11 @@ def _neighbours(recipe: Recipe, change: str, members: int) -> list[Recipe]:
     values: dict[str, Sequence[float]] = {
         "top": range(1, members + 1),
         "compactness": (0.2, 0.4, 0.6, 0.8, 1.0),
-        "sharpness": (1, 4, 12),
-        "keep": (0.5, 0.7, 0.8, 0.9, 1.0),
+        "beta": (1, 4, 12),
+        "rank_keep_ratio": (0.5, 0.7, 0.8, 0.9, 1.0),
     }
-    if change == "keep":
-        return [dataclasses.replace(recipe, keep=value) for value in values[change]]
+    if change == "rank_keep_ratio":
+        return [dataclasses.replace(recipe, rank_keep_ratio=value) for value in values[change]]
     return [
         dataclasses.replace(recipe, blending=dataclasses.replace(own, **{change: value}))  # type: ignore[arg-type]
         for value in values[change]

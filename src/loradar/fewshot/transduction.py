@@ -42,7 +42,7 @@ class Transduction:
             )
 
 
-class Joint(nn.Module):
+class TransductiveHead(nn.Module):
     """A head that answers a batch of queries as a whole: features (m, d) to logits (m, way).
 
     `support` (n, d) has `shares` (n, way), 1 for the class of an image. Differentiable in the features, through every round,

@@ -21,7 +21,7 @@ ENOUGH = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Through:
+class ThroughSurrogate:
     """`attack` on a guard, given its Surrogate as the model; the repr is the attack's own.
 
     An attack on a layer's features has no layer to aim at in a guard: it is made on each of `voters`, and each image
@@ -45,7 +45,7 @@ class Through:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evading:
+class DetectorEvasion:
     """Goes on from `attack`'s image, in the same ball, towards an answer that is wrong and an image named clean.
 
     Ascends min(cross-entropy, ENOUGH) plus `weight` times the log-probability of the name clean, with steps of a
@@ -94,7 +94,7 @@ class Evading:
 
 
 def can_evade(attack: Attack) -> bool:
-    """Whether `Evading` can go on from this attack."""
+    """Whether `DetectorEvasion` can go on from this attack."""
     return not isinstance(attack, WorstOf | OneOf | AutoAttack) and (
         hasattr(attack, "ball") or hasattr(attack, "height")
     )

@@ -15,10 +15,10 @@ from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.files import make_folder
 from loradar.core.types import Attack, Images, Labels, Progress, Threat
 from loradar.data import CORRUPTIONS, load_source, split
-from loradar.evaluation import NO_ATTACK, Row, check_classes, check_unseen, craft, everything, versions
+from loradar.evaluation import NO_ATTACK, AccuracyResult, check_classes, check_unseen, everything, run_attack, versions
 from loradar.evaluation.corruptions import Corrupted
 from loradar.evaluation.workbench import Workbench, open_bench
-from loradar.guard.attacks import Evading, Through, can_evade
+from loradar.guard.attacks import DetectorEvasion, ThroughSurrogate, can_evade
 from loradar.guard.calibration_split import refuse_calibrated
 from loradar.guard.config import GuardAuditConfig
 from loradar.guard.figures import Looked, cost_of, identification_of, judged, reliabilities_of, suspects_of
@@ -40,15 +40,15 @@ def audit_guard(config: GuardAuditConfig, *, progress: Progress | None = None) -
     rules = _rules(config.fusion)
     opened = open_guard(config.guard, base=config.base, device=config.device, precision=config.precision)
     fitted = named_attacks([f"{name}={text}" for name, text in opened.record.attacks.items()])
-    attacks = named_attacks(config.attack) if config.attack else fitted
+    attacks = named_attacks(config.attacks) if config.attacks else fitted
     unfitted = {spec: _unfitted(spec) for spec in config.unfitted}
     members = {name: load(opened.folder / "adapters" / name) for name in opened.record.adapters}
-    extra = named_adapters(config.contender) if config.contender else {}
+    extra = named_adapters(config.candidate) if config.candidate else {}
     if both := set(extra) & set(members):
-        raise BadConfigError(f"{min(both)!r} is an adapter of the guard already; name other contenders")
+        raise BadConfigError(f"{min(both)!r} is an adapter of the guard already; name other candidates")
     source = load_source(config.data, size=opened.base.input_size[1:])
     check_classes(opened.base, source)
-    splits = split(source, reported=config.limit, seed=config.seed)
+    splits = split(source, reported=config.max_test_images, seed=config.seed)
     refuse_calibrated(splits.reported, opened.record.digests)
     for adapter in (*members.values(), *extra.values()):
         check_unseen(adapter.card, source, splits.record)
@@ -56,7 +56,7 @@ def audit_guard(config: GuardAuditConfig, *, progress: Progress | None = None) -
     make_folder(config.out)
     x, y = everything(splits.reported)
     audit = _Audit(bench=bench, opened=opened, config=config, attacks=attacks, x=x, y=y)
-    tally = audit.tally(_contenders(bench, opened, members, extra, rules))
+    tally = audit.tally(_candidates(bench, opened, members, extra, rules))
     known = {name: attacks.get(name, attack) for name, attack in fitted.items()}
     looked = audit.look(known, unfitted)
     report = Report(
@@ -77,7 +77,7 @@ def audit_guard(config: GuardAuditConfig, *, progress: Progress | None = None) -
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Contender:
+class _Candidate:
     """What is measured; `guard` is None for one model. `target` is what attacks are given in its place: the model, or the
     guard's surrogate, which `key` names in the cache."""
 
@@ -98,29 +98,29 @@ class _Audit:
     x: Images
     y: Labels
 
-    def tally(self, contenders: Sequence[_Contender]) -> Tally:
+    def tally(self, candidates: Sequence[_Candidate]) -> Tally:
         meetings: dict[Meeting, Tensor] = {}
         crafted: dict[tuple[str, str], Images] = {}
-        for one in contenders:
-            meetings[Meeting(contender=one.name, attack=NO_ATTACK, threat="clean")] = one.right(self.x, self.y)
+        for one in candidates:
+            meetings[Meeting(candidate=one.name, attack=NO_ATTACK, threat="clean")] = one.right(self.x, self.y)
             for attack in self.attacks.values() if "transfer" in self.config.threat else ():
-                meeting = Meeting(contender=one.name, attack=repr(attack), threat="transfer")
+                meeting = Meeting(candidate=one.name, attack=repr(attack), threat="transfer")
                 meetings[meeting] = one.right(self.transferred(attack, self.x, self.y), self.y)
-        for one in contenders if "adaptive" in self.config.threat else ():
+        for one in candidates if "adaptive" in self.config.threat else ():
             for attack in self._adaptive(one):
                 x_adv, y = self._crafted(one, attack)
-                meetings[Meeting(contender=one.name, attack=repr(attack), threat="adaptive")] = one.right(x_adv, y)
+                meetings[Meeting(candidate=one.name, attack=repr(attack), threat="adaptive")] = one.right(x_adv, y)
                 if one.guard is not None:
                     crafted[one.key, repr(attack)] = x_adv
-        guards = [one for one in contenders if one.guard is not None]
-        few = self.y[: self.config.adaptive_limit]
+        guards = [one for one in candidates if one.guard is not None]
+        few = self.y[: self.config.max_adaptive_images]
         return Tally(
             meetings=meetings,
             pooled={
                 one.name: torch.stack([one.right(x, few) for x in crafted.values()]).all(0) for one in guards if crafted
             },
-            against={one.name: one.trained_against for one in contenders},
-            costs={one.name: _passes(one) for one in contenders},
+            against={one.name: one.trained_against for one in candidates},
+            costs={one.name: _passes(one) for one in candidates},
             seed=self.config.seed,
         )
 
@@ -128,17 +128,17 @@ class _Audit:
         name = f"craft {_short(attack)} on the base, {len(y)} reported images"
         return self.bench.attacked(attack, self.bench.base.model, x, y, name=name)
 
-    def _adaptive(self, one: _Contender) -> list[Attack]:
+    def _adaptive(self, one: _Candidate) -> list[Attack]:
         attacks = list(self.attacks.values())
         if one.guard is None:
             return attacks
         steps = self.config.evade_steps
-        return [*attacks, *(Evading(attack=attack, steps=steps) for attack in attacks if can_evade(attack))]
+        return [*attacks, *(DetectorEvasion(attack=attack, steps=steps) for attack in attacks if can_evade(attack))]
 
-    def _crafted(self, one: _Contender, attack: Attack) -> tuple[Images, Labels]:
-        """The attack on the contender itself: on a guard through its surrogate, unless the attack needs no gradient."""
+    def _crafted(self, one: _Candidate, attack: Attack) -> tuple[Images, Labels]:
+        """The attack on the candidate itself: on a guard through its surrogate, unless the attack needs no gradient."""
         bench = self.bench
-        x, y = self.x[: self.config.adaptive_limit], self.y[: self.config.adaptive_limit]
+        x, y = self.x[: self.config.max_adaptive_images], self.y[: self.config.max_adaptive_images]
         name = f"craft {_short(attack)} on {one.name}, {len(y)} reported images"
         if one.guard is None:
             return bench.attacked(attack, one.target, x, y, name=name), y
@@ -146,21 +146,23 @@ class _Audit:
         if _needs_no_gradient(attack):
             target, made, key = one.guard, attack, fingerprint(one.guard)
         kept = bench.cache.through(made, target, model_key=key)
-        return craft(kept, target, x, y, batch_size=bench.batch_size, progress=bench.progress_named(name)), y
+        return run_attack(kept, target, x, y, batch_size=bench.batch_size, progress=bench.progress_named(name)), y
 
-    def _through(self, one: _Contender, attack: Attack) -> Attack:
-        if isinstance(attack, Evading):
+    def _through(self, one: _Candidate, attack: Attack) -> Attack:
+        if isinstance(attack, DetectorEvasion):
             # it goes on from images that are kept already
             first = self.bench.cache.through(self._through(one, attack.attack), one.target, model_key=one.key)
             return dataclasses.replace(attack, attack=first)
-        return Through(attack=attack, voters=tuple(self.bench.frozen(m, attack) for m in self.opened.voters.values()))
+        return ThroughSurrogate(
+            attack=attack, voters=tuple(self.bench.optimized(m, attack) for m in self.opened.voters.values())
+        )
 
     def look(self, known: Mapping[str, Attack], unfitted: Mapping[str, Attack]) -> Looked:
         """The guard on clean images, on transferred attacks, and on threats that it does not know."""
         pictures = {"clean": self.x}
         pictures |= {name: self.transferred(attack, self.x, self.y) for name, attack in known.items()}
         strange = {name: self.transferred(attack, self.x, self.y) for name, attack in unfitted.items()}
-        everything_runs = self.opened.guard.altered(cascade=False)
+        everything_runs = self.opened.guard.replace(cascade=False)
         batch = self.config.batch_size
         return Looked(
             y=self.y,
@@ -170,13 +172,13 @@ class _Audit:
             everything={name: judged(everything_runs, x, batch_size=batch) for name, x in pictures.items()},
         )
 
-    def certificate(self) -> list[Row]:
+    def certificate(self) -> list[AccuracyResult]:
         """Masking on clean images: right answers, and those that no rectangle of the guard's size can change."""
-        settings, few = self.opened.guard.settings, self.config.certify_limit
+        settings, few = self.opened.guard.settings, self.config.max_certified_images
         x, y = self.x[:few], self.y[:few]
         mask_set = self.opened.guard.mask_set
         masks = mask_set.masks((x.shape[2], x.shape[3])).to(self.bench.device)
-        model = self.bench.frozen(self.opened.voters[settings.masker])
+        model = self.bench.optimized(self.opened.voters[settings.masker])
         task = self.bench.progress.task(f"certify masking by {settings.masker}", len(y))
         right, sure = [], []
         with torch.inference_mode():
@@ -187,7 +189,7 @@ class _Audit:
                 task.advance(len(labels))
         told = f"certified({mask_set!r})"
         return [
-            Row.count(
+            AccuracyResult.count(
                 model=f"mask:{settings.masker}",
                 attack=attack,
                 threat=cast(Threat, threat),
@@ -199,20 +201,20 @@ class _Audit:
         ]
 
 
-def _contenders(
+def _candidates(
     bench: Workbench,
     opened: OpenGuard,
     members: Mapping[str, Adapter],
     extra: Mapping[str, Adapter],
     rules: Sequence[Rule],
-) -> list[_Contender]:
+) -> list[_Candidate]:
     """The guard under every rule first, then without its cascade and with its responses; then each model alone."""
     guard, saved = opened.guard, opened.guard.settings
-    guards = {f"guard:{rule}": guard.altered(fusion=rule) for rule in dict.fromkeys((saved.fusion, *rules))}
+    guards = {f"guard:{rule}": guard.replace(fusion=rule) for rule in dict.fromkeys((saved.fusion, *rules))}
     if saved.cascade:
-        guards[f"guard:{saved.fusion}, no cascade"] = guard.altered(cascade=False)
+        guards[f"guard:{saved.fusion}, no cascade"] = guard.replace(cascade=False)
     if saved.policy.responses:
-        guards[f"guard:{saved.fusion}, responding"] = guard.altered(level="raised")
+        guards[f"guard:{saved.fusion}, responding"] = guard.replace(level="raised")
     alone = {**opened.voters, **{n: m for n, m in folded(opened.base, extra).items() if n in extra}}
     cards = {name: adapter.card for name, adapter in {**members, **extra}.items()}
     return [
@@ -224,24 +226,24 @@ def _contenders(
     ]
 
 
-def _of_guard(name: str, guard: Guard, batch_size: int) -> _Contender:
+def _of_guard(name: str, guard: Guard, batch_size: int) -> _Candidate:
     def right(x: Images, y: Labels) -> Tensor:
         return judged(guard, x, batch_size=batch_size).answers == y
 
     surrogate = Surrogate(guard).eval()
-    return _Contender(name=name, right=right, target=surrogate, key=fingerprint(surrogate), guard=guard)
+    return _Candidate(name=name, right=right, target=surrogate, key=fingerprint(surrogate), guard=guard)
 
 
-def _of_model(bench: Workbench, name: str, model: nn.Module, against: str) -> _Contender:
-    counted = bench.frozen(model)
+def _of_model(bench: Workbench, name: str, model: nn.Module, against: str) -> _Candidate:
+    counted = bench.optimized(model)
 
     def right(x: Images, y: Labels) -> Tensor:
         return right_on(counted, x, y, batch_size=bench.batch_size)
 
-    return _Contender(name=name, right=right, target=model, trained_against=against)
+    return _Candidate(name=name, right=right, target=model, trained_against=against)
 
 
-def _passes(one: _Contender) -> float:
+def _passes(one: _Candidate) -> float:
     """Forward passes per image where everything runs, before any response."""
     return 1.0 if one.guard is None else float(one.guard.costs.sum())
 
@@ -274,11 +276,13 @@ def _settings(opened: OpenGuard) -> dict[str, object]:
         "specialists": dict(settings.specialists),
         "temperatures": {name: round(each.temperature, 3) for name, each in settings.calibrations.items()},
         "weights": {name: round(each.weight, 3) for name, each in settings.calibrations.items()},
-        "responses": {threat: list(measures) for threat, measures in settings.policy.responses.items()},
+        "responses": {threat: list(defenses) for threat, defenses in settings.policy.responses.items()},
         "masker": settings.masker,
         "forwards": {name: round(cost, 4) for name, cost in opened.record.costs.items()},
     }
 
 
 def _short(attack: Attack) -> str:
-    return repr(attack).partition("(")[0] + (f" of {_short(attack.attack)}" if isinstance(attack, Evading) else "")
+    return repr(attack).partition("(")[0] + (
+        f" of {_short(attack.attack)}" if isinstance(attack, DetectorEvasion) else ""
+    )

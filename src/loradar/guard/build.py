@@ -13,6 +13,7 @@ from loradar.adapters import Adapter, fingerprint, save
 from loradar.attacks import named_attacks
 from loradar.core.errors import BadConfigError
 from loradar.core.files import check_place, folder_atomically, sha256
+from loradar.core.names import ADAPTER_WEIGHTS, GUARD_RECORD
 from loradar.core.randomness import generator
 from loradar.core.types import Attack, Images, Labels, Progress
 from loradar.data import ImageSet, load_source
@@ -21,14 +22,14 @@ from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.guard.calibration import Calibration, calibrate
 from loradar.guard.calibration_split import calibration_split, identities
 from loradar.guard.config import GuardBuildConfig
-from loradar.guard.defenses import Measure
+from loradar.guard.defenses import Defense
 from loradar.guard.features import opinion_features, residual_statistics
-from loradar.guard.files import RECORD, GuardRecord, save_guard
+from loradar.guard.files import GuardRecord, save_guard
 from loradar.guard.guard import Guard
 from loradar.guard.identify import Identifier, fit_identifier, fit_prior
 from loradar.guard.masking import MaskSet, single_answers
 from loradar.guard.policy import Policy
-from loradar.guard.pool import WEIGHTS, folded, logits_on, named_adapters, parts_of, work_of
+from loradar.guard.pool import folded, logits_on, named_adapters, parts_of, work_of
 from loradar.guard.settings import GuardSettings
 from loradar.models import Base, open_base
 
@@ -44,8 +45,8 @@ def build_guard(config: GuardBuildConfig, *, progress: Progress | None = None) -
 
     What a user can get wrong is said before anything is computed. Raises LoradarError.
     """
-    check_place(config.out, RECORD, "a guard")
-    attacks = named_attacks(config.attack)
+    check_place(config.out, GUARD_RECORD, "a guard")
+    attacks = named_attacks(config.attacks)
     policy = _policy(config)
     policy.check(tuple(attacks))
     adapters = named_adapters(config.adapter)
@@ -83,8 +84,8 @@ def build_guard(config: GuardBuildConfig, *, progress: Progress | None = None) -
             settings=settings,
             base=config.base,
             base_fingerprint=fingerprint(base.model),
-            attacks={name: _text(spec) for name, spec in zip(attacks, config.attack, strict=True)},
-            adapters={n: sha256((fresh / "adapters" / n / WEIGHTS).read_bytes()) for n in adapters},
+            attacks={name: _text(spec) for name, spec in zip(attacks, config.attacks, strict=True)},
+            adapters={n: sha256((fresh / "adapters" / n / ADAPTER_WEIGHTS).read_bytes()) for n in adapters},
             costs=costs,
             data=data,
             digests=tuple(identities(images)),
@@ -104,7 +105,7 @@ def _calibration_images(
         source,
         [adapter.card for adapter in adapters.values()],
         count=config.calibration,
-        limit=config.limit,
+        max_test_images=config.max_test_images,
         seed=config.seed,
         other=load_source(config.calibration_data, size=size) if config.calibration_data else None,
     )
@@ -134,12 +135,12 @@ def _look(
         told = f"craft {name} on the base, {count} calibration images"
         variants.append(bench.attacked(attack, bench.base.model, x, y, name=told))
     parts = [(kind, torch.arange(count), images) for kind, images in enumerate(variants)]
-    parts += [(len(variants), rows, images) for rows, images in _strays(x, variants[1:])]
+    parts += [(len(variants), rows, images) for rows, images in _pseudo_unknowns(x, variants[1:])]
     every = torch.cat([images for _, _, images in parts])
     task = bench.progress.task("ask the voters", len(voters), "voters")
     logits = {}
     for name, model in voters.items():
-        logits[name] = logits_on(bench.frozen(model), every, batch_size=bench.batch_size)
+        logits[name] = logits_on(bench.optimized(model), every, batch_size=bench.batch_size)
         task.advance()
     rows = torch.cat([rows for _, rows, _ in parts])
     return _Seen(
@@ -153,7 +154,7 @@ def _look(
     )
 
 
-def _strays(x: Images, attacked: Sequence[Images]) -> list[tuple[Tensor, Images]]:
+def _pseudo_unknowns(x: Images, attacked: Sequence[Images]) -> list[tuple[Tensor, Images]]:
     """Stand-ins for attacks that nobody knows: rows of `x` and images, no more than there are in `x`.
 
     A known perturbation on another image has the statistics without the aim; one whose pixels are in another order is noise of
@@ -197,17 +198,17 @@ def _identifier(seen: _Seen, features: Tensor, threats: tuple[str, ...], config:
         threats=threats,
         held=features[held],
         held_labels=seen.kinds[held],
-        far=config.false_alarms / 2,
+        far=config.max_fpr / 2,
         seed=config.seed,
     )
 
 
 def _threshold(gate: Identifier, seen: _Seen, features: Tensor, config: GuardBuildConfig) -> float:
-    """The lowest probability of clean, a half at least, that no more than `gate_miss` of any threat's images reach."""
+    """The lowest probability of clean, a half at least, that no more than `gate_fnr` of any threat's images reach."""
     clean = gate(features[seen.held])[:, 0]
     kinds = seen.kinds[seen.held]
     limits = [
-        torch.quantile(clean[kinds == kind], 1 - config.gate_miss, interpolation="higher")
+        torch.quantile(clean[kinds == kind], 1 - config.gate_fnr, interpolation="higher")
         for kind in range(1, seen.known)
     ]
     # a hair above: who sits on the quantile itself is among those that must not pass
@@ -219,7 +220,7 @@ def _prior(identifier: Identifier, seen: _Seen, features: Tensor, config: GuardB
     asked = seen.held & (seen.kinds < seen.known)
     near = ~identifier.is_far(features[asked])
     posterior, kinds = identifier.among_near(features[asked])[near], seen.kinds[asked][near]
-    return fit_prior(posterior, kinds, false_alarms=config.false_alarms)
+    return fit_prior(posterior, kinds, max_fpr=config.max_fpr)
 
 
 def _specialist(name: str, attack: Attack, adapters: Mapping[str, Adapter]) -> str:
@@ -241,7 +242,7 @@ def _masker(bench: Workbench, voters: Mapping[str, nn.Module], seen: _Seen, mask
     x, y = seen.x[rows].to(bench.device), seen.y[rows].to(bench.device)
 
     def right(name: str) -> int:
-        model = bench.frozen(voters[name])
+        model = bench.optimized(voters[name])
         with torch.inference_mode():
             answers = single_answers(model, x, masks.to(bench.device))
         return int((answers == y[:, None]).sum())
@@ -250,13 +251,13 @@ def _masker(bench: Workbench, voters: Mapping[str, nn.Module], seen: _Seen, mask
 
 
 def _policy(config: GuardBuildConfig) -> Policy:
-    responses: dict[str, tuple[Measure, ...]] = {}
+    responses: dict[str, tuple[Defense, ...]] = {}
     for entry in config.respond:
-        threat, sign, measures = entry.partition("=")
+        threat, sign, defenses = entry.partition("=")
         if not sign or threat in responses:
             raise BadConfigError(f"{entry!r} cannot be read; expected THREAT=MEASURE[+MEASURE...], each threat once")
-        responses[threat] = cast(tuple[Measure, ...], tuple(measures.split("+")))
-    forced, forbidden = (cast(tuple[Measure, ...], tuple(names)) for names in (config.force, config.forbid))
+        responses[threat] = cast(tuple[Defense, ...], tuple(defenses.split("+")))
+    forced, forbidden = (cast(tuple[Defense, ...], tuple(names)) for names in (config.force, config.forbid))
     return Policy(responses=responses, forced=forced, forbidden=forbidden)
 
 

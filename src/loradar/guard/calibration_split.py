@@ -22,14 +22,20 @@ def identities(images: ImageSet) -> list[str]:
 
 
 def calibration_split(
-    source: Source, cards: Sequence[Card], *, count: int, limit: int | None, seed: int, other: Source | None = None
+    source: Source,
+    cards: Sequence[Card],
+    *,
+    count: int,
+    max_test_images: int | None,
+    seed: int,
+    other: Source | None = None,
 ) -> tuple[ImageSet, dict[str, Any]]:
     """`count` images of `source` that nothing was trained or is reported on, or all checked ones of `other`.
 
     The record says what was taken and which adapters do not say what they were trained on in `source`. Raises
     BadDataError where too few are left, or where an image of `other` was used before.
     """
-    used, unknown = used_images(source, cards, limit=limit, seed=seed)
+    used, unknown = used_images(source, cards, max_test_images=max_test_images, seed=seed)
     found = (other or source).train
     names = identities(found)
     if other is None:
@@ -55,14 +61,14 @@ def calibration_split(
 
 
 def used_images(
-    source: Source, cards: Sequence[Card], *, limit: int | None, seed: int
+    source: Source, cards: Sequence[Card], *, max_test_images: int | None, seed: int
 ) -> tuple[dict[str, str], list[str]]:
     """What every used image was used for, by identity; and the adapters whose images cannot be told."""
     used: dict[str, str] = {}
     unknown = []
     reported = source.test
     if reported is None:
-        reported = split(source, reported=limit, train=1, validation=1, seed=seed).reported
+        reported = split(source, reported=max_test_images, train=1, validation=1, seed=seed).reported
     _note(used, reported, "reported on")
     for card in cards:
         splits = _splits_of(card, source)
@@ -82,7 +88,7 @@ def refuse_calibrated(reported: ImageSet, digests: Iterable[str]) -> None:
     if both:
         raise BadDataError(
             f"the guard was calibrated on {both} of these {len(reported)} images; report on others (its own --seed and "
-            "--limit keep them apart)"
+            "--max-test-images keep them apart)"
         )
 
 

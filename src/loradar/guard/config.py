@@ -16,7 +16,7 @@ class GuardBuildConfig(Config):
     data: str = Field(
         "digits", description="digits, hub:OWNER/NAME, parquet files, an image folder, cifar-10-batches-py."
     )
-    attack: list[str] = Field(
+    attacks: list[str] = Field(
         ["roa", "fia", "pgd"],
         description="A threat to know: [MYNAME=]NAME[:key=value,...]. The adapter of its name is its specialist.",
     )
@@ -24,7 +24,7 @@ class GuardBuildConfig(Config):
         500, ge=8, description="Images to calibrate on, that no adapter trained or is reported on."
     )
     calibration_data: str | None = Field(None, description="Take them from here. Default: what --data has left.")
-    limit: Count = Field(
+    max_test_images: Count = Field(
         500, ge=1, description="Images reported: the first so many of the test split; never used here."
     )
     out: Path = Field(Path("runs/guard"), description="Folder for the guard.")
@@ -34,10 +34,10 @@ class GuardBuildConfig(Config):
     base_votes: bool = Field(False, description="The base's vote counts among the adapters'.")
     abstain: float = Field(0.0, ge=0, le=1, description="No answer below this confidence.")
     cascade: bool = Field(True, description="Images that look clean get the base's answer; the adapters do not run.")
-    gate_miss: float = Field(
+    gate_fnr: float = Field(
         0.02, ge=0, le=1, description="Attacked calibration images that may look clean, of any kind."
     )
-    false_alarms: float = Field(
+    max_fpr: float = Field(
         0.01, gt=0, lt=0.5, description="Clean calibration images that may be named a threat or unknown."
     )
     respond: list[str] = Field(
@@ -56,13 +56,13 @@ class GuardAuditConfig(Config):
 
     guard: Path = Field(..., description="A guard's folder, as `guard build` writes it.")
     base: str | None = Field(None, description="The base, where it is no longer at the place that the guard names.")
-    contender: list[Path] = Field(
+    candidate: list[Path] = Field(
         [], description="Adapter folder to measure beside the guard. May be given several times."
     )
     data: str = Field(
         "digits", description="digits, hub:OWNER/NAME, parquet files, an image folder, cifar-10-batches-py."
     )
-    attack: list[str] = Field([], description="[MYNAME=]NAME[:key=value,...]. Default: the threats of the guard.")
+    attacks: list[str] = Field([], description="[MYNAME=]NAME[:key=value,...]. Default: the threats of the guard.")
     unfitted: list[str] = Field(
         ["fgsm", "noise", "defocus_blur", "contrast"],
         description="Threats that the identifier never saw: attacks, and corruptions such as contrast.",
@@ -73,9 +73,11 @@ class GuardAuditConfig(Config):
     threat: list[Literal["transfer", "adaptive"]] = Field(
         ["transfer", "adaptive"], description="transfer: crafted on the base. adaptive: through the guard itself."
     )
-    limit: Count = Field(500, ge=1, description="Images: the first so many of the test split.")
-    adaptive_limit: Count = Field(None, ge=1, description="Of these, for the adaptive rows. Default: all.")
-    certify_limit: Count = Field(None, ge=1, description="Of these, for the certificate of masking. Default: all.")
+    max_test_images: Count = Field(500, ge=1, description="Images: the first so many of the test split.")
+    max_adaptive_images: Count = Field(None, ge=1, description="Of these, for the adaptive rows. Default: all.")
+    max_certified_images: Count = Field(
+        None, ge=1, description="Of these, for the certificate of masking. Default: all."
+    )
     evade_steps: int = Field(20, ge=1, description="Steps of the attacks that also try to be named clean.")
     out: Path = Field(Path("runs/guard-audit"), description="Folder for report.json, report.md, report.html.")
     batch_size: int = Field(128, ge=1, description="Images a forward pass.")

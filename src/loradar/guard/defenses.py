@@ -15,8 +15,8 @@ from loradar.core.types import Images
 from loradar.guard.features import block_dct, loudest
 
 Transform: TypeAlias = Literal["inpaint", "smooth", "jpeg", "bit-depth"]
-Measure: TypeAlias = Literal["mask", "inpaint", "smooth", "jpeg", "bit-depth"]
-MEASURES: tuple[Measure, ...] = ("mask", "inpaint", "smooth", "jpeg", "bit-depth")
+Defense: TypeAlias = Literal["mask", "inpaint", "smooth", "jpeg", "bit-depth"]
+DEFENSES: tuple[Defense, ...] = ("mask", "inpaint", "smooth", "jpeg", "bit-depth")
 """`mask` answers by two-round masking (see `masking`); the others change the image, which is then judged again."""
 
 BITS = 4

@@ -48,7 +48,7 @@ def judged(guard: Guard, x: Images, *, batch_size: int) -> Judged:
     """The verdict on all of `x`, in batches. Answers are -1 where the guard abstains."""
     device = device_of(guard)
     with torch.no_grad():
-        found = [guard.judge(batch.to(device)) for batch in torch.split(x, batch_size)]
+        found = [guard.predict_full(batch.to(device)) for batch in torch.split(x, batch_size)]
     return Judged(
         answers=torch.cat([v.answers for v in found]).cpu(),
         posterior=torch.cat([v.posterior for v in found]).cpu(),

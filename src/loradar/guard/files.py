@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 
 from loradar.core.errors import BadConfigError, BadFileError
 from loradar.core.files import sha256, write_atomically
+from loradar.core.names import GUARD_RECORD, GUARD_TENSORS
 from loradar.guard.identify import Identifier
 from loradar.guard.settings import GuardSettings
 
-RECORD, TENSORS = "guard.json", "guard.safetensors"
 SCHEMA = 2
 
 
@@ -49,24 +49,28 @@ def save_guard(folder: Path, record: GuardRecord, identifier: Identifier, gate: 
     }
     data = safetensors.torch.save(tensors)
     content = {"schema": SCHEMA, "sha256": sha256(data), **json.loads(_RECORD.dump_json(record))}
-    write_atomically(folder / TENSORS, data)
-    write_atomically(folder / RECORD, json.dumps(content, indent=2).encode())
+    write_atomically(folder / GUARD_TENSORS, data)
+    write_atomically(folder / GUARD_RECORD, json.dumps(content, indent=2).encode())
 
 
 def read_guard(folder: Path) -> tuple[GuardRecord, Identifier, Identifier]:
     """The record, the identifier and the gate. Raises BadFileError for what is missing, damaged or tampered with."""
     try:
-        content, data = json.loads((folder / RECORD).read_bytes()), (folder / TENSORS).read_bytes()
+        content, data = json.loads((folder / GUARD_RECORD).read_bytes()), (folder / GUARD_TENSORS).read_bytes()
     except OSError as error:
         raise BadFileError(
             f"cannot read {error.filename}: {error.strerror}; expected a guard's folder, as `loradar guard build` writes it"
         ) from error
     except ValueError as error:
-        raise BadFileError(f"{folder / RECORD} is not JSON ({error}); build the guard anew") from error
+        raise BadFileError(f"{folder / GUARD_RECORD} is not JSON ({error}); build the guard anew") from error
     if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
-        raise BadFileError(f"{folder / RECORD} has another schema; this loradar reads {SCHEMA}: build the guard anew")
+        raise BadFileError(
+            f"{folder / GUARD_RECORD} has another schema; this loradar reads {SCHEMA}: build the guard anew"
+        )
     if content.pop("sha256", "") != sha256(data):
-        raise BadFileError(f"{folder / TENSORS} is truncated or changed: {RECORD} has another sha256; get it anew")
+        raise BadFileError(
+            f"{folder / GUARD_TENSORS} is truncated or changed: {GUARD_RECORD} has another sha256; get it anew"
+        )
     try:
         record = _RECORD.validate_json(json.dumps(content))
         tensors = safetensors.torch.load(data)
@@ -80,7 +84,9 @@ def read_guard(folder: Path) -> tuple[GuardRecord, Identifier, Identifier]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the text"
-        raise BadFileError(f"{folder / RECORD} is damaged: {where}: {first['msg']}; get the folder anew") from error
+        raise BadFileError(
+            f"{folder / GUARD_RECORD} is damaged: {where}: {first['msg']}; get the folder anew"
+        ) from error
     except (SafetensorError, BadConfigError) as error:
         raise BadFileError(f"{folder} holds no whole guard ({error}); get it anew") from error
     return record, identifier, gate

@@ -107,18 +107,18 @@ class Guard(nn.Module):
         self.register_buffer("digest", digest.to(parts.costs.device))
         self.eval()
 
-    def altered(self, **changes: object) -> "Guard":
+    def replace(self, **changes: object) -> "Guard":
         """The same parts under settings with these fields changed. Raises BadConfigError."""
         return Guard(self.parts, dataclasses.replace(self.settings, **changes))  # type: ignore[arg-type]
 
     def forward(self, x: Images) -> Logits:
-        return self.judge(x).logits
+        return self.predict_full(x).logits
 
-    def judge(self, x: Images) -> Verdict:
+    def predict_full(self, x: Images) -> Verdict:
         """Everything that is to be said of `x`."""
         settings, exporting = self.settings, torch.compiler.is_exporting()
-        shared = self.enter(x)
-        base = self.opinion(0, shared)
+        shared = self.shared_features(x)
+        base = self.voter_log_probs(0, shared)
         statistics = residual_statistics(x.float(), window=settings.window)
         seen = torch.cat([statistics, opinion_features(base[None])], dim=1)
         passed = self.gate(seen)
@@ -146,14 +146,14 @@ class Guard(nn.Module):
             measured=full.measured & ~skipped,
         )
 
-    def enter(self, x: Images) -> tuple[Tensor, ...]:
+    def shared_features(self, x: Images) -> tuple[Tensor, ...]:
         """What the voters share."""
         if self.dtype is not None:
             x = x.float().contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):
             return cast(tuple[Tensor, ...], self.trunk(x))
 
-    def opinion(self, voter: int, shared: tuple[Tensor, ...]) -> Tensor:
+    def voter_log_probs(self, voter: int, shared: tuple[Tensor, ...]) -> Tensor:
         """(batch, classes) calibrated log-probabilities of one voter, float32."""
         with torch.autocast(shared[0].device.type, self.dtype, enabled=self.dtype is not None):
             logits = self.tails[voter](*shared)
@@ -162,7 +162,7 @@ class Guard(nn.Module):
 
     def log_probs(self, shared: tuple[Tensor, ...]) -> Tensor:
         """(voters, batch, classes) the opinion of each."""
-        return torch.stack([self.opinion(voter, shared) for voter in range(len(self.tails))])
+        return torch.stack([self.voter_log_probs(voter, shared) for voter in range(len(self.tails))])
 
     def opinions(self, log_probs: Tensor, posterior: Tensor) -> Opinions:
         """What the fusion rule is given: those voters whose votes count."""
@@ -172,7 +172,7 @@ class Guard(nn.Module):
 
     def _consult(self, x: Images, shared: tuple[Tensor, ...], base: Tensor, statistics: Tensor) -> _Consulted:
         """All voters on all of `x`, and the response."""
-        log_probs = torch.stack([base, *(self.opinion(v, shared) for v in range(1, len(self.tails)))])
+        log_probs = torch.stack([base, *(self.voter_log_probs(v, shared) for v in range(1, len(self.tails)))])
         seen = torch.cat([statistics, opinion_features(log_probs)], dim=1)
         posterior = self.identifier(seen)
         fused = _Consulted(
@@ -192,17 +192,17 @@ class Guard(nn.Module):
             return verdict
         names = verdict.named.argmax(1)
         changed, moved = x, torch.zeros_like(verdict.measured)
-        for measure, transform in transforms(self.settings.window).items():
-            rows = torch.tensor([measure in measures for measures in taken], device=x.device)[names]
+        for defense, transform in transforms(self.settings.window).items():
+            rows = torch.tensor([defense in defenses for defenses in taken], device=x.device)[names]
             changed = torch.where(rows[:, None, None, None], transform(changed), changed)
             moved = moved | rows
         logits, passes = verdict.logits, verdict.passes
         if torch.compiler.is_exporting() or bool(moved.any()):
-            again = self.log_probs(self.enter(changed))
+            again = self.log_probs(self.shared_features(changed))
             fused = FUSIONS[self.settings.fusion](self.opinions(again, verdict.posterior))
             logits = torch.where(moved[:, None], fused, logits)
             passes = passes + moved * self.costs.sum()
-        masked = torch.tensor(["mask" in measures for measures in taken], device=x.device)[names]
+        masked = torch.tensor(["mask" in defenses for defenses in taken], device=x.device)[names]
         logits, passes = self._mask(changed, masked, logits, passes)
         return dataclasses.replace(verdict, logits=logits, passes=passes, measured=moved | masked)
 
@@ -224,7 +224,7 @@ class Guard(nn.Module):
 
     def masker(self, x: Images) -> Logits:
         """The voter that masking asks."""
-        return self.opinion(self.settings.voters.index(self.settings.masker), self.enter(x))
+        return self.voter_log_probs(self.settings.voters.index(self.settings.masker), self.shared_features(x))
 
     def _spread(self, part: _Consulted, rows: Tensor, count: int) -> _Consulted:
         """What was said of some rows among `count`, the others left empty."""

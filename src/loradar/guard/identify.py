@@ -158,21 +158,21 @@ def fit_identifier(
     return found
 
 
-def fit_prior(posterior: Tensor, kinds: Tensor, *, false_alarms: float) -> dict[str, float]:
-    """The largest prior of unknown (1 at most), and then the least of clean (1 at least), that keep to `false_alarms`.
+def fit_prior(posterior: Tensor, kinds: Tensor, *, max_fpr: float) -> dict[str, float]:
+    """The largest prior of unknown (1 at most), and then the least of clean (1 at least), that keep to `max_fpr`.
 
     They are thresholds in the form of odds, not frequencies. `posterior` (n, labels) is that of `Identifier.among_near` for
     images that are; `kinds` (n,) say what was done to them, none of it unknown. That share of the attacked images may be called
     unknown, and half of it of the clean ones anything but clean: the other half is for images that are far from everything
-    known, which no prior moves. Neither goes beyond `false_alarms` to 1: where a promise would need more than that, one odd
+    known, which no prior moves. Neither goes beyond `max_fpr` to 1: where a promise would need more than that, one odd
     image among few would silence the identifier, and the promise is not kept.
     """
     clean, threats, unknown = posterior[:, 0], posterior[:, 1:-1].amax(1), posterior[:, -1]
     odds = (threats / unknown.clamp_min(_LEAST))[kinds > 0]
     # a hair on the safe side: who sits on the quantile itself is among those that must be called what they are
-    rare = max(false_alarms, min(1.0, float(_most(odds, false_alarms)) * (1 - _HAIR)))
+    rare = max(max_fpr, min(1.0, float(_most(odds, max_fpr)) * (1 - _HAIR)))
     odds = (torch.maximum(threats, rare * unknown) / clean.clamp_min(_LEAST))[kinds == 0]
-    usual = min(1 / false_alarms, max(1.0, float(_least(odds, 1 - false_alarms / 2)) * (1 + _HAIR)))
+    usual = min(1 / max_fpr, max(1.0, float(_least(odds, 1 - max_fpr / 2)) * (1 + _HAIR)))
     return {CLEAN: usual, UNKNOWN: rare}
 
 

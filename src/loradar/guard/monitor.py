@@ -20,7 +20,7 @@ class Event:
     level: Level
     reason: str
     counts: dict[str, int]
-    measures: tuple[str, ...] = ()
+    defenses: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -64,14 +64,14 @@ class TrafficMonitor:
         suspected = sum(name != CLEAN for name in self._names)
         return suspected / len(self._names) if self._names else 0.0
 
-    def observe(self, name: str, *, measures: Sequence[str] = (), confidence: float = 1.0) -> list[Event]:
+    def observe(self, name: str, *, defenses: Sequence[str] = (), confidence: float = 1.0) -> list[Event]:
         """Takes note of one image's name and of what was done to it; returns what was decided, with reasons."""
         image, self.seen = self.seen, self.seen + 1
         self._names.append(name)
         events = []
-        if measures:
+        if defenses:
             reason = f"named {name} with probability {confidence:.2f} at level {self.level}"
-            events.append(self._event("measures", image, reason, tuple(measures)))
+            events.append(self._event("measures", image, reason, tuple(defenses)))
         if self.fixed is None and len(self._names) >= self.minimum:
             events += self._switch(image)
         return events
@@ -87,5 +87,5 @@ class TrafficMonitor:
             return [self._event("lowered", image, f"{told}, which is down to {self.lower_at:.0%}")]
         return []
 
-    def _event(self, kind: Kind, image: int, reason: str, measures: tuple[str, ...] = ()) -> Event:
-        return Event(kind=kind, image=image, level=self.level, reason=reason, counts=self.counts, measures=measures)
+    def _event(self, kind: Kind, image: int, reason: str, defenses: tuple[str, ...] = ()) -> Event:
+        return Event(kind=kind, image=image, level=self.level, reason=reason, counts=self.counts, defenses=defenses)

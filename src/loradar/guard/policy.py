@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from loradar.core.errors import BadConfigError, did_you_mean
-from loradar.guard.defenses import MEASURES, Measure
+from loradar.guard.defenses import DEFENSES, Defense
 
 Level: TypeAlias = Literal["calm", "raised"]
 CLEAN, UNKNOWN = "clean", "unknown"
@@ -19,9 +19,9 @@ class Policy:
     `mask`, the answer is that of masking, and what other measures did to the image is seen by it.
     """
 
-    responses: Mapping[str, tuple[Measure, ...]] = field(default_factory=dict)
-    forced: tuple[Measure, ...] = ()
-    forbidden: tuple[Measure, ...] = ()
+    responses: Mapping[str, tuple[Defense, ...]] = field(default_factory=dict)
+    forced: tuple[Defense, ...] = ()
+    forbidden: tuple[Defense, ...] = ()
 
     def check(self, threats: tuple[str, ...]) -> None:
         """Raises BadConfigError for a threat that is not among `threats` or `unknown`, or a measure that is none.
@@ -31,21 +31,21 @@ class Policy:
         if CLEAN in threats or UNKNOWN in threats:
             raise BadConfigError(f"a threat is called {CLEAN!r} or {UNKNOWN!r}; these names are taken, choose another")
         known = (*threats, UNKNOWN)
-        for threat, measures in self.responses.items():
+        for threat, defenses in self.responses.items():
             if threat not in known:
                 raise BadConfigError(f"the policy names the threat {threat!r}; {did_you_mean(threat, known)}")
-            _check_measures(measures)
+            _check_measures(defenses)
         _check_measures((*self.forced, *self.forbidden))
         if both := set(self.forced) & set(self.forbidden):
             raise BadConfigError(f"the policy both forces and forbids {min(both)!r}; expected one of the two")
 
-    def taken(self, threat: str, level: Level) -> tuple[Measure, ...]:
+    def taken(self, threat: str, level: Level) -> tuple[Defense, ...]:
         """What is done to an image named `threat`, in the order of MEASURES' transforms, masking last."""
         asked = {*self.forced, *(self.responses.get(threat, ()) if level == "raised" else ())}
-        return tuple(m for m in (*MEASURES[1:], MEASURES[0]) if m in asked - set(self.forbidden))
+        return tuple(m for m in (*DEFENSES[1:], DEFENSES[0]) if m in asked - set(self.forbidden))
 
 
-def _check_measures(measures: tuple[Measure, ...]) -> None:
-    for measure in measures:
-        if measure not in MEASURES:
-            raise BadConfigError(f"the policy names the measure {measure!r}; {did_you_mean(measure, MEASURES)}")
+def _check_measures(defenses: tuple[Defense, ...]) -> None:
+    for defense in defenses:
+        if defense not in DEFENSES:
+            raise BadConfigError(f"the policy names the measure {defense!r}; {did_you_mean(defense, DEFENSES)}")

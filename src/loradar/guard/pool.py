@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from loradar.adapters import Adapter, AdapterPool, fingerprint, fold, load
+from loradar.adapters import Adapter, AdapterPool, fingerprint, load, merge_weights
 from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
 from loradar.core.files import sha256
+from loradar.core.names import ADAPTER_WEIGHTS
 from loradar.core.types import Images, Labels
 from loradar.evaluation import predict
 from loradar.guard.files import GuardRecord, read_guard
@@ -18,9 +19,15 @@ from loradar.guard.guard import Guard, Parts
 from loradar.guard.identify import Identifier
 from loradar.guard.settings import BASE
 from loradar.guard.trunk import share
-from loradar.models import Base, Precision, cast_weights, frozen, mergeable, open_base, resolve_precision
-
-WEIGHTS = "adapter_model.safetensors"
+from loradar.models import (
+    Base,
+    Precision,
+    cast_weights,
+    foldable_conv_bn,
+    open_base,
+    optimize_for_inference,
+    resolve_precision,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +59,7 @@ def open_guard(
         )
     adapters = {name: load(folder / "adapters" / name) for name in record.adapters}
     for name, digest in record.adapters.items():
-        if sha256((folder / "adapters" / name / WEIGHTS).read_bytes()) != digest:
+        if sha256((folder / "adapters" / name / ADAPTER_WEIGHTS).read_bytes()) != digest:
             raise BadFileError(f"the adapter {name!r} in {folder} is not the one it was calibrated with; build it anew")
     voters = folded(opened, adapters)
     parts = parts_of(opened, voters, identifier, gate, costs=record.costs, precision=precision)
@@ -77,7 +84,10 @@ def named_adapters(folders: Sequence[Path]) -> dict[str, Adapter]:
 def folded(base: Base, adapters: Mapping[str, Adapter]) -> dict[str, nn.Module]:
     """The base and every adapter on merged weights, by name. Raises WrongBaseError for an adapter of another base."""
     device = next(base.model.parameters()).device
-    return {BASE: base.model, **{name: fold(base.model, adapter.to(device)) for name, adapter in adapters.items()}}
+    return {
+        BASE: base.model,
+        **{name: merge_weights(base.model, adapter.to(device)) for name, adapter in adapters.items()},
+    }
 
 
 def parts_of(
@@ -91,8 +101,8 @@ def parts_of(
 ) -> Parts:
     """What a guard is made of: frozen copies on the base's device, their weights in the type that they compute in."""
     device = next(base.model.parameters()).device
-    merge = mergeable(base.model)
-    trunk, tails = share([frozen(model, "fp32", merge=merge) for model in voters.values()])
+    merge = foldable_conv_bn(base.model)
+    trunk, tails = share([optimize_for_inference(model, "fp32", merge=merge) for model in voters.values()])
     dtype = resolve_precision(precision, device)
     if dtype != torch.float32:
         for part in (trunk, *tails):

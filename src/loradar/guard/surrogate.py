@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loradar.core.types import Images, Logits
-from loradar.guard.defenses import Measure, transforms
+from loradar.guard.defenses import Defense, transforms
 from loradar.guard.features import opinion_features, residual_statistics
 from loradar.guard.fusion import SURROGATES
 from loradar.guard.guard import Guard
@@ -31,7 +31,7 @@ class Surrogate(nn.Module):
         super().__init__()
         # rules that are attacked through the same pool get the very same surrogate, so that its images serve both
         same = {"majority": "mean", "routed": "soft-routed"}.get(guard.settings.fusion)
-        self.guard = guard.altered(fusion=same) if same else guard
+        self.guard = guard.replace(fusion=same) if same else guard
 
     def forward(self, x: Images) -> Logits:
         return self.attacked(x)[0]
@@ -52,7 +52,7 @@ class Surrogate(nn.Module):
     def _look(self, x: Images) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log-probabilities of all voters, the log-posterior, that under the prior, and the image's statistics."""
         guard = self.guard
-        log_probs = guard.log_probs(guard.enter(x))
+        log_probs = guard.log_probs(guard.shared_features(x))
         statistics = residual_statistics(x.float(), window=guard.settings.window)
         features = torch.cat([statistics, opinion_features(log_probs)], dim=1)
         identifier = guard.identifier
@@ -61,7 +61,7 @@ class Surrogate(nn.Module):
     def _responded(self, x: Images, log_probs: Tensor, posterior: Tensor, log_named: Tensor) -> Logits:
         """The softened fusion; where the policy acts, mixed over its chains of measures by the probability of each name."""
         guard, settings = self.guard, self.guard.settings
-        chains: dict[tuple[Measure, ...], list[int]] = defaultdict(list)
+        chains: dict[tuple[Defense, ...], list[int]] = defaultdict(list)
         for index, label in enumerate(settings.labels):
             chains[settings.policy.taken(label, settings.level)].append(index)
         parts = []
@@ -75,13 +75,13 @@ class Surrogate(nn.Module):
             parts.append(log_named[:, labels].logsumexp(1, keepdim=True) + logits.log_softmax(1))
         return torch.stack(parts).logsumexp(0)
 
-    def _chain(self, x: Images, chain: tuple[Measure, ...], posterior: Tensor) -> Logits:
+    def _chain(self, x: Images, chain: tuple[Defense, ...], posterior: Tensor) -> Logits:
         guard = self.guard
-        for measure, transform in transforms(guard.settings.window).items():
-            x = transform(x) if measure in chain else x
+        for defense, transform in transforms(guard.settings.window).items():
+            x = transform(x) if defense in chain else x
         if "mask" in chain:
             return self._masked(x)
-        return SURROGATES[guard.settings.fusion](guard.opinions(guard.log_probs(guard.enter(x)), posterior))
+        return SURROGATES[guard.settings.fusion](guard.opinions(guard.log_probs(guard.shared_features(x)), posterior))
 
     def _masked(self, x: Images) -> Logits:
         masks = self.guard.mask_set.masks((x.shape[2], x.shape[3])).to(x.device)

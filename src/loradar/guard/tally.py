@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from loradar.core.types import Threat
-from loradar.evaluation import Row
+from loradar.evaluation import AccuracyResult
 
 UNION = (
     "Union: an image counts only if it is answered rightly clean, under every transferred attack, and under every adaptive "
@@ -18,9 +18,9 @@ UNION = (
 
 @dataclass(frozen=True, kw_only=True)
 class Meeting:
-    """One contender under one attack (its repr) in one threat model."""
+    """One candidate under one attack (its repr) in one threat model."""
 
-    contender: str
+    candidate: str
     attack: str
     threat: Threat
 
@@ -35,23 +35,23 @@ class Tally:
     costs: Mapping[str, float]
     seed: int
 
-    def rows(self) -> list[Row]:
-        return [self._row(m.contender, m.attack, m.threat, right) for m, right in self.meetings.items()]
+    def rows(self) -> list[AccuracyResult]:
+        return [self._row(m.candidate, m.attack, m.threat, right) for m, right in self.meetings.items()]
 
-    def mixtures(self) -> list[Row]:
+    def mixtures(self) -> list[AccuracyResult]:
         """Clean and all transferred attacks in equal parts."""
         found = []
         for name in self.against:
-            mine = [r for m, r in self.meetings.items() if m.contender == name and m.threat != "adaptive"]
+            mine = [r for m, r in self.meetings.items() if m.candidate == name and m.threat != "adaptive"]
             if len(mine) > 1:
                 found.append(self._row(name, f"mixture(attacks={len(mine) - 1})", "transfer", torch.cat(mine)))
         return found
 
-    def unions(self) -> list[Row]:
+    def unions(self) -> list[AccuracyResult]:
         """An image counts only where it survives everything."""
         found = []
         for name in self.against:
-            mine = {m: r for m, r in self.meetings.items() if m.contender == name}
+            mine = {m: r for m, r in self.meetings.items() if m.candidate == name}
             if any(m.threat == "adaptive" for m in mine):
                 few = min(len(r) for r in mine.values())
                 right = torch.stack([r[:few] for r in mine.values()]).all(0) & self.pooled.get(name, torch.tensor(True))
@@ -59,8 +59,8 @@ class Tally:
                 found.append(self._row(name, f"union(attacks={tried})", "adaptive", right))
         return found
 
-    def _row(self, name: str, attack: str, threat: Threat, right: Tensor) -> Row:
-        return Row.count(
+    def _row(self, name: str, attack: str, threat: Threat, right: Tensor) -> AccuracyResult:
+        return AccuracyResult.count(
             model=name,
             attack=attack,
             threat=threat,

@@ -34,7 +34,7 @@ class Finding:
     voters: Mapping[str, tuple[str, float] | None]
     suspected: str
     probability: float
-    measures: tuple[str, ...]
+    defenses: tuple[str, ...]
     level: Level
     passes: float
 
@@ -50,14 +50,14 @@ class Traffic:
         """Findings of a batch, in order, and what was decided over it."""
         guard = self.opened.guard
         if guard.settings.level != self.monitor.level:
-            guard = guard.altered(level=self.monitor.level)
+            guard = guard.replace(level=self.monitor.level)
         with torch.no_grad():
-            verdict = guard.judge(x.to(device_of(guard)))
+            verdict = guard.predict_full(x.to(device_of(guard)))
         findings = [self._finding(guard, verdict, index, name) for index, name in enumerate(names)]
         events = [
             event
             for found in findings
-            for event in self.monitor.observe(found.suspected, measures=found.measures, confidence=found.probability)
+            for event in self.monitor.observe(found.suspected, defenses=found.defenses, confidence=found.probability)
         ]
         return findings, events
 
@@ -73,7 +73,7 @@ class Traffic:
             voters={v: self._vote(verdict.log_probs[i, index]) for i, v in enumerate(settings.voters)},
             suspected=suspected,
             probability=float(probability),
-            measures=settings.policy.taken(suspected, settings.level) if bool(verdict.measured[index]) else (),
+            defenses=settings.policy.taken(suspected, settings.level) if bool(verdict.measured[index]) else (),
             level=settings.level,
             passes=float(verdict.passes[index]),
         )

@@ -16,7 +16,7 @@ class DataConfig(Config):
     )
     train: Count = Field(None, ge=1, description="Images to train on: a fixed random part. Default: all.")
     validation: int = Field(500, ge=1, description="Images held out to select the epoch; never reported.")
-    limit: Count = Field(500, ge=1, description="Images reported: the first so many of the test split.")
+    max_test_images: Count = Field(500, ge=1, description="Images reported: the first so many of the test split.")
 
 
 class PretrainConfig(DataConfig):
@@ -43,18 +43,22 @@ class HardenConfig(DataConfig):
     transfer_attacks: list[str] | None = Field(None, description="Reported, against the base. Default: --attacks.")
     adaptive_attacks: list[str] | None = Field(None, description="Reported, against each model. Default: --attacks.")
     adaptive: Literal["own", "all", "none"] = Field("own", description="Adaptive rows: own attack, all attacks, none.")
-    adaptive_limit: Count = Field(None, ge=1, description="Reported images for the adaptive rows. Default: --limit.")
-    targets: list[str] = Field(["block-conv1+stem"], description="Preset or patterns: which layers get a delta.")
+    max_adaptive_images: Count = Field(
+        None, ge=1, description="Reported images for the adaptive rows. Default: --max-test-images."
+    )
+    target_modules: list[str] = Field(["block-conv1+stem"], description="Preset or patterns: which layers get a delta.")
     rank: int = Field(4, ge=1, description="Rank of each delta.")
-    alpha: float | None = Field(None, gt=0, description="Scale is alpha / rank. Default: the rank.")
-    start: Literal["random", "zeros", "svd"] = Field("random", description="zeros is the literal start; never learns.")
+    lora_alpha: float | None = Field(None, gt=0, description="Scale is alpha / rank. Default: the rank.")
+    init: Literal["random", "zeros", "svd"] = Field("random", description="zeros is the literal start; never learns.")
     norm: Literal["frozen", "owned"] = Field("frozen", description="owned: statistics move and belong to the adapter.")
     attack_target: Literal["base", "defended"] = Field(
         "base", description="base: crafted once, kept on disk. defended: against the plugged model, every step."
     )
     baselines: bool = Field(True, description="Also train fc-only and fc+norm, so that the deltas earn their place.")
     literal: bool = Field(False, description="Also train each adapter from both factors at zero.")
-    keep: float = Field(0.0, ge=0, description="Weight of staying with the base's answers on clean images (KL).")
+    distill_weight: float = Field(
+        0.0, ge=0, description="Weight of staying with the base's answers on clean images (KL)."
+    )
     epochs: int = Field(10, ge=1, description="Passes over the training images.")
     batch_size: int = Field(128, ge=1, description="Clean images a step; as many attacked ones beside them.")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Who descends.")
@@ -78,11 +82,11 @@ class AuditConfig(Config):
     data: str = Field(
         "digits", description="digits, hub:OWNER/NAME, parquet files, an image folder, cifar-10-batches-py."
     )
-    attack: list[str] = Field(["pgd"], description="NAME[:key=value,...]. May be given several times.")
+    attacks: list[str] = Field(["pgd"], description="NAME[:key=value,...]. May be given several times.")
     threat: list[Literal["transfer", "adaptive"]] = Field(
         ["transfer", "adaptive"], description="transfer: crafted on the base. adaptive: on the measured model."
     )
-    limit: Count = Field(500, ge=1, description="Images: the first so many of the test split.")
+    max_test_images: Count = Field(500, ge=1, description="Images: the first so many of the test split.")
     out: Path = Field(Path("runs/audit"), description="Folder for report.json, report.md, report.html.")
     batch_size: int = Field(128, ge=1, description="Images a forward pass.")
     cache: Path = Field(Path("~/.cache/loradar"), description="Where attacked images are kept between runs.")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from loradar.core.names import BASE_CONFIG
 from loradar.core.types import Progress
 from loradar.jobs.config import HardenConfig, PretrainConfig
 from loradar.jobs.harden import harden
@@ -27,9 +28,16 @@ SETTINGS: dict[str, Any] = {
 
 def demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> Path:
     """A base on handwritten digits, adapters against ROA, FIA and PGD, and the report, whose path is returned."""
-    shared: dict[str, Any] = {"data": "digits", "validation": 100, "limit": 200, "flip": False, "crop": 2, "seed": seed}
+    shared: dict[str, Any] = {
+        "data": "digits",
+        "validation": 100,
+        "max_test_images": 200,
+        "flip": False,
+        "crop": 2,
+        "seed": seed,
+    }
     base = out / "base"
-    if not (base / "config.json").exists():
+    if not (base / BASE_CONFIG).exists():
         # weight gradients of narrow layers are slower in bf16 than in fp32 on processors
         settings = {"architecture": "timm:test_resnet", "epochs": 15, "learning_rate": 0.3, "batch_size": 64}
         settings |= {"precision": "fp32", "out": base, **shared}

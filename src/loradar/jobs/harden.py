@@ -9,19 +9,29 @@ import torch
 
 from loradar.adapters import Adapter, load, plug, save
 from loradar.attacks import named_attacks
-from loradar.core.config import claim
+from loradar.core.config import check_run_settings
 from loradar.core.modules import evaluating
+from loradar.core.names import ADAPTER_WEIGHTS
 from loradar.core.types import Attack, Progress
 from loradar.data import Splits, load_source, split
-from loradar.evaluation import Check, Leak, Picture, Row, check_classes, check_transfer, everything, versions
+from loradar.evaluation import (
+    AccuracyResult,
+    Check,
+    LabelLeakResult,
+    Picture,
+    check_classes,
+    check_transfer,
+    everything,
+    versions,
+)
 from loradar.evaluation import candidates as figures
-from loradar.evaluation.candidates import Contender, Reported
+from loradar.evaluation.candidates import Candidate, ReportedImages
 from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.jobs.config import HardenConfig
 from loradar.jobs.members import Member, plan
 from loradar.jobs.train_adapter import Trained, train_adapter
 from loradar.models import open_base
-from loradar.report.schema import Curve, Point, Replugged, Report, Size
+from loradar.report.schema import Curve, Point, ReloadCheck, Report, Size
 from loradar.report.writing import write_report
 
 CRITERION = "most right answers on the validation split, clean and attacked counted alike"
@@ -43,13 +53,19 @@ def harden(config: HardenConfig, *, progress: Progress | None = None) -> Path:
     base = open_base(config.base, config.device)
     source = load_source(config.data, size=base.input_size[1:])
     check_classes(base, source)
-    splits = split(source, train=config.train, validation=config.validation, reported=config.limit, seed=config.seed)
-    claim(config)
+    splits = split(
+        source, train=config.train, validation=config.validation, reported=config.max_test_images, seed=config.seed
+    )
+    check_run_settings(config)
     bench = open_bench(base, config, progress)
     trained = [train_adapter(m, bench, splits, config, config.out / "work" / m.name) for m in members]
     x, y = everything(splits.reported)
     measuring = _Measuring(
-        bench=bench, config=config, transfer=transfer, adaptive=adaptive, reported=Reported(x=x, y=y, seed=config.seed)
+        bench=bench,
+        config=config,
+        transfer=transfer,
+        adaptive=adaptive,
+        reported=ReportedImages(x=x, y=y, seed=config.seed),
     )
     report = _report(measuring, trained, splits, base.classes or source.classes)
     for one in trained:
@@ -68,21 +84,21 @@ class _Measuring:
     config: HardenConfig
     transfer: dict[str, Attack]
     adaptive: dict[str, Attack]
-    reported: Reported
+    reported: ReportedImages
 
-    def rows(self, one: Contender, member: Member | None) -> list[Row]:
+    def rows(self, one: Candidate, member: Member | None) -> list[AccuracyResult]:
         """Clean, transfer and adaptive. The base (no member) and adapters meet every attack, baselines their own."""
         everywhere = member is None or member.kind == "adapter"
         moved = self._of(self.transfer, member, "all" if everywhere else "own")
         own = self._of(self.adaptive, member, self.config.adaptive)
-        few = self.reported.first(self.config.adaptive_limit)
+        few = self.reported.first(self.config.max_adaptive_images)
         return [
             figures.clean_row(self.bench, one, self.reported),
             *(figures.transfer_row(self.bench, one, attack, self.reported) for attack in moved),
             *(figures.adaptive_row(self.bench, one, attack, few) for attack in own),
         ]
 
-    def last_rows(self, one: Contender, member: Member) -> list[Row]:
+    def last_rows(self, one: Candidate, member: Member) -> list[AccuracyResult]:
         """The cheap figures, clean and transfer, for an epoch that was not selected."""
         return [
             figures.clean_row(self.bench, one, self.reported),
@@ -103,23 +119,23 @@ class _Measuring:
 
 def _report(measuring: _Measuring, trained: Sequence[Trained], splits: Splits, classes: Sequence[str]) -> Report:
     bench, config, base = measuring.bench, measuring.config, measuring.bench.base.model
-    rows = measuring.rows(Contender(name="base", model=base), None)
-    last: list[Row] = []
-    leaks: list[Leak] = []
+    rows = measuring.rows(Candidate(name="base", model=base), None)
+    last: list[AccuracyResult] = []
+    leaks: list[LabelLeakResult] = []
     checks: list[Check] = []
     pictures: list[Picture] = []
-    replugged: list[Replugged] = []
+    replugged: list[ReloadCheck] = []
     for one in trained:
         attack = one.member.attack
-        contender = Contender.wearing(base, _on_device(bench, one.selected.folder), name=one.member.model)
-        rows += measuring.rows(contender, one.member)
-        final = Contender.wearing(base, _on_device(bench, one.last.folder), name=one.member.model)
+        candidate = Candidate.with_adapter(base, _on_device(bench, one.selected.folder), name=one.member.model)
+        rows += measuring.rows(candidate, one.member)
+        final = Candidate.with_adapter(base, _on_device(bench, one.last.folder), name=one.member.model)
         last += measuring.last_rows(final, one.member)
         replugged.append(_replug(bench, one, attack, measuring.reported))
         if one.member.kind == "adapter":
-            leaks.append(figures.leak(bench, contender, attack, measuring.reported.first(LEAK_IMAGES)))
-            checks += figures.masking(bench, contender, measuring.reported.first(MASKING_IMAGES))
-            pictures += figures.pictures(bench, contender, attack, measuring.reported, classes)
+            leaks.append(figures.leak(bench, candidate, attack, measuring.reported.first(LEAK_IMAGES)))
+            checks += figures.masking(bench, candidate, measuring.reported.first(MASKING_IMAGES))
+            pictures += figures.pictures(bench, candidate, attack, measuring.reported, classes)
     return Report(
         title="Hardening report",
         rows=tuple(rows),
@@ -141,7 +157,7 @@ def _on_device(bench: Workbench, folder: Path) -> Adapter:
     return load(folder).to(bench.device)
 
 
-def _replug(bench: Workbench, one: Trained, attack: Attack, reported: Reported) -> Replugged:
+def _replug(bench: Workbench, one: Trained, attack: Attack, reported: ReportedImages) -> ReloadCheck:
     """The adapter that training left in memory beside what its last save gives, plugged into the base again."""
     base = bench.base.model
     x = torch.cat([reported.x, figures.transferred(bench, attack, reported)])
@@ -152,7 +168,7 @@ def _replug(bench: Workbench, one: Trained, attack: Attack, reported: Reported) 
             before, after = memory(batch.to(bench.device)), again(batch.to(bench.device))
             differing += int((before.argmax(1) != after.argmax(1)).sum())
             largest = max(largest, float((before - after).abs().max()))
-    return Replugged(model=one.member.name, differing=differing, largest=largest, total=2 * len(reported.y))
+    return ReloadCheck(model=one.member.name, differing=differing, largest=largest, total=2 * len(reported.y))
 
 
 def _curve(one: Trained) -> Curve:
@@ -165,7 +181,7 @@ def _curve(one: Trained) -> Curve:
 
 def _size(one: Trained) -> Size:
     tensors = one.in_memory.state().values()
-    file = one.last.folder / "adapter_model.safetensors"
+    file = one.last.folder / ADAPTER_WEIGHTS
     return Size(model=one.member.name, bytes=file.stat().st_size, parameters=sum(t.numel() for t in tensors))
 
 

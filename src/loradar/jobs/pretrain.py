@@ -4,32 +4,34 @@ import dataclasses
 import json
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loradar.core.files import check_place
-from loradar.core.types import Images, Labels, Progress, Silent
+from loradar.core.names import BASE_CONFIG, CHECKPOINT
+from loradar.core.types import Images, NullProgress, Progress
 from loradar.data import Source, Splits, augment, load_source, split
-from loradar.evaluation import NO_ATTACK, Row, everything, predict
+from loradar.evaluation import AccuracyResult, accuracy_row, everything
 from loradar.jobs.config import PretrainConfig
-from loradar.models import Base, new_base, pick_device, quick, save_base
-from loradar.models.folders import CONFIG
+from loradar.models import Base, new_base, pick_device, save_base, with_autocast
 from loradar.training import FitSettings, clean_loss, fit
 
 
-def pretrain(config: PretrainConfig, *, progress: Progress | None = None) -> Row:
+def pretrain(config: PretrainConfig, *, progress: Progress | None = None) -> AccuracyResult:
     """Trains a base and writes it to `config.out`; returns its figure on the reported images.
 
     The last epoch is kept: nothing is selected, so neither the validation nor the reported images had a say. A run
     that was killed goes on where its last checkpoint stands. Raises LoradarError for what the caller can mend.
     """
-    progress = progress or Silent()
-    check_place(config.out, CONFIG, "a base")
+    progress = progress or NullProgress()
+    check_place(config.out, BASE_CONFIG, "a base")
     source = load_source(config.data)
-    splits = split(source, train=config.train, validation=config.validation, reported=config.limit, seed=config.seed)
+    splits = split(
+        source, train=config.train, validation=config.validation, reported=config.max_test_images, seed=config.seed
+    )
     base = _fresh(config, source, splits)
     device = pick_device(config.device)
     model = base.model.to(device).to(memory_format=torch.channels_last).train()
-    fast = quick(model, config.precision)
+    fast = with_autocast(model, config.precision)
 
     def loss_of(indices: Tensor, seed: int) -> Tensor:
         x, y = (tensor.to(device) for tensor in splits.train.fetch(indices))
@@ -38,7 +40,7 @@ def pretrain(config: PretrainConfig, *, progress: Progress | None = None) -> Row
 
     settings = _settings(config)
     # beside the folder, which is replaced as a whole at the end
-    checkpoint = config.out.with_name(f"{config.out.name}.checkpoint.safetensors")
+    checkpoint = config.out.with_name(f"{config.out.name}.{CHECKPOINT}")
     per_epoch = max(1, len(splits.train) // settings.batch_size)
     task, shown = progress.task("pretrain", per_epoch * settings.epochs * settings.batch_size), 0
     for step in fit(
@@ -52,7 +54,8 @@ def pretrain(config: PretrainConfig, *, progress: Progress | None = None) -> Row
     ):
         task.advance(step.index * settings.batch_size - shown, f"epoch {step.epoch + 1}, loss {step.loss:.3f}")
         shown = step.index * settings.batch_size
-    row = _reported(model.eval(), *everything(splits.reported), config)
+    x, y = everything(splits.reported)
+    row = accuracy_row(model.eval(), x, y, name="base", seed=config.seed, batch_size=config.batch_size)
     notes = {
         "recipe": json.loads(config.model_dump_json(exclude={"out", "device"})),
         "data": dict(splits.record),
@@ -94,8 +97,3 @@ def _statistics(x: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, for the normalisation; a constant channel gets 1."""
     std = x.std((0, 2, 3)).clamp_min(1e-3)
     return tuple(x.mean((0, 2, 3)).tolist()), tuple(std.tolist())
-
-
-def _reported(model: nn.Module, x: Images, y: Labels, config: PretrainConfig) -> Row:
-    right = int((predict(model, x, batch_size=config.batch_size) == y).sum())
-    return Row.count(model="base", attack=NO_ATTACK, threat="clean", correct=right, total=len(y), seed=config.seed)

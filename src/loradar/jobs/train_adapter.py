@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loradar.adapters import Adapter, find_targets, fold, fresh, plug, save
+from loradar.adapters import Adapter, find_targets, init_adapter, merge_weights, plug, save
 from loradar.attacks import reseeded
 from loradar.core.files import write_atomically
+from loradar.core.names import CHECKPOINT
 from loradar.core.types import Images
 from loradar.data import Splits, augment
-from loradar.evaluation import craft, everything
+from loradar.evaluation import everything, run_attack
 from loradar.evaluation.workbench import Workbench
 from loradar.jobs.config import HardenConfig
 from loradar.jobs.members import Member
-from loradar.training import FitSettings, LossOf, fit, one_to_one
+from loradar.training import FitSettings, LossOf, fit, mixed_adversarial_loss
 from loradar.training.curves import curves
 
 ELSEWHERE = {"out", "cache", "device", "tensorboard", "attacks", "transfer_attacks", "adaptive_attacks", "adaptive"}
@@ -69,7 +70,7 @@ def train_adapter(member: Member, bench: Workbench, splits: Splits, config: Hard
         state={**adapter.state(), "epoch-loss": sums},
         count=len(splits.train),
         settings=settings,
-        checkpoint=folder / "checkpoint.safetensors",
+        checkpoint=folder / CHECKPOINT,
         run=f"{member!r} {config.model_dump_json(exclude=ELSEWHERE)}",
     )
     per_epoch = max(1, len(splits.train) // settings.batch_size)
@@ -90,12 +91,12 @@ def train_adapter(member: Member, bench: Workbench, splits: Splits, config: Hard
 
 def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfig) -> Adapter:
     low_rank = member.kind in ("adapter", "zeros")
-    adapter = fresh(
+    adapter = init_adapter(
         bench.base.model,
-        targets=find_targets(bench.base.model, config.targets) if low_rank else (),
+        target_modules=find_targets(bench.base.model, config.target_modules) if low_rank else (),
         rank=config.rank,
-        alpha=config.alpha,
-        start="zeros" if member.kind == "zeros" else config.start,
+        lora_alpha=config.lora_alpha,
+        init="zeros" if member.kind == "zeros" else config.init,
         norm="owned" if member.kind == "fc+norm" else config.norm,
         seed=config.seed,
         name=member.name,
@@ -106,11 +107,11 @@ def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfi
 def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenConfig, adapter: Adapter) -> LossOf:
     """The 1:1 loss of a batch, against images crafted once on the base or crafted now on the defended model.
 
-    With `keep`, also what the clean answers have moved from the base's.
+    With `distill_weight`, also what the clean answers have moved from the base's.
     """
     base, device = bench.base.model, bench.device
     fast = bench.trainable(plug(base, adapter, merge=bench.merge).train())
-    undefended = bench.frozen(base)
+    undefended = bench.optimized(base)
     kept: Images | None = None
     if member.target == "base":
         name = f"craft {member.against}, {len(splits.train)} training images"
@@ -123,11 +124,11 @@ def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenCon
         else:
             (x,) = augment((x,), crop=config.crop, flip=config.flip, seed=seed)
             # merged weights are cheaper to attack than two branches, and give the same gradient; plug has checked the base
-            folded = bench.frozen(fold(base, adapter, check=False), member.attack)
+            folded = bench.optimized(merge_weights(base, adapter, check=False), member.attack)
             x_adv = reseeded(member.attack, seed)(folded, x, y)
         with torch.no_grad():
-            before = undefended(x) if config.keep else None
-        return one_to_one(fast, x, x_adv, y, before=before, keep=config.keep)
+            before = undefended(x) if config.distill_weight else None
+        return mixed_adversarial_loss(fast, x, x_adv, y, before=before, distill_weight=config.distill_weight)
 
     return loss_of
 
@@ -141,10 +142,10 @@ def _judge(
     kept = bench.attacked(member.attack, base, x, y, name=name) if member.target == "base" else None
 
     def judge(number: int, loss: float) -> Epoch:
-        model = bench.frozen(fold(base, adapter), member.attack)
+        model = bench.optimized(merge_weights(base, adapter), member.attack)
         x_adv = kept
         if x_adv is None:
-            x_adv = craft(member.attack, model, x, y, batch_size=bench.batch_size)
+            x_adv = run_attack(member.attack, model, x, y, batch_size=bench.batch_size)
         clean, adversarial = bench.right(model, x, y), bench.right(model, x_adv, y)
         place = folder / "epochs" / f"{number:03d}"
         epoch = Epoch(epoch=number, loss=loss, clean=clean, adversarial=adversarial, total=len(y), folder=place)

@@ -3,32 +3,32 @@
 from loradar.models.backbones import build
 from loradar.models.base import Base, new_base, wrap
 from loradar.models.folders import save_base
-from loradar.models.inference import Pair, cast_weights, frozen, mergeable, nimble
+from loradar.models.inference import Pair, cast_weights, foldable_conv_bn, optimize_for_inference, skip_padding
 from loradar.models.loading import load_base
 from loradar.models.normalized import Normalized
 from loradar.models.opening import open_base, pick_device
-from loradar.models.precision import Autocast, Precision, quick, resolve_precision
-from loradar.models.stages import Stages, staged
+from loradar.models.precision import Autocast, Precision, resolve_precision, with_autocast
+from loradar.models.stages import MultiStageFeatures, staged
 
 __all__ = [
     "Autocast",
     "Base",
+    "MultiStageFeatures",
     "Normalized",
     "Pair",
     "Precision",
-    "Stages",
     "build",
     "cast_weights",
-    "frozen",
+    "foldable_conv_bn",
     "load_base",
-    "mergeable",
     "new_base",
-    "nimble",
     "open_base",
+    "optimize_for_inference",
     "pick_device",
-    "quick",
     "resolve_precision",
     "save_base",
+    "skip_padding",
     "staged",
+    "with_autocast",
     "wrap",
 ]

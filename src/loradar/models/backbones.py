@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from loradar.core.errors import BadConfigError, did_you_mean
-from loradar.core.randomness import forked
+from loradar.core.randomness import seeded_rng
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -25,7 +25,7 @@ def build(architecture: str, *, num_classes: int, seed: int = 0, **options: Any)
     that the constructor refuses.
     """
     name = canonical(architecture)
-    with forked(seed):
+    with seeded_rng(seed):
         try:
             if name.startswith("timm:"):
                 return _timm(name.removeprefix("timm:"), num_classes=num_classes, **options)

@@ -35,7 +35,7 @@ def wrap(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Norm
     return Normalized(module, mean, std)
 
 
-def describe(
+def make_base(
     module: nn.Module,
     *,
     architecture: str,
@@ -83,7 +83,7 @@ def new_base(
     **options: Any,
 ) -> Base:
     """A base with fresh weights, to be pretrained. Raises BadConfigError as `build` does."""
-    return describe(
+    return make_base(
         build(architecture, num_classes=num_classes, seed=seed, **options),
         architecture=architecture,
         num_classes=num_classes,

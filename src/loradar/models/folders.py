@@ -9,13 +9,13 @@ from safetensors.torch import save
 
 from loradar.core.errors import BadConfigError, BadFileError
 from loradar.core.files import check_place, folder_atomically, sha256
-from loradar.core.modules import innermost
+from loradar.core.modules import unwrap
+from loradar.core.names import BASE_CONFIG, BASE_WEIGHTS
 from loradar.models.backbones import build, canonical
-from loradar.models.base import Base, describe
-from loradar.models.stages import Stages
+from loradar.models.base import Base, make_base
+from loradar.models.stages import MultiStageFeatures
 from loradar.models.weights import put_weights, read_weights
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _STEMS = {"3x3": "-cifar", "7x7": ""}
 
 
@@ -24,18 +24,18 @@ def load_folder(folder: Path) -> Base:
 
     Raises BadFileError for a config that is incomplete, and for weights that do not fit it or its sha256.
     """
-    config = _read_config(folder / CONFIG)
-    weights, digest = read_weights(folder / WEIGHTS)
+    config = _read_config(folder / BASE_CONFIG)
+    weights, digest = read_weights(folder / BASE_WEIGHTS)
     if config.get("sha256", digest) != digest:
         raise BadFileError(
-            f"{folder / WEIGHTS} has sha256 {digest[:12]}, but {CONFIG} says {str(config['sha256'])[:12]}: it was "
+            f"{folder / BASE_WEIGHTS} has sha256 {digest[:12]}, but {BASE_CONFIG} says {str(config['sha256'])[:12]}: it was "
             "changed or not copied whole; fetch it again"
         )
     try:
         architecture = canonical(f"{config['architecture']}{_STEMS[config.get('stem', '7x7')]}")
         module = build(architecture, num_classes=config["num_classes"], **config.get("options", {}))
-        put_weights(module, weights, str(folder / WEIGHTS))
-        return describe(
+        put_weights(module, weights, str(folder / BASE_WEIGHTS))
+        return make_base(
             module,
             architecture=architecture,
             num_classes=config["num_classes"],
@@ -49,9 +49,9 @@ def load_folder(folder: Path) -> Base:
     except BadFileError:
         raise
     except KeyError as error:
-        raise BadFileError(f"{folder / CONFIG}: {error.args[0]!r} is missing or unknown") from error
+        raise BadFileError(f"{folder / BASE_CONFIG}: {error.args[0]!r} is missing or unknown") from error
     except (BadConfigError, TypeError, ValueError) as error:
-        raise BadFileError(f"{folder / CONFIG}: {error}") from error
+        raise BadFileError(f"{folder / BASE_CONFIG}: {error}") from error
 
 
 def save_base(folder: Path | str, base: Base, *, dtype: torch.dtype = torch.float32) -> Path:
@@ -62,19 +62,19 @@ def save_base(folder: Path | str, base: Base, *, dtype: torch.dtype = torch.floa
     """
     if "architecture" not in base.description:
         raise BadConfigError("the base has no known architecture, so no folder could be opened again; see new_base")
-    if isinstance(innermost(base.model), Stages):
+    if isinstance(unwrap(base.model), MultiStageFeatures):
         raise BadConfigError(
             "a base of several stages is made when it is opened; save the base below, open stages:FOLDER"
         )
-    check_place(Path(folder), CONFIG, "a base")
-    state = innermost(base.model).state_dict()
+    check_place(Path(folder), BASE_CONFIG, "a base")
+    state = unwrap(base.model).state_dict()
     cast = {n: (t.to(dtype) if t.is_floating_point() else t).cpu().contiguous() for n, t in state.items()}
     data = save(cast, metadata={"format": "pt"})
     kept = {key: value for key, value in base.description.items() if key not in ("spec", "sha256")}
     config = _with_stem(kept) | {"dtype": str(dtype).removeprefix("torch."), "sha256": sha256(data)}
     with folder_atomically(Path(folder)) as fresh:
-        (fresh / WEIGHTS).write_bytes(data)
-        (fresh / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (fresh / BASE_WEIGHTS).write_bytes(data)
+        (fresh / BASE_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     return Path(folder)
 
 
@@ -82,7 +82,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadFileError(f"could not read {path}: {error.strerror}; expected a base: {CONFIG}, {WEIGHTS}") from error
+        raise BadFileError(
+            f"could not read {path}: {error.strerror}; expected a base: {BASE_CONFIG}, {BASE_WEIGHTS}"
+        ) from error
     except ValueError as error:
         raise BadFileError(f"{path} is no JSON: {error}") from error
     if not isinstance(config, dict):

@@ -10,19 +10,19 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from loradar.core.errors import BadTargetError
-from loradar.core.modules import innermost
+from loradar.core.modules import unwrap
 from loradar.models.precision import Autocast, Precision, resolve_precision
 
 Pair = tuple[str, str]
 """Names of a convolution and of the batch normalisation behind it, relative to the innermost backbone."""
 
 
-def mergeable(model: nn.Module) -> tuple[Pair, ...]:
+def foldable_conv_bn(model: nn.Module) -> tuple[Pair, ...]:
     """The convolutions whose output goes through one batch normalisation and nowhere else; what `frozen` may merge.
 
     Found in the traced graph of the innermost backbone; none where its forward cannot be traced.
     """
-    backbone = innermost(model)
+    backbone = unwrap(model)
     try:
         graph = fx.Tracer().trace(backbone)
     except Exception:  # whatever a user's forward does with a traced tensor: nothing is merged then
@@ -46,18 +46,18 @@ def _pairs(graph: fx.Graph, modules: dict[str, nn.Module]) -> Iterator[Pair]:
             yield str(before.target), str(node.target)
 
 
-def frozen(model: nn.Module, precision: Precision = "auto", *, merge: Iterable[Pair] = ()) -> nn.Module:
+def optimize_for_inference(model: nn.Module, precision: Precision = "auto", *, merge: Iterable[Pair] = ()) -> nn.Module:
     """A copy of `model` in eval mode for attacking and serving: its logits but for rounding, sooner.
 
     The pairs in `merge` become one convolution each (Jacob et al., "Quantization and Training of Neural Networks for
     Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2), weights are kept in the precision that they
-    are used in, channels last, and convolutions are `nimble`. Images still receive gradients, parameters do not. The
+    are used in, channels last, and convolutions are `skip_padding`. Images still receive gradients, parameters do not. The
     copy does not follow later changes of `model`. Raises BadTargetError for a pair that is none.
     """
     parameter = next(model.parameters(), None)
     dtype = resolve_precision(precision, "cpu" if parameter is None else parameter.device)
     one = copy.deepcopy(model).eval().requires_grad_(False)
-    backbone = innermost(one)
+    backbone = unwrap(one)
     for first, second in merge:
         convolution, normalisation = backbone.get_submodule(first), backbone.get_submodule(second)
         if not (isinstance(convolution, nn.Conv2d) and isinstance(normalisation, nn.BatchNorm2d)):
@@ -66,7 +66,7 @@ def frozen(model: nn.Module, precision: Precision = "auto", *, merge: Iterable[P
             )
         _replace(backbone, first, fuse_conv_bn_eval(convolution, normalisation).requires_grad_(False))
         _replace(backbone, second, nn.Identity())
-    one = nimble(one).to(memory_format=torch.channels_last)
+    one = skip_padding(one).to(memory_format=torch.channels_last)
     if dtype == torch.float32:
         return one
     cast_weights(backbone, dtype)
@@ -85,7 +85,7 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
-def nimble(model: nn.Module) -> nn.Module:
+def skip_padding(model: nn.Module) -> nn.Module:
     """`model` itself, its convolutions asked for no product with padding where the image is one pixel.
 
     Deep stages of a network made for large images see small ones so: of a 3x3 kernel eight ninths then meet zeros.

@@ -5,7 +5,7 @@ from typing import Any
 
 from loradar.core.errors import BadConfigError, BadFileError
 from loradar.models.backbones import build, canonical
-from loradar.models.base import Base, describe, new_base
+from loradar.models.base import Base, make_base, new_base
 from loradar.models.folders import load_folder
 from loradar.models.pretrained import load_hub, load_timm, load_torchvision
 from loradar.models.specs import Spec, Value, parse_spec, refuse_rest, take_flag, take_integer, take_numbers
@@ -29,7 +29,7 @@ def load_base(spec: str) -> Base:
     | `hub:owner/name` | a timm model of the Hugging Face hub; options: num_classes=N, and the constructor's |
     | `FILE.safetensors`, `.pt`, `.pth` | options: architecture=NAME and num_classes=N (both needed), size=32 |
     | `resnet18-cifar:pretrained=false` | fresh weights, of any architecture; options: num_classes=N, seed=0 |
-    | `stages:SPEC` | any of these, its features those of several stages (see `Stages`), its logits the same |
+    | `stages:SPEC` | any of these, its features those of several stages (see `MultiStageFeatures`), its logits the same |
 
     All but a folder take mean=0.49/0.48/0.45 and std=0.25/0.24/0.26; without them the normalisation is the weights'
     own, for a file that of the architecture (CIFAR-10's for a CIFAR stem, else ImageNet's or timm's). With another
@@ -83,7 +83,7 @@ def _load_file(path: Path, options: dict[str, Any]) -> Base:
         raise BadConfigError(f"{text}: the number of classes is not said; add num_classes=N")
     module = build(name, num_classes=classes, **options)
     put_weights(module, weights, text)
-    return describe(
+    return make_base(
         module,
         architecture=name,
         num_classes=classes,

@@ -57,7 +57,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def quick(model: nn.Module, precision: Precision = "auto") -> nn.Module:
+def with_autocast(model: nn.Module, precision: Precision = "auto") -> nn.Module:
     """`model` itself, or `model` under bfloat16 autocast; decided for the device of its parameters."""
     parameter = next(model.parameters(), None)
     dtype = resolve_precision(precision, "cpu" if parameter is None else parameter.device)

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError, BadFileError, LoradarError, did_you_mean
-from loradar.core.randomness import forked
+from loradar.core.randomness import seeded_rng
 from loradar.models.backbones import build, canonical
-from loradar.models.base import Base, describe
+from loradar.models.base import Base, make_base
 from loradar.models.weights import put_weights
 
 _T = TypeVar("_T")
@@ -41,7 +41,7 @@ def load_torchvision(
     classes = len(names) if num_classes is None else num_classes
     module = build(architecture, num_classes=classes, seed=seed, **options)
     put_weights(module, _with_own_head(module, state, len(names)), str(weights))
-    return describe(
+    return make_base(
         module,
         architecture=architecture,
         num_classes=classes,
@@ -94,13 +94,13 @@ def _from_timm(
     import timm
 
     head = {} if num_classes is None else {"num_classes": num_classes}
-    with forked(seed):
+    with seeded_rng(seed):
         module = _fetched(lambda: timm.create_model(name, pretrained=True, **head, **options), f"the weights of {name}")
     config = module.pretrained_cfg
     channels, height, width = config["input_size"]
     side = options.get("img_size")
     names = config.get("label_names") if module.num_classes == config.get("num_classes") else None
-    return describe(
+    return make_base(
         module,
         architecture=f"timm:{config['architecture']}",
         num_classes=int(module.num_classes),

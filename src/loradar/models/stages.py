@@ -18,7 +18,7 @@ SIDES = (4, 2)
 _LEAST_BLOCKS = 3
 
 
-class Stages(nn.Module):
+class MultiStageFeatures(nn.Module):
     """`backbone` with (early, late, last) features side by side before its head, where a plain one has the last alone.
 
     The maps of two earlier stages are pooled to `SIDES`, laid flat, and brought to the length of the last features, so that
@@ -81,9 +81,9 @@ class Stages(nn.Module):
 
 
 def staged(base: Base) -> Base:
-    """`base` with the features of several stages; what it held is taken over. Raises BadConfigError as `Stages` does."""
+    """`base` with the features of several stages; what it held is taken over. Raises BadConfigError."""
     model, size = base.model, base.input_size
-    stages = Stages(model.wrapped, input_size=size).eval()
+    stages = MultiStageFeatures(model.wrapped, input_size=size).eval()
     below = base.description.get("architecture", type(model.wrapped).__name__)
     return dataclasses.replace(
         base,

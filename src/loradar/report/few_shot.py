@@ -118,7 +118,7 @@ class TaskPicture:
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotReport:
-    """Figures and what they need. `ladder` maps each component, added in turn, to the method that has all so far."""
+    """Figures and what they need. `ablation_chain` maps each component, added in turn, to the method that has all so far."""
 
     rows: tuple[FewShotRow, ...]
     base: Mapping[str, Any]
@@ -128,7 +128,7 @@ class FewShotReport:
     full: str = "AMT"
     settings: Mapping[str, Any] = field(default_factory=dict)
     pool: Mapping[str, Any] = field(default_factory=dict)
-    ladder: Mapping[str, str] = field(default_factory=dict)
+    ablation_chain: Mapping[str, str] = field(default_factory=dict)
     blends: tuple[BlendWeights, ...] = ()
     tasks: tuple[TaskPicture, ...] = ()
     notes: tuple[str, ...] = ()

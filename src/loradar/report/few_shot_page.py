@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from loradar.report.few_shot import AVERAGE, FewShotReport
 from loradar.report.few_shot_plots import bars_svg, radii_svg
-from loradar.report.few_shot_views import attack_names, compared, curves, ladders, settings_of, tables
+from loradar.report.few_shot_views import ablation_chains, attack_names, compared, curves, settings_of, tables
 from loradar.report.page import environment
 
 
@@ -29,7 +29,7 @@ def _content(report: FewShotReport) -> Mapping[str, Any]:
     return {
         "report": report,
         "tables": tables(report),
-        "ladders": ladders(report),
+        "ablation_chains": ablation_chains(report),
         "names": attack_names(report),
         "blends": _blends(report),
     }

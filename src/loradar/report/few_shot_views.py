@@ -49,9 +49,9 @@ def tables(report: FewShotReport) -> list[Table]:
     return [_table(report, setting) for setting in settings_of(report)]
 
 
-def ladders(report: FewShotReport) -> list[Table]:
+def ablation_chains(report: FewShotReport) -> list[Table]:
     """The same of the components, each added to those before it."""
-    steps = list(report.ladder.items())
+    steps = list(report.ablation_chain.items())
     found = []
     for table in tables(report):
         cells = dict(table.lines)

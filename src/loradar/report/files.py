@@ -13,6 +13,7 @@ from pydantic_core import PydanticSerializationError
 
 from loradar.core.errors import BadConfigError, BadFileError
 from loradar.core.files import write_atomically
+from loradar.core.names import REPORT
 
 SCHEMA = 1
 R = TypeVar("R")
@@ -46,7 +47,7 @@ def from_text(form: TypeAdapter[R], text: str, name: object) -> R:
 
 def write(folder: Path | str, text: str, markdown: str, page: str) -> Path:
     """Each file whole or not at all; returns the page's path. Raises BadFileError where the disk is full or refuses."""
-    for name, content in {"report.json": text, "report.md": markdown, "report.html": page}.items():
+    for name, content in {REPORT: text, "report.md": markdown, "report.html": page}.items():
         write_atomically(Path(folder) / name, content.encode())
     return Path(folder) / "report.html"
 
@@ -54,7 +55,7 @@ def write(folder: Path | str, text: str, markdown: str, page: str) -> Path:
 def read(form: TypeAdapter[R], path: Path | str) -> R:
     """The report in a folder or a file. Raises BadFileError where there is none, or it is damaged."""
     path = Path(path)
-    file = path / "report.json" if path.is_dir() else path
+    file = path / REPORT if path.is_dir() else path
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

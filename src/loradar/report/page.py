@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from loradar.evaluation.leak import RULE
-from loradar.evaluation.measure import Row
+from loradar.evaluation.measure import AccuracyResult
 from loradar.evaluation.names import flat, labels, readable, short_names
 from loradar.report.guard_plots import cost_svg, reliability_svg
 from loradar.report.guards import CONFIDENT
@@ -85,8 +85,8 @@ def _content(report: Report) -> Mapping[str, Any]:
     }
 
 
-def _key(row: Row) -> tuple[tuple[str, str], str, str]:
-    return row.contender, row.attack, row.threat
+def _key(row: AccuracyResult) -> tuple[tuple[str, str], str, str]:
+    return row.candidate, row.attack, row.threat
 
 
 def _cell(text: object) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from loradar.core.errors import BadConfigError
-from loradar.evaluation.leak import Leak
+from loradar.evaluation.leak import LabelLeakResult
 from loradar.evaluation.masking_checks import Check
-from loradar.evaluation.measure import Row
+from loradar.evaluation.measure import AccuracyResult
 from loradar.evaluation.pictures import Picture
 from loradar.report.files import from_text, read, to_text
 from loradar.report.guards import Cost, Identification, Reliability, Suspect
@@ -55,7 +55,7 @@ class Size:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replugged:
+class ReloadCheck:
     """An adapter saved, loaded and plugged again, beside itself as it was in memory, on `total` images.
 
     `differing` answers differ, and the logits by at most `largest`: 0 and 0.0 where nothing was lost on the way.
@@ -75,18 +75,18 @@ class Report:
     `identification` on it is about a guard; `notes` say how it was attacked.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[AccuracyResult, ...]
     base: Mapping[str, Any]
     data: Mapping[str, Any]
     versions: Mapping[str, Any]
     title: str = "Robustness report"
     settings: Mapping[str, Any] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
-    leaks: tuple[Leak, ...] = ()
+    leaks: tuple[LabelLeakResult, ...] = ()
     curves: tuple[Curve, ...] = ()
     sizes: tuple[Size, ...] = ()
-    replugged: tuple[Replugged, ...] = ()
-    last_epoch: tuple[Row, ...] = ()
+    replugged: tuple[ReloadCheck, ...] = ()
+    last_epoch: tuple[AccuracyResult, ...] = ()
     pictures: tuple[Picture, ...] = ()
     identification: Identification | None = None
     cost: Cost | None = None

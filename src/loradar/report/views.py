@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loradar.core.types import Threat
-from loradar.evaluation.leak import Leak
+from loradar.evaluation.leak import LabelLeakResult
 from loradar.evaluation.masking_checks import Check
-from loradar.evaluation.measure import NO_ATTACK, Row
+from loradar.evaluation.measure import NO_ATTACK, AccuracyResult
 from loradar.evaluation.names import kind, labels
 from loradar.report.schema import Report, Size
 
@@ -20,11 +20,11 @@ class Card:
     """
 
     label: str
-    clean: Row | None
-    own: tuple[Row, ...]
-    lowest: tuple[Row, ...]
+    clean: AccuracyResult | None
+    own: tuple[AccuracyResult, ...]
+    lowest: tuple[AccuracyResult, ...]
     tried: int
-    leak: Leak | None
+    leak: LabelLeakResult | None
     checks: tuple[Check, ...]
     size: Size | None
 
@@ -39,7 +39,7 @@ class Heat:
 
     threat: Threat
     attacks: tuple[str, ...]
-    lines: tuple[tuple[str, tuple[Row | None, ...]], ...]
+    lines: tuple[tuple[str, tuple[AccuracyResult | None, ...]], ...]
 
 
 def cards(report: Report) -> list[Card]:
@@ -47,7 +47,7 @@ def cards(report: Report) -> list[Card]:
     sizes = {size.model: size for size in report.sizes}
     found = []
     for (model, against), label in labels(report.rows).items():
-        mine = [row for row in report.rows if row.contender == (model, against)]
+        mine = [row for row in report.rows if row.candidate == (model, against)]
         attacked = [row for row in mine if row.threat != "clean"]
         found.append(
             Card(
@@ -81,10 +81,10 @@ def warnings_of(report: Report) -> list[str]:
         if failed:
             found.append(f"{card.label}: {failed} of {len(card.checks)} sanity checks failed.")
     names = labels(report.rows)
-    clean = {row.contender: row for row in report.rows if row.threat == "clean"}
+    clean = {row.candidate: row for row in report.rows if row.threat == "clean"}
     for row in report.rows:
-        if row.threat != "clean" and row.contender in clean and row.low > clean[row.contender].high:
-            name = names[row.contender]
+        if row.threat != "clean" and row.candidate in clean and row.low > clean[row.candidate].high:
+            name = names[row.candidate]
             found.append(f"{name}: {row.correct} of {row.total} right under attack, clearly above its clean figure.")
     for plugged in report.replugged:
         if plugged.differing:
@@ -101,24 +101,24 @@ def warnings_of(report: Report) -> list[str]:
     return found
 
 
-def _heat(rows: Sequence[Row], threat: Threat) -> Heat:
+def _heat(rows: Sequence[AccuracyResult], threat: Threat) -> Heat:
     mine = [row for row in rows if row.threat == threat]
     attacks = tuple(dict.fromkeys(row.attack for row in mine))
     lines = []
-    for contender, label in labels(rows).items():
-        own = [row for row in mine if row.contender == contender]
+    for candidate, label in labels(rows).items():
+        own = [row for row in mine if row.candidate == candidate]
         if not own:
             continue
-        clean = _lowest([row for row in rows if row.contender == contender and row.threat == "clean"])
+        clean = _lowest([row for row in rows if row.candidate == candidate and row.threat == "clean"])
         cells = [_lowest([row for row in own if row.attack == attack]) for attack in attacks]
         lines.append((label, (clean, *cells)))
     return Heat(threat=threat, attacks=(NO_ATTACK, *attacks), lines=tuple(lines))
 
 
-def _lowest(rows: Sequence[Row]) -> Row | None:
+def _lowest(rows: Sequence[AccuracyResult]) -> AccuracyResult | None:
     return min(rows, key=lambda row: row.share, default=None)
 
 
-def _by_threat(rows: Sequence[Row]) -> tuple[Row, ...]:
+def _by_threat(rows: Sequence[AccuracyResult]) -> tuple[AccuracyResult, ...]:
     lowest = (_lowest([row for row in rows if row.threat == threat]) for threat in _THREATS)
     return tuple(row for row in lowest if row)

@@ -3,31 +3,31 @@
 from loradar.training.adversarial_cache import AdversarialCache, cache_at
 from loradar.training.curves import curves
 from loradar.training.fit import FitSettings, LossOf, Step, fit
-from loradar.training.objectives import KL, clean_loss, drift, one_to_one, robust_loss
+from loradar.training.objectives import KL, clean_loss, distillation_loss, mixed_adversarial_loss, trades_loss
 from loradar.training.weight_perturbation import (
+    AWP,
     RawPerturbation,
-    RelativePerturbation,
     WeightPerturbation,
     moved,
     perturbed_loss,
 )
 
 __all__ = [
+    "AWP",
     "KL",
     "AdversarialCache",
     "FitSettings",
     "LossOf",
     "RawPerturbation",
-    "RelativePerturbation",
     "Step",
     "WeightPerturbation",
     "cache_at",
     "clean_loss",
     "curves",
-    "drift",
+    "distillation_loss",
     "fit",
+    "mixed_adversarial_loss",
     "moved",
-    "one_to_one",
     "perturbed_loss",
-    "robust_loss",
+    "trades_loss",
 ]

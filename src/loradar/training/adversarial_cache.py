@@ -29,8 +29,8 @@ class AdversarialCache:
 
         `model_key` must name the model's weights and precision (its fingerprint): it is trusted.
         """
-        room = self.folder / sha256(f"{attack!r} {model_key}".encode())[:24]
-        return CachedAttack(attack=attack, model=model, room=room, index=_index(room))
+        directory = self.folder / sha256(f"{attack!r} {model_key}".encode())[:24]
+        return CachedAttack(attack=attack, model=model, directory=directory, index=_index(directory))
 
 
 def cache_at(folder: Path) -> AdversarialCache:
@@ -50,7 +50,7 @@ class CachedAttack:
 
     attack: Attack
     model: nn.Module
-    room: Path
+    directory: Path
     index: dict[str, Place] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -93,7 +93,7 @@ class CachedAttack:
     def _write(self, keys: list[str], x_adv: Images) -> None:
         packed = torch.tensor([list(bytes.fromhex(key)) for key in keys], dtype=torch.uint8)
         # the process number keeps two runs that fill one room apart
-        path = self.room / f"{keys[0][:16]}-{len(keys)}-{os.getpid()}.safetensors"
+        path = self.directory / f"{keys[0][:16]}-{len(keys)}-{os.getpid()}.safetensors"
         write_atomically(path, safetensors.torch.save({"keys": packed, "images": x_adv.cpu().contiguous()}))
         self.index.update({key: (path, row) for row, key in enumerate(keys)})
 
@@ -106,9 +106,9 @@ def _keys(x: Images, y: Labels) -> list[str]:
     ]
 
 
-def _index(room: Path) -> dict[str, Place]:
+def _index(directory: Path) -> dict[str, Place]:
     index: dict[str, Place] = {}
-    for path in sorted(room.glob("*.safetensors")):
+    for path in sorted(directory.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
                 keys = file.get_tensor("keys")

@@ -12,20 +12,20 @@ KL: TypeAlias = Literal["clean-attacked", "attacked-clean"]
 """KL(clean || attacked), as the authors' code has it, or KL(attacked || clean), as the paper writes it."""
 
 
-def one_to_one(
-    model: nn.Module, x: Images, x_adv: Images, y: Labels, *, before: Logits | None = None, keep: float = 1.0
+def mixed_adversarial_loss(
+    model: nn.Module, x: Images, x_adv: Images, y: Labels, *, before: Logits | None = None, distill_weight: float = 1.0
 ) -> Tensor:
     """Mean cross-entropy of `cat[x; x_adv]` against `[y; y]`: clean and attacked images in equal parts.
 
     One pass over both halves, so that normalisation that moves (if an adapter owns it) sees the mixture. Where the base's
-    logits of `x` are given as `before`, `keep` times the `drift` of the clean answers from them is added.
+    logits of `x` are given as `before`, `distill_weight` times the `distillation_loss` of the clean answers from them is added.
     """
     logits: Logits = model(torch.cat([x, x_adv]))
     loss = F.cross_entropy(logits, torch.cat([y, y]))
-    return loss if before is None else loss + keep * drift(logits[: len(x)], before)
+    return loss if before is None else loss + distill_weight * distillation_loss(logits[: len(x)], before)
 
 
-def drift(logits: Logits, before: Logits, *, temperature: float = 2.0) -> Tensor:
+def distillation_loss(logits: Logits, before: Logits, *, temperature: float = 2.0) -> Tensor:
     """How far answers (batch, classes) have gone from what they were `before`: KL(before || now), mean over the batch.
 
     At `temperature`, and scaled by its square, so that the gradient keeps its size. Li and Hoiem, "Learning without
@@ -40,7 +40,7 @@ def clean_loss(model: nn.Module, x: Images, y: Labels) -> Tensor:
     return F.cross_entropy(model(x), y)
 
 
-def robust_loss(
+def trades_loss(
     clean: Logits, attacked: Logits, y: Labels, *, weight: float = 6.0, kl: KL = "clean-attacked"
 ) -> Tensor:
     """CE(clean) + weight * KL of the answers, a scalar in nats; the gradient goes through both branches.

@@ -33,7 +33,7 @@ class RawPerturbation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelativePerturbation:
+class AWP:
     """delta = gamma * |T| * g / |g| for each factor T, all moved together (Wu et al., "AWP", 2020, equation 11)."""
 
     gamma: float = 5e-3

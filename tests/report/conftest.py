@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from loradar.evaluation import Check, Leak, Picture, Sign
-from loradar.report.schema import Curve, Point, Replugged, Report, Size
+from loradar.evaluation import Check, LabelLeakResult, Picture, Sign
+from loradar.report.schema import Curve, Point, ReloadCheck, Report, Size
 from tests.evaluation.toys import row
 
 
@@ -13,7 +13,7 @@ def report() -> Report:
     """Every section filled, with a model name that is markup and attacks of one kind twice."""
     roa, fast, slow = "ROA(height=5, seed=0)", "PGD(ball=Linf(radius=0.03137254901960784), steps=10)", "PGD(steps=50)"
     name, against = "<b>roa|1</b>", "ROA(height=7, seed=1)"
-    leak = Leak(
+    leak = LabelLeakResult(
         model=name,
         verdict="leaks",
         clean=row(name, "none", "clean", 431),
@@ -49,7 +49,7 @@ def report() -> Report:
             Size(model="base", bytes=44_795_936, parameters=11_173_962),
             Size(model=name, bytes=273_463, parameters=9),
         ),
-        replugged=(Replugged(model=name, differing=0, largest=0.0, total=1000),),
+        replugged=(ReloadCheck(model=name, differing=0, largest=0.0, total=1000),),
         last_epoch=(row(name, "none", "clean", 428, against), row(name, roa, "transfer", 487, against)),
         pictures=(picture,),
     )

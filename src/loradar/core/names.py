@@ -1,0 +1,10 @@
+"""Names of the files that loradar writes, in one place."""
+
+ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_RECORD = "adapter_model.safetensors", "adapter_config.json", "loradar.json"
+"""An adapter's folder: factors and modules trained whole, PEFT's settings, and the card."""
+BASE_WEIGHTS, BASE_CONFIG = "model.safetensors", "config.json"
+GUARD_TENSORS, GUARD_RECORD = "guard.safetensors", "guard.json"
+REPORT = "report.json"
+RUN = "run.json"
+"""The settings of the run that an out folder belongs to."""
+CHECKPOINT = "checkpoint.safetensors"
