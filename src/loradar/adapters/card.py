@@ -27,7 +27,7 @@ class Card:
     `base_fingerprint` is "" where it is not known (a folder that PEFT wrote). `rank` and `alpha` are what was asked
     for; a merged adapter has rank 0 here and its deltas say more. `head` is the layer trained whole, "" for none.
     `classes` names what the head answers, in order, where that is not what the base answers.
-    `trained_against` is the attack's repr, `attack_target` the model it was computed on. `measured` holds rows, each
+    `trained_against` is the attack's spec, `attack_target` the model it was computed on. `measured` holds rows, each
     with its counts, attack, threat and seed. `created` is an ISO 8601 time.
     """
 

@@ -69,7 +69,7 @@ def harden(config: HardenConfig, *, progress: Progress | None = None) -> Path:
     )
     report = _report(measuring, trained, splits, base.classes or source.classes)
     for one in trained:
-        own = (one.member.model, repr(one.member.attack))
+        own = (one.member.model, one.member.attack.spec)
         rows = [dataclasses.asdict(r) for r in report.rows if (r.model, r.trained_against) == own]
         card = {"measured": rows, "selected_epoch": one.selected.epoch}
         save(load(one.selected.folder).with_card(**card), config.out / "adapters" / one.member.name)
