@@ -63,8 +63,8 @@ class StagesJob:
 def resolve(file: Path, *, only: Sequence[str] = (), changes: Mapping[str, str] | None = None) -> StagesJob:
     """Reads `file` and checks every stage's settings against its schema, before any of them runs.
 
-    `only` picks stages; `changes` set a variable (`seed`) or a stage's setting (`harden.epochs`), as YAML text. Raises
-    BadConfigError, one line.
+    `only` picks stages; `changes` set `out`, a variable (`seed`) or a stage's setting (`harden.epochs`), as YAML text.
+    Raises BadConfigError, one line.
     """
     content = read_file(file)
     for key in content:
@@ -75,8 +75,10 @@ def resolve(file: Path, *, only: Sequence[str] = (), changes: Mapping[str, str] 
         raise BadConfigError(f"{file} holds no stages; expected 'stages:' with a table of settings for each name")
     known = {str(name): str(value) for name, value in (content.get("vars") or {}).items()}
     stages = {str(name): dict(settings) for name, settings in stages.items()}
-    _change(known, stages, changes or {})
-    out = Path(_filled(str(content.get("out", f"runs/{file.stem}")), known, f"{file}: out"))
+    changes = dict(changes or {})
+    place = changes.pop("out", None) or str(content.get("out", f"runs/{file.stem}"))
+    _change(known, stages, changes)
+    out = Path(_filled(place, known, f"{file}: out"))
     found = []
     for name, settings in stages.items():
         found.append(_stage(file, name, _filled(settings, known, f"{file}: stage {name}"), out))
