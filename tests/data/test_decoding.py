@@ -12,7 +12,7 @@ from PIL import Image
 
 from loradar.core.errors import BadDataError
 from loradar.data.decoding import can_open, decode, picture_pixels, scaled
-from tests.data.pictures import coded, pixels, png
+from tests.data.pictures import coded, needs, pixels, png
 
 
 def _picture(picture: Image.Image, **options: object) -> bytes:
@@ -108,6 +108,7 @@ def _turned(orientation: int, kind: str, mode: str) -> tuple[bytes, Image.Image]
     ],
 )
 def test_a_picture_is_turned_as_its_exif_block_says(kind: str, mode: str, orientation: int) -> None:
+    needs(kind)
     data, upright = _turned(orientation, kind, mode)
     expected = torch.from_numpy(np.array(upright)).permute(2, 0, 1).int()
     found = decode(data, "a")
@@ -117,6 +118,14 @@ def test_a_picture_is_turned_as_its_exif_block_says(kind: str, mode: str, orient
     assert (found[centre].int() - expected[centre]).abs().max() <= 40
     size = (upright.height, upright.width)
     assert torch.equal(decode(data, "a", size=size, scale=False), found)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize("block", [b"Exif\0\0garbage", b"no EXIF at all"])
+def test_a_damaged_exif_block_hides_no_picture(kind: str, block: bytes) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (9, 9, 9)).save(file, format=kind, exif=block)
+    assert decode(file.getvalue(), "a").shape == (3, 6, 8)
 
 
 def test_a_turned_picture_of_pillow_is_turned_too() -> None:

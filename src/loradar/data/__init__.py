@@ -1,4 +1,4 @@
-"""Labelled images in [0, 1] from files, the hub or the built-in digits; disjoint splits; crops and flips."""
+"""Labelled images in [0, 1] from files, the hub, memory or the built-in digits; disjoint splits; crops and flips."""
 
 from loradar.data.augment import augment, varied
 from loradar.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,15 @@ from loradar.core.types import Images
 
 _CHUNK = 256
 _ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _UNREADABLE = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"))
 """Formats that Pillow recognises without decoding them itself; for EPS it would start another program."""
 
@@ -92,8 +101,9 @@ def _rgb(picture: Image.Image) -> Image.Image:
         raise BadDataError(f"has mode {picture.mode}; expected 8 bits a channel (convert it to RGB or grey)")
     # first: a TIFF is turned by loading, and the EXIF block of a PNG may come after its pixels
     picture.load()
-    if picture.getexif().get(_ORIENTATION, 1) != 1:
-        picture = ImageOps.exif_transpose(picture)
+    turn = _TURNS.get(_orientation(picture))
+    if turn is not None:
+        picture = picture.transpose(turn)
     if picture.mode in ("P", "PA", "RGBa"):
         # a palette with transparency warns on its way to RGB unless it goes by RGBA; premultiplied pixels have no other way
         picture = picture.convert("RGBA")
@@ -125,6 +135,13 @@ def read_images(paths: Sequence[Path], *, size: tuple[int, int]) -> Images:
             raise BadDataError(f"could not read {path}: {error.strerror}; expected an image") from error
         pixels.append(decode(data, str(path), size=size))
     return torch.stack(pixels).float() / 255
+
+
+def _orientation(picture: Image.Image) -> Any:
+    try:
+        return picture.getexif().get(_ORIENTATION)
+    except Exception:  # a damaged EXIF block can raise almost anything, and says nothing of the pixels
+        return None
 
 
 @contextmanager

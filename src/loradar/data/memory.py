@@ -104,6 +104,8 @@ def _splits(data: Mapping[Any, Any]) -> dict[str, Any]:
         if not isinstance(key, str) or key.lower() not in TRAIN + TEST:
             raise BadDataError(f"a mapping with the key {key!r}; expected 'train' and 'test'")
     parts = {key.lower(): value for key, value in data.items()}
+    if not parts:
+        raise BadDataError("an empty mapping; expected 'train' and 'test'")
     if len(parts) < len(data):
         raise BadDataError(f"keys {', '.join(map(repr, data))} name one split twice; expected 'train' and 'test'")
     return parts

@@ -87,14 +87,18 @@ def _arrow(data: Any) -> pa.Table:
 def _files_by_split(path: Path) -> dict[str, list[Path]]:
     if path.is_file():
         return {path.stem: [path]}
-    files = sorted(path.glob("*.parquet"))
     splits: dict[str, list[Path]] = {}
-    for file in files:
+    for file in parquet_files(path):
         word = re.split(r"[-_.]", file.stem)[0].lower()
         splits.setdefault(word if word in TRAIN + TEST else "all", []).append(file)
     if "all" in splits and len(splits) > 1:
         raise BadDataError(f"{path} has {splits['all'][0].name}; expected train-*.parquet and test-*.parquet")
     return splits
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """List the parquet files of a folder, sorted, without what macOS leaves beside them."""
+    return sorted(file for file in folder.glob("*.parquet") if not file.name.startswith("."))
 
 
 def _read(files: list[Path]) -> pa.Table:
