@@ -115,7 +115,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     key = "image_size" if name.startswith("torchvision:") else "img_size"
     settings = {"num_classes": CLASSES, "input_size": (3, size, size), **options}
     try:
-        model = new_base(name, **settings, **{key: size}).model
+        model = new_base(name, **settings, **dict[str, Any]({key: size})).model
         with torch.no_grad():
             model(torch.rand(2, 3, size, size))
     except (BadConfigError, RuntimeError):  # most convolutional ones take no size
