@@ -28,10 +28,20 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.timing import RESULTS, machine
-from loradar.adapters import Adapter, find_head, find_targets, fold, fresh, load, plug, save, without_head
+from loradar.adapters import (
+    Adapter,
+    feature_extractor,
+    find_head,
+    find_targets,
+    init_adapter,
+    load,
+    merge_weights,
+    plug,
+    save,
+)
 from loradar.core.errors import BadConfigError, BadTargetError, LoradarError
-from loradar.core.modules import innermost
-from loradar.models import frozen, mergeable, new_base
+from loradar.core.modules import unwrap
+from loradar.models import foldable_conv_bn, new_base, optimize_for_inference
 
 CLASSES = 10
 _TIMM = """
@@ -149,7 +159,7 @@ def targets_of(model: nn.Module) -> str:
 
 def covered(model: nn.Module, adapter: Adapter, head: str) -> float:
     """The share of the parameters below the head that the adapter's deltas change."""
-    below = {n: p.numel() for n, p in innermost(model).named_parameters() if not n.startswith(f"{head}.")}
+    below = {n: p.numel() for n, p in unwrap(model).named_parameters() if not n.startswith(f"{head}.")}
     return sum(below[f"{layer}.weight"] for layer in adapter.deltas) / sum(below.values())
 
 
@@ -178,7 +188,7 @@ def _steps(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "adapter", {}
     targets = targets_of(model)
     head = find_head(model)
-    adapter = fresh(model, targets=targets, rank=2)
+    adapter = init_adapter(model, target_modules=targets, rank=2)
     share = covered(model, adapter, head)
     yield "plug", {"targets": targets, "layers": len(adapter.deltas), "share": round(share, 4), "head": head}
     plugged = plug(model, adapter)
@@ -191,10 +201,14 @@ def _steps(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if torch.equal(trained, plain):
             raise Wrong("a trained adapter leaves the logits as they were")
         yield "merge", {}
-        merged = fold(model, adapter)
+        merged = merge_weights(model, adapter)
         _same(merged(x), trained, "merged weights give other logits than the plugged model")
         yield "optimise", {}
-        _same(frozen(merged, "fp32", merge=mergeable(model))(x), trained, "the optimised copy gives other logits")
+        _same(
+            optimize_for_inference(merged, "fp32", merge=foldable_conv_bn(model))(x),
+            trained,
+            "the optimised copy gives other logits",
+        )
         yield "save", {}
         _again(model, adapter, x, trained)
         yield "features", {}
@@ -231,10 +245,10 @@ def _again(model: nn.Module, adapter: Adapter, x: Tensor, trained: Tensor) -> No
 
 
 def _features(model: nn.Module, head: str, x: Tensor, logits: Tensor) -> str:
-    found = without_head(model)(x)
+    found = feature_extractor(model)(x)
     if found.ndim != 2 or len(found) != len(x):
         raise Wrong(f"features of shape {tuple(found.shape)}; expected (batch, features)")
-    layer = innermost(model).get_submodule(head)
+    layer = unwrap(model).get_submodule(head)
     _same(layer(found), logits, "the head does not make the logits of the features")
     return f"{found.shape[1]}, head(features) = logits"
 

@@ -13,6 +13,7 @@ from loradar.attacks.objectives import borrowed, logits_of
 from loradar.core.balls import L2, Linf
 from loradar.core.checks import check_labels
 from loradar.core.errors import BadConfigError
+from loradar.core.modules import Wrapper
 from loradar.core.randomness import seeded_rng
 from loradar.core.types import Images, Labels
 
@@ -86,7 +87,7 @@ def _package() -> Any:
     return pyautoattack
 
 
-class _Plain(nn.Module):
+class _Plain(Wrapper):
     """The model, with logits in single precision at least."""
 
     def __init__(self, model: nn.Module) -> None:
