@@ -31,15 +31,15 @@ from benchmarks.timing import RESULTS, machine
 from loradar.adapters import (
     Adapter,
     feature_extractor,
-    find_head,
-    find_targets,
+    find_heads,
     init_adapter,
     load,
     merge_weights,
     plug,
     save,
+    target_share,
 )
-from loradar.core.errors import BadConfigError, BadTargetError, LoradarError
+from loradar.core.errors import BadConfigError, LoradarError
 from loradar.core.modules import unwrap
 from loradar.models import foldable_conv_bn, new_base, optimize_for_inference
 
@@ -90,9 +90,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "torchvision:googlenet": {"init_weights": False},
     "torchvision:inception_v3": {"init_weights": False},
 }
-PRESETS = ("block-conv1+stem", "attention+mlp", "all-linear", "all-conv")
-"""Tried in this order; the first that finds layers is taken."""
-
 Verdict = Literal["ok", "refused", "failed"]
 
 
@@ -106,7 +103,6 @@ class Row:
 
     architecture: str
     verdict: Verdict = "failed"
-    targets: str = ""
     layers: int = 0
     share: float = 0.0
     head: str = ""
@@ -147,22 +143,6 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     return model.eval(), torch.rand(2, 3, size, size, generator=draws)
 
 
-def targets_of(model: nn.Module) -> str:
-    for preset in PRESETS:
-        try:
-            find_targets(model, preset)
-        except BadTargetError:
-            continue
-        return preset
-    raise BadTargetError("no preset finds a layer")
-
-
-def covered(model: nn.Module, adapter: Adapter, head: str) -> float:
-    """The share of the parameters below the head that the adapter's deltas change."""
-    below = {n: p.numel() for n, p in unwrap(model).named_parameters() if not n.startswith(f"{head}.")}
-    return sum(below[f"{layer}.weight"] for layer in adapter.deltas) / sum(below.values())
-
-
 def examine(name: str) -> Row:
     """All steps in this process. Raises nothing."""
     began, row, at = time.perf_counter(), Row(architecture=name), "build"
@@ -186,11 +166,10 @@ def _steps(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if plain.shape != (2, CLASSES):
         raise Wrong(f"the base gives {tuple(plain.shape)}")
     yield "adapter", {}
-    targets = targets_of(model)
-    head = find_head(model)
-    adapter = init_adapter(model, target_modules=targets, rank=2)
-    share = covered(model, adapter, head)
-    yield "plug", {"targets": targets, "layers": len(adapter.deltas), "share": round(share, 4), "head": head}
+    heads = find_heads(model)
+    adapter = init_adapter(model, rank=2)
+    share = target_share(model, adapter.deltas)
+    yield "plug", {"layers": len(adapter.deltas), "share": round(share, 4), "head": ", ".join(heads)}
     plugged = plug(model, adapter)
     with torch.no_grad():
         _same(plugged(x), plain, "a new adapter changes the logits")
@@ -212,7 +191,7 @@ def _steps(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "save", {}
         _again(model, adapter, x, trained)
         yield "features", {}
-        yield "end", {"features": _features(merged, head, x, trained)}
+        yield "end", {"features": _features(merged, heads, x, trained)}
 
 
 def _train(plugged: nn.Module, adapter: Adapter, x: Tensor) -> None:
@@ -244,13 +223,23 @@ def _again(model: nn.Module, adapter: Adapter, x: Tensor, trained: Tensor) -> No
         raise Wrong("saved and loaded, it gives other bits")
 
 
-def _features(model: nn.Module, head: str, x: Tensor, logits: Tensor) -> str:
+def _features(model: nn.Module, heads: tuple[str, ...], x: Tensor, logits: Tensor) -> str:
+    """How many there are, and what the heads make of them. A Linear that is the only head must make the logits."""
     found = feature_extractor(model)(x)
     if found.ndim != 2 or len(found) != len(x):
         raise Wrong(f"features of shape {tuple(found.shape)}; expected (batch, features)")
-    layer = unwrap(model).get_submodule(head)
-    _same(layer(found), logits, "the head does not make the logits of the features")
-    return f"{found.shape[1]}, head(features) = logits"
+    layers = [unwrap(model).get_submodule(name) for name in heads]
+    widths = [layer.in_features if isinstance(layer, nn.Linear) else int(layer.weight.shape[1]) for layer in layers]  # type: ignore[index]
+    parts = found.split(widths, 1) if sum(widths) == found.shape[1] else [found] * len(layers)
+    answers = [
+        layer(part) if isinstance(layer, nn.Linear) else layer(part[:, :, None, None]).flatten(1)
+        for layer, part in zip(layers, parts, strict=True)
+    ]
+    answer = torch.stack(answers).mean(0)
+    is_linear = torch.allclose(answer, logits, atol=1e-3 * float(logits.abs().max()))
+    if not is_linear and len(layers) == 1 and isinstance(layers[0], nn.Linear):
+        raise Wrong("the head does not make the logits of the features")
+    return f"{found.shape[1]}" + (", head(features) = logits" if is_linear else "")
 
 
 def apart(name: str, seconds: float) -> Row:
@@ -281,11 +270,11 @@ def _send(pipe: Connection, name: str) -> None:
 
 
 def show(rows: list[Row], console: Console) -> None:
-    table = Table("architecture", "targets", "layers", "share", "head", "features", "verdict")
+    table = Table("architecture", "layers", "share", "head", "features", "verdict")
     for row in rows:
         share = f"{row.share:.1%}" if row.share else ""
         verdict = f"{row.verdict}: {row.note}" if row.note else row.verdict
-        table.add_row(row.architecture, row.targets, str(row.layers or ""), share, row.head, row.features, verdict)
+        table.add_row(row.architecture, str(row.layers or ""), share, row.head, row.features, verdict)
     console.print(table)
     console.print(summary(rows))
 

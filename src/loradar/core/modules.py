@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import cast
 
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from loradar.core.errors import BadConfigError, BadTargetError, did_you_mean
 from loradar.core.types import Logits
@@ -77,6 +78,30 @@ def _said(output: object) -> str:
     if isinstance(output, tuple | list):
         return f"a {type(output).__name__} of {len(output)}"
     return f"a {type(output).__name__}"
+
+
+def fold_norm(backbone: nn.Module, convolution: str, norm: str) -> Tensor:
+    """Folds a batch normalisation into the convolution before it, in place: of `backbone`, both by name.
+
+    The convolution gets new weights and the normalisation becomes an identity. Returns the gain, (out channels,): what the
+    convolution's own output is now multiplied by. Jacob et al., "Quantization and Training of Neural Networks for
+    Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2. Raises BadTargetError for a pair that is none.
+    """
+    first, second = backbone.get_submodule(convolution), backbone.get_submodule(norm)
+    if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d)):
+        raise BadTargetError(
+            f"{convolution}, {norm}: no convolution and its normalisation; take what foldable_conv_bn() gives"
+        )
+    mean, variance = second.running_mean, second.running_var
+    if mean is None or variance is None:
+        raise BadTargetError(f"{norm} keeps no running statistics to merge; take what foldable_conv_bn() gives")
+    first.weight, first.bias = fuse_conv_bn_weights(
+        first.weight, first.bias, mean, variance, second.eps, second.weight, second.bias
+    )
+    parent, _, leaf = norm.rpartition(".")
+    setattr(backbone.get_submodule(parent), leaf, nn.Identity())
+    gain = (variance + second.eps).rsqrt()
+    return gain if second.weight is None else gain * second.weight.detach()
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
