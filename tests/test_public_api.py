@@ -6,8 +6,9 @@ import pytest
 
 PUBLIC = {
     "attacks": """
-        AutoAttack FGSM FIA MIFGSM OneOf PGD Pyramid ROA UniformNoise WorstOf ascend layers_read named_attack
-        named_attacks parse_attack reseeded strongest
+        AttackInfo AutoAttack BaseAttack FGSM FIA FoolboxAttack ForeignAttack FunctionAttack MIFGSM NormAttack PGD
+        Pyramid ROA RandomChoice SettingInfo TorchAttack UniformNoise WorstOf as_attack ascend available_attacks
+        describe_attack named_attack named_attacks parse_attack register strongest without_gradient
     """,
     "adapters": """
         Adapter AdapterPool AdapterSwitch Card Delta Init PRESETS add_weighted check_shared_start

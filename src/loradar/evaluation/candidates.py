@@ -10,7 +10,7 @@ from loradar.adapters import Adapter, merge_weights
 from loradar.attacks import PGD, UniformNoise
 from loradar.core.types import Attack, Images, Labels, LabelUse, Threat
 from loradar.evaluation.leak import LabelLeakResult, leak_test
-from loradar.evaluation.masking_checks import Check, check_masking
+from loradar.evaluation.masking_checks import Check, check_gradients, check_masking
 from loradar.evaluation.measure import NO_ATTACK, AccuracyResult, predict
 from loradar.evaluation.names import kind
 from loradar.evaluation.pictures import Picture
@@ -107,7 +107,8 @@ def masking(bench: Workbench, one: Candidate, reported: ReportedImages) -> tuple
     def kept(attack: Attack) -> Attack:
         return bench.cache.through(attack, fast, model_key=key)
 
-    return check_masking(
+    gradients = check_gradients(fast, reported.x, reported.y, name=one.name, batch_size=bench.batch_size)
+    checks = check_masking(
         fast,
         reported.x,
         reported.y,
@@ -119,6 +120,7 @@ def masking(bench: Workbench, one: Candidate, reported: ReportedImages) -> tuple
         batch_size=bench.batch_size,
         progress=bench.progress_named(f"masking checks of {one.name}"),
     )
+    return (*checks, gradients)
 
 
 def pictures(
