@@ -12,7 +12,6 @@ from loradar.cli.printing import Output
 adapters = typer.Typer(
     cls=Group,
     rich_markup_mode=None,
-    no_args_is_help=True,
     help="List, show and verify adapter folders.",
     epilog="loradar adapters list runs",
 )

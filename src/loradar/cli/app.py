@@ -23,7 +23,6 @@ from loradar.jobs.config import AuditConfig, HardenConfig, PredictConfig, Pretra
 app = typer.Typer(
     name="loradar",
     cls=Group,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="""Small adversarial low-rank adapters that make a frozen image classifier robust, measured honestly.
@@ -41,13 +40,18 @@ _UsageError: Any = typer.BadParameter.mro()[1]
 """Of click, or of the copy that newer versions of typer carry: both have it there, neither under a public name."""
 
 
-@app.callback()
-def _main(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         show(f"loradar {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 @command(app, "pretrain", PretrainConfig, resumes=True, example="loradar pretrain --data path/to/images --size 64")
@@ -177,10 +181,8 @@ def main() -> None:
     except LoradarError as error:
         _refuse(str(error))
     except _UsageError as error:
-        # no message where the help was asked for by saying nothing: it is on the screen by now
-        if text := " ".join(error.format_message().split()).rstrip("."):
-            _refuse(f"{text}; see `{error.ctx.command_path if error.ctx else 'loradar'} --help`")
-        code = 2
+        text = " ".join(error.format_message().split()).rstrip(".")
+        _refuse(f"{text}; see `{error.ctx.command_path if error.ctx else 'loradar'} --help`")
     except Interrupted as error:
         _stop(str(error))
     except (KeyboardInterrupt, typer.Abort):

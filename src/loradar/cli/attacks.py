@@ -11,7 +11,6 @@ from loradar.cli.printing import Facts, Output, Rows
 attacks = typer.Typer(
     cls=Group,
     rich_markup_mode=None,
-    no_args_is_help=True,
     help="""List the attacks, and show the settings of one.
 
     `a+b` is the strongest of several attacks for each image, `a|b` one of them at random.

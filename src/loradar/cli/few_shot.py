@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 few_shot = typer.Typer(
     cls=Group,
     rich_markup_mode=None,
-    no_args_is_help=True,
     help="Fit an adapter to a few labelled images of a new task, classify with it, and evaluate the pool.",
     epilog="loradar few-shot fit path/to/images --pool runs/pool --out runs/task",
 )
@@ -77,7 +76,7 @@ def _classify(
     adapter: Annotated[
         Path, typer.Argument(metavar="ADAPTER", help="The folder that `few-shot fit` wrote.", show_default=False)
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files.", show_default=False)],
     base: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The base. Default: the one that the adapter was fitted on.")
     ] = None,

@@ -10,6 +10,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from typer.models import OptionInfo
 
 from loradar.cli.help import Command
 from loradar.cli.panels import panel_of
@@ -51,7 +52,7 @@ def command(
             given = {key: value for key, value in flags.items() if value is not None and value != []}
             return run(validate(schema, {**(read_file(config) if config else {}), **given}))
 
-        parameters = [_flag(key, field, positional=key == positional) for key, field in schema.model_fields.items()]
+        parameters = [_flag(key, schema, positional=key == positional) for key in schema.model_fields]
         parameters.sort(key=lambda p: p.name != positional)
         _register(
             app, name, call, [*parameters, _parameter("config", _CONFIG)], inspect.getdoc(run), example, resumes=resumes
@@ -97,6 +98,10 @@ def _register(
         elif output is not None:
             show(*output.text)
 
+    for parameter in parameters:
+        for information in get_args(parameter.annotation)[1:]:
+            if isinstance(information, OptionInfo) and information.rich_help_panel is None:
+                information.rich_help_panel = panel_of(parameter.name)
     if takes_json:
         parameters = [*parameters, _parameter("as_json", _JSON, default=False)]
     call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -106,8 +111,9 @@ def _register(
     app.command(name, cls=Command, help=text, epilog=example)(call)
 
 
-def _flag(key: str, field: FieldInfo, *, positional: bool) -> inspect.Parameter:
+def _flag(key: str, schema: type[BaseModel], *, positional: bool) -> inspect.Parameter:
     """A field as a flag without a default of its own: what is not given is left to the file, then to the schema."""
+    field = schema.model_fields[key]
     base = _base_type(field)
     kind: Any = list[str] if get_origin(base) is list else bool if base is bool else str
     known = f"Names: {', '.join(ATTACKS)}; `loradar attacks list` says more. " if key == "attacks" else ""
@@ -118,7 +124,9 @@ def _flag(key: str, field: FieldInfo, *, positional: bool) -> inspect.Parameter:
         return _parameter(key, Annotated[kind | None, argument])
     flag = f"--{key.replace('_', '-')}"
     names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
-    option = typer.Option(*names, help=text, show_default=False, metavar=_metavar(base), rich_help_panel=panel_of(key))
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    panel = str(extra["panel"]) if "panel" in extra else panel_of(key, schema.model_fields)
+    option = typer.Option(*names, help=text, show_default=False, metavar=_metavar(base), rich_help_panel=panel)
     return _parameter(key, Annotated[kind | None, option])
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 guard = typer.Typer(
     cls=Group,
     rich_markup_mode=None,
-    no_args_is_help=True,
     help="One classifier made of a base and its adapters: they vote, attacks are identified, a policy responds.",
     epilog="loradar guard classify photo.png --guard runs/guard",
 )
@@ -84,7 +83,7 @@ def _audit(config: GuardAuditConfig) -> Output:
 
 @plain_command(guard, "classify", example="loradar guard classify photo.png --guard runs/guard")
 def _classify(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files.", show_default=False)],
     folder: _Folder = Path("runs/guard"),
     base: _Base = None,
     level: _Level = "calm",

@@ -23,7 +23,13 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group of commands: the first paragraph of each one's help is shown whole."""
+    """A group of commands: the first paragraph of each one's help is shown whole. Without a command, help and exit 2."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help())
+            raise typer.Exit(2)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_sections(self, ctx, formatter)

@@ -1,5 +1,7 @@
 """Sections of the help: which flag stands in which."""
 
+from collections.abc import Collection
+
 _PANELS = {
     "Model": "base adapter architecture guard candidate pool",
     "Data": """
@@ -26,9 +28,11 @@ _PANELS = {
 _OF = {key: panel for panel, keys in _PANELS.items() for key in keys.split()}
 
 
-def panel_of(field: str) -> str | None:
-    """The section of a schema's field; None for one that belongs to none."""
-    return _OF.get(field)
+def panel_of(field: str, fields: Collection[str] = ()) -> str | None:
+    """The section of one of a schema's `fields`; None for one that belongs to none."""
+    panel = _OF.get(field)
+    # the batch size, where nothing is trained
+    return "Computing" if panel == "Training" and "epochs" not in fields else panel
 
 
 def place_of(panel: str) -> int:

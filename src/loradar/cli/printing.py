@@ -87,7 +87,7 @@ class Rows:
         for index, row in enumerate(rows):
             if index:
                 yield Text("")
-            yield _pairs(list(zip(heads, row, strict=True)), options.max_width)
+            yield _pairs([pair for pair in zip(heads, row, strict=True) if pair[1]], options.max_width)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -107,7 +107,8 @@ def validate(schema: type[C], settings: Mapping[str, Any]) -> C:
     try:
         return schema(**settings)
     except ValidationError as error:
-        raise BadConfigError("; ".join(_line(schema, dict(e)) for e in error.errors()[:3])) from error
+        lines = dict.fromkeys(_line(schema, dict(e)) for e in error.errors()[:3])
+        raise BadConfigError("; ".join(lines)) from error
 
 
 def _line(schema: type[BaseModel], error: dict[str, Any]) -> str:
@@ -115,7 +116,8 @@ def _line(schema: type[BaseModel], error: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown config key {key!r}; {did_you_mean(key, schema.model_fields)}"
     if error["type"] == "missing":
-        return f"{key} is missing; {schema.model_fields[key].description}"
+        text = (schema.model_fields[key].description or "").rstrip(".")
+        return f"{key} is missing; expected {text[:1].lower()}{text[1:]}"
     return f"{key} is {_shown(error['input'])}; {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 

@@ -135,6 +135,8 @@ class PredictConfig(Settings):
     pictures: list[Path] = Field(..., min_length=1, description="Image files of any size.")
     base: str = Field(..., description=BASE)
     adapter: Path | None = Field(None, description="Adapter folder to plug into the base. Default: the base alone.")
-    top: int = Field(1, ge=1, description="Most probable classes to print for each picture.")
+    top: int = Field(
+        1, ge=1, description="Most probable classes to print for each picture.", json_schema_extra={"panel": "Output"}
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps. auto takes a GPU where there is one.")
     batch_size: int = Field(64, ge=1, description=BATCH_SIZE)
