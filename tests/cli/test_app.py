@@ -229,7 +229,7 @@ def test_nothing_said_is_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     [
         (("adapters", "list"), "loradar.cli.show.listing", "Interrupted.\n"),
         (("demo",), "loradar.jobs.demo.demo", "Interrupted. Run the same command to resume.\n"),
-        (("harden", "x"), "loradar.jobs.harden.harden", "Interrupted. Run the same command to resume.\n"),
+        (("harden", "x"), "loradar.jobs.harden.resolve", "Interrupted. Run the same command to resume.\n"),
     ],
 )
 def test_an_interrupted_command_says_whether_it_resumes(

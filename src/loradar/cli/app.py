@@ -87,10 +87,10 @@ def _harden(config: HardenConfig) -> Output:
     """
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
-    from loradar.jobs.harden import harden
+    from loradar.jobs import harden
 
     with watching(console(stderr=True)) as progress:
-        page = harden(config, progress=progress)
+        page = harden.run(harden.resolve(config), progress=progress).page
     return summary(page, adapters=config.out / "adapters")
 
 
@@ -106,10 +106,10 @@ def _audit(config: AuditConfig) -> Output:
     """Measure a base and adapters against attacks, by transfer and adaptively. Nothing is trained."""
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
-    from loradar.jobs.audit import audit
+    from loradar.jobs import audit
 
     with watching(console(stderr=True)) as progress:
-        page = audit(config, progress=progress)
+        page = audit.run(audit.resolve(config), progress=progress).page
     return summary(page)
 
 
@@ -126,7 +126,7 @@ def _demo(
     from loradar.jobs.demo import demo
 
     with watching(console(stderr=True)) as progress:
-        page = demo(folder, seed=seed, progress=progress)
+        page = demo(folder, seed=seed, progress=progress).page
     return summary(page, adapters=folder / "harden" / "adapters")
 
 

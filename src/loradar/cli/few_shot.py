@@ -80,22 +80,25 @@ def _classify(
     base: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The base. Default: the one that the adapter was fitted on.")
     ] = None,
-    together: Annotated[
-        bool, typer.Option("--together", help="Classify all images at once (transductively): better for many images.")
+    transductive: Annotated[
+        bool,
+        typer.Option("--transductive", help="Classify all images at once: better for many images of several classes."),
     ] = False,
     support: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="For --together: the support images. Default: where they were at the fit."),
+        typer.Option(
+            metavar="TEXT", help="For --transductive: the support images. Default: where they were at the fit."
+        ),
     ] = None,
 ) -> Output:
     """Classify images with the adapter of a few-shot task.
 
-    --together removes what all images share and the support does not, such as a corruption or another light, and
+    --transductive removes what all images share and the support does not, such as a corruption or another light, and
     learns from the images as it classifies them.
     """
     from loradar.fewshot.classify import few_shot_classify
 
-    return answered(few_shot_classify(adapter, images, base=base, together=together, support=support))
+    return answered(few_shot_classify(adapter, images, base=base, together=transductive, support=support))
 
 
 def summary(page: Path) -> Output:

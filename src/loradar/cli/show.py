@@ -71,7 +71,7 @@ def listing(folder: Path) -> Output:
                 entry.base_fingerprint[:12] or "unknown",
                 "-" if entry.rank is None else entry.rank,
                 f"{entry.bytes:,}",
-                entry.folder,
+                entry.folder.relative_to(folder),
             )
             for entry in entries
         ],
