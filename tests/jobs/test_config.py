@@ -42,6 +42,8 @@ def test_what_does_not_fit_is_said_in_one_line(settings: dict[str, object], says
         ("a.yaml", "a: [1", "cannot be read"),
         ("a.toml", "a = ", "cannot be read"),
         ("a.yaml", "just words", "holds str"),
+        ("a.yaml", "epochs: 3\nseed: 1\nepochs: 5\n", "'epochs' stands twice"),
+        ("a.yaml", "a: {b: 1, b: 2}", "'b' stands twice"),
         ("gone.yaml", None, "cannot be read"),
     ],
 )
