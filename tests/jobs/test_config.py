@@ -79,6 +79,8 @@ def test_a_size_that_is_none_is_refused(given: object) -> None:
         ({"attacks": ["pgd\0"]}, "without NUL"),
         ({"out": Path("a\0")}, "without NUL"),
         ({"attacks": [True]}, "expected a number or text"),
+        ({"device": "meta"}, "device is 'meta'; expected auto, cpu"),
+        ({"device": ""}, "expected auto, cpu"),
         ({"attacks": ["x" * 5000, 3]}, "attacks is 3"),
         ({"norm": "y" * 5000}, "norm is 'yyy"),
         ({"z" * 5000: 1}, "unknown config key 'zzz"),

@@ -177,7 +177,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = app(prog_name="loradar", standalone_mode=False) or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
     except LoradarError as error:
         _refuse(str(error))
     except _UsageError as error:

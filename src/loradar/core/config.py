@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from loradar.core.errors import BadConfigError, did_you_mean
@@ -26,6 +35,7 @@ MAX_TEST_IMAGES = (
 )
 CACHE = "Folder that keeps attacked images between runs."
 BATCH_SIZE = "Images per forward pass."
+DEVICE = "auto, cpu, cuda, cuda:1 or mps. auto takes a GPU where there is one."
 REPORT_FOLDER = "Folder for report.json, report.md and report.html."
 """Descriptions of fields that several commands share."""
 
@@ -45,6 +55,26 @@ def _read_size(value: object) -> object:
 Pixels = Annotated[int, Field(ge=1)]
 Size: TypeAlias = Annotated[tuple[Pixels, Pixels], BeforeValidator(_read_size)]
 """(height, width) in pixels. Flags and files write it as N or HEIGHTxWIDTH."""
+
+
+def _check_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?", name):
+        raise PydanticCustomError("device", "expected auto, cpu, mps, cuda or cuda:N")
+    return name
+
+
+Device: TypeAlias = Annotated[str, AfterValidator(_check_device)]
+"""`auto` or a kind of processor that torch computes on; whether it is there is seen when the model is opened."""
+
+
+def default_cache() -> Path:
+    """`~/.cache/loradar`, or `runs/cache` for a user without a home folder."""
+    folder = Path("~/.cache/loradar")
+    try:
+        folder.expanduser()
+    except RuntimeError:
+        return Path("runs/cache")
+    return folder
 
 
 class Settings(BaseModel):
@@ -78,7 +108,7 @@ class Config(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Number format to compute in. auto takes bf16 where the hardware is faster in it."
     )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps. auto takes a GPU where there is one.")
+    device: Device = Field("auto", description=DEVICE)
     seed: int = Field(0, ge=0, description="Seed of the splits, the initialization, the order and the augmentation.")
 
 

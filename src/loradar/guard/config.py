@@ -5,7 +5,17 @@ from typing import Literal
 
 from pydantic import Field
 
-from loradar.core.config import BASE, BATCH_SIZE, CACHE, DATA, MAX_TEST_IMAGES, REPORT_FOLDER, Config, Count
+from loradar.core.config import (
+    BASE,
+    BATCH_SIZE,
+    CACHE,
+    DATA,
+    MAX_TEST_IMAGES,
+    REPORT_FOLDER,
+    Config,
+    Count,
+    default_cache,
+)
 
 
 class GuardBuildConfig(Config):
@@ -54,7 +64,7 @@ class GuardBuildConfig(Config):
     rectangle: int = Field(5, ge=1, description="Side, in pixels, of the rectangles that masking is certified against.")
     masks: int = Field(6, ge=2, description="Masks per axis of two-round masking.")
     batch_size: int = Field(128, ge=1, description=BATCH_SIZE)
-    cache: Path = Field(Path("~/.cache/loradar"), description=CACHE)
+    cache: Path = Field(default_factory=default_cache, description=CACHE)
 
 
 class GuardAuditConfig(Config):
@@ -88,4 +98,4 @@ class GuardAuditConfig(Config):
     evade_steps: int = Field(20, ge=1, description="Steps of the attacks that also try to be identified as clean.")
     out: Path = Field(Path("runs/guard-audit"), description=REPORT_FOLDER)
     batch_size: int = Field(128, ge=1, description=BATCH_SIZE)
-    cache: Path = Field(Path("~/.cache/loradar"), description=CACHE)
+    cache: Path = Field(default_factory=default_cache, description=CACHE)

@@ -10,12 +10,15 @@ from loradar.core.config import (
     BATCH_SIZE,
     CACHE,
     DATA,
+    DEVICE,
     MAX_TEST_IMAGES,
     REPORT_FOLDER,
     Config,
     Count,
+    Device,
     Settings,
     Size,
+    default_cache,
 )
 
 
@@ -106,7 +109,7 @@ class HardenConfig(DataConfig):
     gamma: float = Field(0.1, gt=0, description="Step schedule: factor of each fall.")
     crop: int = Field(4, ge=0, description="Pad by this many pixels (reflected) and crop at random.")
     flip: bool = Field(True, description="Mirror half of the images. Turn it off for digits and letters.")
-    cache: Path = Field(Path("~/.cache/loradar"), description=CACHE)
+    cache: Path = Field(default_factory=default_cache, description=CACHE)
     tensorboard: bool = Field(False, description="Write curves for TensorBoard (needs the extra: tensorboard).")
 
 
@@ -126,7 +129,7 @@ class AuditConfig(Config):
     max_test_images: Count = Field(None, ge=1, description=MAX_TEST_IMAGES)
     out: Path = Field(Path("runs/audit"), description=REPORT_FOLDER)
     batch_size: int = Field(128, ge=1, description=BATCH_SIZE)
-    cache: Path = Field(Path("~/.cache/loradar"), description=CACHE)
+    cache: Path = Field(default_factory=default_cache, description=CACHE)
 
 
 class PredictConfig(Settings):
@@ -138,5 +141,5 @@ class PredictConfig(Settings):
     top: int = Field(
         1, ge=1, description="Most probable classes to print for each picture.", json_schema_extra={"panel": "Output"}
     )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps. auto takes a GPU where there is one.")
+    device: Device = Field("auto", description=DEVICE)
     batch_size: int = Field(64, ge=1, description=BATCH_SIZE)
