@@ -17,6 +17,7 @@ from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, OneOf, Pyra
 from loradar.attacks.rectangles import grid
 from loradar.core.balls import L2, Linf
 from loradar.core.errors import BadImagesError
+from loradar.core.modules import Wrapper
 from loradar.core.types import Attack
 from tests.attacks.toys import Counting, Linear, Net, answers, pictures
 
@@ -227,7 +228,7 @@ def test_linear_model_comes_near_the_closed_form(case: Case) -> None:
 
 @every
 def test_model_that_computes_in_half_precision(case: Case) -> None:
-    class Half(nn.Module):
+    class Half(Wrapper):
         def __init__(self) -> None:
             super().__init__()
             self.wrapped = Net()

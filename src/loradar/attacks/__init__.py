@@ -2,15 +2,17 @@
 
 from loradar.attacks.ascend import ascend
 from loradar.attacks.auto_attack import AutoAttack
+from loradar.attacks.base import BaseAttack, NormAttack
 from loradar.attacks.feature_importance import FIA
 from loradar.attacks.fgsm import FGSM
 from loradar.attacks.mi_fgsm import MIFGSM
 from loradar.attacks.noise import UniformNoise
 from loradar.attacks.occlusion import ROA
+from loradar.attacks.parsing import named_attack, named_attacks, parse_attack
 from loradar.attacks.pgd import PGD
 from loradar.attacks.pyramid import Pyramid
-from loradar.attacks.random_choice import OneOf
-from loradar.attacks.registry import layers_read, named_attack, named_attacks, parse_attack, reseeded
+from loradar.attacks.random_choice import RandomChoice
+from loradar.attacks.registry import AttackInfo, SettingInfo, available_attacks, describe_attack, register
 from loradar.attacks.worst_of import WorstOf, strongest
 
 __all__ = [
@@ -19,16 +21,21 @@ __all__ = [
     "MIFGSM",
     "PGD",
     "ROA",
+    "AttackInfo",
     "AutoAttack",
-    "OneOf",
+    "BaseAttack",
+    "NormAttack",
     "Pyramid",
+    "RandomChoice",
+    "SettingInfo",
     "UniformNoise",
     "WorstOf",
     "ascend",
-    "layers_read",
+    "available_attacks",
+    "describe_attack",
     "named_attack",
     "named_attacks",
     "parse_attack",
-    "reseeded",
+    "register",
     "strongest",
 ]

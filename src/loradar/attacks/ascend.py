@@ -17,17 +17,17 @@ def ascend(
     start: Images,
     *,
     ball: Ball,
-    step: float,
+    step_size: float,
     steps: int,
     momentum: float = 0.0,
     schedule: Schedule = "constant",
 ) -> Images:
     """The last of `steps` iterates from `start`: step along the ball's steepest direction, project, clamp to [0, 1].
 
-    `objective` maps (batch, C, H, W) to (batch,), each value of its own image alone. `step` is in units of [0, 1]
+    `objective` maps (batch, C, H, W) to (batch,), each value of its own image alone. `step_size` is in units of [0, 1]
     pixels, measured in the norm of the ball around `x`. With `momentum`, the direction is the running sum of gradients,
     each divided by its mean absolute value per image (Dong et al., "Boosting Adversarial Attacks with Momentum", 2018,
-    equations 6 and 7). By a `linear` schedule, `step` is the first of steps that shrink: large ones find a corner of
+    equations 6 and 7). By a `linear` schedule, `step_size` is the first of steps that shrink: large ones find a corner of
     the ball, small ones settle there, so that half as many reach the same loss.
     """
     x_adv, direction = start.detach(), torch.zeros_like(x)
@@ -40,6 +40,6 @@ def ascend(
         else:
             direction = grad
         # project last: the step may leave the ball; clamping then only moves towards x, which is in [0, 1]
-        size_now = step * (1 - k / steps) if schedule == "linear" else step
+        size_now = step_size * (1 - k / steps) if schedule == "linear" else step_size
         x_adv = ball.project(x_adv + size_now * ball.steepest(direction), x).clamp(0, 1)
     return x_adv

@@ -1,20 +1,18 @@
-"""What every attack does at its door: check what comes in, borrow the model, ask it for losses and gradients."""
+"""Shared helpers of the attacks: input validation, an eval-mode context, loss and gradient functions."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from loradar.core.balls import L2, Linf
 from loradar.core.checks import check_images, check_labels
 from loradar.core.errors import BadConfigError
+from loradar.core.losses import cross_entropy, margin
 from loradar.core.modules import evaluating
 from loradar.core.types import Images, Labels, Logits
 
-NormBall: TypeAlias = Linf | L2
-LINF_8 = Linf(radius=8 / 255)
 # images in one forward pass, by their pixels (height * width): 64 images of 32 x 32 stay in a processor's cache
 _PIXELS_AT_ONCE = {"cpu": 1 << 16}
 _PIXELS_AT_ONCE_ELSEWHERE = 1 << 19
@@ -22,12 +20,8 @@ _PIXELS_AT_ONCE_ELSEWHERE = 1 << 19
 Objective: TypeAlias = Callable[[Images], Tensor]
 """Images to (batch,) values, each of its own image alone: what an attack ascends."""
 
-
-def check_counts(**settings: int) -> None:
-    """Raises BadConfigError for a setting below 1, by its name."""
-    for name, value in settings.items():
-        if value < 1:
-            raise BadConfigError(f"{name} is {value}; expected 1 or more")
+Loss: TypeAlias = Literal["cross_entropy", "margin", "kl"]
+LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
 
 
 @contextmanager
@@ -88,6 +82,11 @@ def divergence_of(model: nn.Module, x: Images, y: Labels) -> Objective:
         return (clean.exp() * (clean - attacked)).sum(1)
 
     return objective
+
+
+def objective_of(model: nn.Module, x: Images, y: Labels, loss: Loss) -> Objective:
+    """What is ascended: a loss of the labels, or for `kl` the divergence from the clean answers."""
+    return divergence_of(model, x, y) if loss == "kl" else loss_of(model, y, LOSSES[loss])
 
 
 def check_divergence_starts_at_random(loss: str, *, random_start: bool) -> None:
