@@ -6,7 +6,7 @@ import typer
 
 from loradar.cli.flags import plain_command
 from loradar.cli.help import Group
-from loradar.cli.printing import Facts, Output, Rows
+from loradar.cli.printing import Output, Rows, prose
 
 attacks = typer.Typer(
     cls=Group,
@@ -22,7 +22,7 @@ attacks = typer.Typer(
 @plain_command(attacks, "list", example="loradar attacks list")
 def _list() -> Output:
     """List the attacks and presets that --attacks takes, plugins included."""
-    from loradar.cli.attack_info import available_attacks
+    from loradar.attacks import available_attacks
 
     known = available_attacks()
     return Output(text=[Rows(("attack", "what it does"), list(known.items()))], data=known)
@@ -33,14 +33,11 @@ def _show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An attack or preset of the list.", show_default=False)],
 ) -> Output:
     """Show what an attack does, and its settings with types, defaults and bounds."""
-    from loradar.cli.attack_info import describe_attack
+    from loradar.attacks import describe_attack
 
     info = describe_attack(name)
     table = Rows(
         ("setting", "type", "default", "bounds", ""),
-        [(s.name, s.type, s.default, s.bounds, s.help) for s in info.settings],
+        [(one.name, one.type, one.default, one.bounds, one.help) for one in info.settings],
     )
-    paragraphs = [" ".join(part.split()) for part in info.text.split("\n\n")]
-    first = next((s for s in info.settings if s.type == "int"), info.settings[0])
-    use = f"--attacks {info.name}:{first.name}={first.default}"
-    return Output(text=[*paragraphs, "", table, "", Facts({"in full": info.spec, "use": use})], data=info)
+    return Output(text=[*map(prose, info.text.split("\n\n")), "", table, "", f"use: --attacks {info.spec}"], data=info)

@@ -67,6 +67,11 @@ def escape(text: object) -> str:
     )
 
 
+def prose(text: str) -> Text:
+    """A paragraph that is wrapped between words."""
+    return Text(escape(" ".join(text.split())))
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """A table of text. Where it does not fit the width, each row becomes a block of lines, a line per column."""

@@ -6,7 +6,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from loradar.adapters import Adapter, find_head, find_norms, find_targets, fingerprint, init_adapter, load, verify
+from loradar.adapters import (
+    Adapter,
+    find_heads,
+    find_norms,
+    find_targets,
+    fingerprint,
+    init_adapter,
+    load,
+    target_share,
+    verify,
+)
 from loradar.cli.printing import Facts, Output, Rows
 from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.modules import unwrap
@@ -118,6 +128,7 @@ def _facts(adapter: Adapter, size: int) -> dict[str, str]:
         "layers": ", ".join(adapter.deltas) or "none",
         "rank": f"{card.rank}, lora_alpha {card.lora_alpha:g}, init {card.init}",
         "head": card.head or "the base's",
+        "trained whole": ", ".join(card.modules_to_save) or "nothing",
         **({"classes": ", ".join(card.classes)} if card.classes else {}),
         "normalisation": card.norm,
         "trained against": f"{card.trained_against or 'unknown'} on the {card.attack_target or 'unknown'} model",
@@ -154,6 +165,7 @@ def inspection(spec: str, targets: list[str], rank: int) -> Output:
         if isinstance(getattr(module, "weight", None), Tensor) and module.weight.ndim > 1
     ]
     count = sum(tensor.numel() for tensor in adapter.parameters())
+    heads, share = find_heads(base.model), target_share(base.model, covered)
     facts = {
         "base": spec,
         "architecture": base.description["architecture"],
@@ -161,9 +173,9 @@ def inspection(spec: str, targets: list[str], rank: int) -> Output:
         "classes": f"{base.num_classes:,}",
         "parameters": f"{sum(parameter.numel() for parameter in base.model.parameters()):,}",
         "fingerprint": fingerprint(base.model),
-        "head": find_head(base.model),
+        "head": ", ".join(heads),
         "layers with running statistics": len(find_norms(base.model)),
-        "targets": f"{' '.join(targets)}: {len(covered)} layers",
+        "targets": f"{' '.join(targets)}: {len(covered)} layers, {share:.0%} of the parameters below the head",
         "adapter": f"{count:,} parameters at rank {rank}, about {4 * count / 1000:,.0f} kB",
     }
     table = Rows(
@@ -177,9 +189,9 @@ def inspection(spec: str, targets: list[str], rank: int) -> Output:
         **{key: base.description[key] for key in ("architecture", "num_classes", "input_size")},
         "base": spec,
         "fingerprint": facts["fingerprint"],
-        "head": facts["head"],
+        "heads": heads,
         "parameters": sum(parameter.numel() for parameter in base.model.parameters()),
-        "adapter": {"target_modules": sorted(covered), "rank": rank, "parameters": count},
+        "adapter": {"target_modules": sorted(covered), "share": share, "rank": rank, "parameters": count},
         "layers": layers,
     }
     return Output(text=[Facts(facts), "", table], data=data)

@@ -27,7 +27,9 @@ class MetaTuneConfig(Config):
         description="Task: WAYwSHOTs, such as 5w1s, or variable. A pool works best at the shots that it was tuned for.",
     )
     query: int = Field(10, ge=1, description="Query images per class.")
-    eps_255: list[float] = Field([0.01, 0.1, 6, 8], description="Perturbation size of a member of the pool, in 255ths.")
+    eps_255: list[float] = Field(
+        [0.01, 0.1, 6, 8], description="Perturbation size (eps) of a member of the pool, in 255ths."
+    )
     attack: str = Field(
         "pgd:steps=2,loss=kl", description="pgd or pyramid, with settings; each member sets its own perturbation size."
     )
@@ -101,7 +103,8 @@ class FewShotEvalConfig(BlendConfig):
     query: int = Field(10, ge=1, description="Query images per class.")
     episodes: int = Field(600, ge=2, description="Clean tasks per domain and setting.")
     attacks: list[str] = Field(
-        ["pgd:eps=4.5/255,step_size=0.45/255"], description="Attack on the query images, crafted on each method's model."
+        ["pgd:eps=4.5/255,step_size=0.45/255"],
+        description="Attack on the query images, crafted on each method's model.",
     )
     sweep_attacks: list[str] = Field([], description="Further attack, on the full method and the main baselines alone.")
     attacked_episodes: int = Field(100, ge=0, description="Tasks per attack; 0 leaves attacks out.")

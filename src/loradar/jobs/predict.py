@@ -9,7 +9,7 @@ from torch import nn
 
 from loradar.adapters import load, plug
 from loradar.core.errors import BadConfigError, BadImagesError
-from loradar.core.modules import evaluating
+from loradar.core.modules import check_logits, evaluating
 from loradar.core.types import NullProgress, Progress
 from loradar.data import read_images
 from loradar.evaluation import device_of
@@ -60,7 +60,7 @@ def run(job: PredictJob, *, progress: Progress | None = None) -> list[Prediction
     """A prediction for each picture, in order.
 
     Raises BadDataError for a picture that cannot be read, BadImagesError where the model's output is not finite, and
-    BadConfigError where it has not one logit per class.
+    BadConfigError where it does not give one logit per class.
     """
     task = (progress or NullProgress()).task("predict", len(job.pictures))
     results = []
@@ -68,11 +68,10 @@ def run(job: PredictJob, *, progress: Progress | None = None) -> list[Prediction
         chunk = job.pictures[start : start + job.batch_size]
         x = read_images(chunk, size=job.size).to(device_of(job.model))
         with evaluating(job.model), torch.inference_mode():
-            logits = job.model(x)
+            logits = check_logits(job.model(x))
         if tuple(logits.shape) != (len(chunk), len(job.classes)):
             raise BadConfigError(
-                f"the model gives {tuple(logits.shape)} for {len(chunk)} pictures; expected a logit for each of its "
-                f"{len(job.classes)} classes"
+                f"the model gives logits {tuple(logits.shape)} for {len(chunk)} pictures and {len(job.classes)} classes"
             )
         shares, order = logits.float().softmax(1).cpu().topk(min(job.top, len(job.classes)))
         for picture, values, indices in zip(chunk, shares, order, strict=True):
