@@ -8,10 +8,12 @@ from loradar.evaluation.measure import AccuracyResult
 
 _WITHIN = "attack"
 _LONG_FLOAT = re.compile(r"(?<![\w.])0\.\d{5,}(?:e-?\d+)?")
+_REPR = re.compile(r"(\w+)\((.*)\)", flags=re.DOTALL)
+_JOINT = re.compile(r"(\||\+(?=[a-z]))")
 
 
 def readable(setting: str) -> str:
-    """The setting with every long fraction that is a step of the 8-bit scale written as one.
+    """Writes every long fraction that is a step of the 8-bit scale as one.
 
     >>> readable("FGSM(ball=Linf(radius=0.03137254901960784), seed=0)")
     'FGSM(ball=Linf(radius=8/255), seed=0)'
@@ -26,61 +28,74 @@ def readable(setting: str) -> str:
 
 
 def kind(setting: str) -> str:
-    """The class of a setting.
+    """Returns the attack's name without its settings.
 
-    >>> kind("PGD(steps=10, seed=0)")
-    'PGD'
+    >>> kind("pgd:eps=8/255"), kind("PGD(steps=10, seed=0)"), kind("roa:height=7+pgd")
+    ('pgd', 'PGD', 'roa+pgd')
     """
-    return setting.partition("(")[0]
+    return _parts(setting)[0]
 
 
 def short_names(settings: Iterable[str]) -> dict[str, str]:
-    """A short name for each setting: its class, and where the class is there twice, the fields that differ.
+    """Names each setting by its kind, and where several are of one kind, by the fields that differ.
 
-    >>> list(short_names(["PGD(steps=10, seed=0)", "PGD(steps=50, seed=0)", "none"]).values())
-    ['PGD steps=10', 'PGD steps=50', 'none']
+    >>> list(short_names(["pgd:eps=8/255", "pgd:eps=8/255,steps=50", "none"]).values())
+    ['pgd', 'pgd steps=50', 'none']
     >>> list(short_names(["Evading(attack=FIA(masks=30))", "Evading(attack=ROA(steps=3))"]).values())
     ['Evading FIA', 'Evading ROA']
     """
-    known = list(dict.fromkeys(settings))
+    known = {setting: _parts(readable(setting)) for setting in settings}
     kinds: dict[str, list[str]] = {}
-    for setting in known:
-        kinds.setdefault(kind(setting), []).append(setting)
+    for setting, (common, _) in known.items():
+        kinds.setdefault(common, []).append(setting)
     names = {}
     for common, members in kinds.items():
-        fields = {member: _fields(member) for member in members}
+        fields = {member: known[member][1] for member in members}
         keys = list(dict.fromkeys(key for member in members for key in fields[member]))
         differing = [key for key in keys if len({fields[member].get(key) for member in members}) > 1]
         # an attack within an attack has a short name too
         within = short_names(fields[member][_WITHIN] for member in members) if _WITHIN in differing else {}
         for member in members:
-            told = [
+            shown = [
                 within.get(fields[member][key], f"{key}={fields[member][key]}")
                 for key in differing
                 if key in fields[member]
             ]
-            names[member] = " ".join([common, *told])
+            names[member] = " ".join([common, *shown])
     return {setting: names[setting] for setting in known}
 
 
 def labels(rows: Sequence[AccuracyResult]) -> dict[tuple[str, str], str]:
-    """A name for every candidate: the model's, and where several share it, what each was trained against."""
+    """Names every candidate: by its model, and where several share it, by what each was trained against."""
     by_model: dict[str, list[str]] = {}
     for model, against in dict.fromkeys(row.candidate for row in rows):
         by_model.setdefault(model, []).append(against)
-    found = {}
+    named = {}
     for model, several in by_model.items():
         names = short_names(several)
         for against in several:
-            found[model, against] = model if len(several) == 1 else f"{model} ({names[against] or 'untrained'})"
-    return found
+            named[model, against] = model if len(several) == 1 else f"{model} ({names[against] or 'untrained'})"
+    return named
 
 
-def _fields(setting: str) -> dict[str, str]:
-    """The top-level fields of a dataclass's repr; fields without a name are numbered."""
-    inside = readable(setting).partition("(")[2].removesuffix(")")
+def _parts(setting: str) -> tuple[str, dict[str, str]]:
+    """The kind and the fields of a spec, or of the repr of a dataclass; fields without a name are numbered."""
+    if whole := _REPR.fullmatch(setting):
+        return whole[1], _fields(whole[2])
+    members = _JOINT.split(setting)
+    kinds, fields = [], {}
+    for number, member in enumerate(members):
+        common, _, options = member.partition(":")
+        kinds.append(common)
+        # two members may both have a field of this name
+        fields |= {f"{key}{number or ''}": value for key, value in _fields(options).items() if options}
+    return "".join(kinds), fields
+
+
+def _fields(text: str) -> dict[str, str]:
+    """`key=value` at the commas that stand in no bracket."""
     fields, depth, part = [], 0, ""
-    for letter in inside:
+    for letter in text:
         depth += (letter in "([{") - (letter in ")]}")
         if letter == "," and depth == 0:
             fields.append(part.strip())
@@ -96,7 +111,7 @@ def _fields(setting: str) -> dict[str, str]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested values as (dotted name, text) lines.
+    """Returns nested values as (dotted name, text) lines.
 
     >>> flat({"split": {"train": 49000, "seeds": [0, 1]}})
     [('split.train', '49000'), ('split.seeds', '0, 1')]
