@@ -20,7 +20,7 @@ from loradar.guard.config import GuardAuditConfig
 from loradar.guard.pool import open_guard
 from loradar.guard.surrogate import Surrogate
 from loradar.models import load_base, new_base, save_base
-from loradar.report.schema import read_report
+from loradar.report.files import read_report
 from tests.guard import built as guards
 
 ROA = "roa-steps1-candidates2"

@@ -13,7 +13,7 @@ from loradar.jobs.audit import audit
 from loradar.jobs.config import AuditConfig, HardenConfig
 from loradar.jobs.harden import harden
 from loradar.models import load_base, new_base, save_base
-from loradar.report.schema import read_report
+from loradar.report.files import read_report
 from loradar.training import distillation_loss
 
 ATTACKS = ["roa:steps=2,candidates=3", "fast=pgd:steps=2"]

@@ -5,6 +5,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from loradar.report.few_shot_views import ablation_chains, attack_names, compared, curves, tables
+from loradar.report.writing import write_few_shot_report
 
 from loradar.core.errors import BadConfigError, BadFileError
 from loradar.report.few_shot import (
@@ -16,8 +18,6 @@ from loradar.report.few_shot import (
     averaged,
     read_few_shot_report,
 )
-from loradar.report.few_shot_views import ablation_chains, attack_names, compared, curves, tables
-from loradar.report.writing import write_few_shot_report
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 ATTACKS = ["none", *(f"PGD(ball=Linf(radius={r}), steps=10, seed=0)" for r in (0.01, 0.02, 0.03)), "corruptions"]

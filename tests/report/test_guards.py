@@ -5,10 +5,10 @@ import io
 
 import pytest
 import torch
+from loradar.report.guard_plots import cost_svg, reliability_svg
 from PIL import Image
 
 from loradar.core.errors import BadConfigError
-from loradar.report.guard_plots import cost_svg, reliability_svg
 from loradar.report.guards import Cost, CostPoint, Identification, Reliability, Suspect
 
 FOUND = Identification(

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from loradar.report.writing import write_report
 
 from loradar.core.errors import BadConfigError, BadFileError
 from loradar.report.schema import Point, Report, from_json, read_report, to_json
-from loradar.report.writing import write_report
 from tests.evaluation.toys import row
 
 

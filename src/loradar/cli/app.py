@@ -10,6 +10,7 @@ from rich.console import Console
 from loradar import __version__
 from loradar.cli.flags import command
 from loradar.cli.guard import guard
+from loradar.cli.report import report
 from loradar.core.errors import LoradarError
 from loradar.fewshot.config import FewShotEvalConfig, FewShotFitConfig, MetaTuneConfig
 from loradar.jobs.config import AuditConfig, HardenConfig, PretrainConfig
@@ -31,6 +32,7 @@ app.add_typer(adapters, name="adapters")
 few_shot = typer.Typer(no_args_is_help=True, help="A few labelled images of a new task: fit, classify, evaluate.")
 app.add_typer(few_shot, name="few-shot")
 app.add_typer(guard, name="guard")
+app.command("report")(report)
 out, err = Console(), Console(stderr=True)
 _STOPPED = 130
 _UsageError: Any = typer.BadParameter.mro()[1]

@@ -8,18 +8,20 @@ from rich.table import Table
 
 from loradar.fewshot.classify import Answer
 from loradar.fewshot.fit import Fitted
-from loradar.report.few_shot import AVERAGE, read_few_shot_report
-from loradar.report.few_shot_views import attack_names
+from loradar.report.few_shot import AVERAGE
+from loradar.report.files import read_report
+from loradar.report.measured import attack_names
 
 
 def summary(folder: Path) -> RenderableType:
     """The averages of a report, a line each."""
-    report = read_few_shot_report(folder)
-    names = attack_names(report)
+    section = read_report(folder).few_shot
+    rows = section.rows if section else ()
+    names = attack_names(row.attack for row in rows)
     table = Table(
         "method", "domains", "setting", "attack", "right (95 % interval)", "tasks", box=None, header_style="bold"
     )
-    for row in report.rows:
+    for row in rows:
         if row.domain.startswith(AVERAGE):
             figure = f"{100 * row.mean:.1f} ± {100 * row.half_width:.1f} %"
             domain = row.domain.removeprefix(AVERAGE).strip()

@@ -83,7 +83,8 @@ def _parts(setting: str) -> tuple[str, dict[str, str]]:
     if whole := _REPR.fullmatch(setting):
         return whole[1], _fields(whole[2])
     members = _JOINT.split(setting)
-    kinds, fields = [], {}
+    kinds: list[str] = []
+    fields: dict[str, str] = {}
     for number, member in enumerate(members):
         common, _, options = member.partition(":")
         kinds.append(common)

@@ -28,8 +28,9 @@ from loradar.guard.masking import certified, pair_answers, two_round
 from loradar.guard.pool import OpenGuard, folded, named_adapters, open_guard, right_on
 from loradar.guard.surrogate import STATEMENT, Surrogate
 from loradar.guard.tally import UNION, Meeting, Tally
-from loradar.report.schema import Report
-from loradar.report.writing import write_report
+from loradar.report.files import write_report
+from loradar.report.guards import GuardSection
+from loradar.report.schema import BASE, Report
 
 
 def audit_guard(config: GuardAuditConfig, *, progress: Progress | None = None) -> Path:
@@ -67,10 +68,14 @@ def audit_guard(config: GuardAuditConfig, *, progress: Progress | None = None) -
         | {"calibration": opened.record.data},
         versions=versions(),
         settings=bench.settings(config) | {"guard": _settings(opened)},
-        identification=identification_of(looked, opened.guard.settings.labels),
-        cost=cost_of(looked, opened.guard, tally.costs),
-        reliabilities=reliabilities_of(looked, opened.guard),
-        suspects=suspects_of(looked, opened.guard, opened.base.classes or source.classes, known),
+        # the saved guard is the first candidate
+        baselines=tuple(name for name in [*tally.against][1:] if name != BASE),
+        guard=GuardSection(
+            identification=identification_of(looked, opened.guard.settings.labels),
+            cost=cost_of(looked, opened.guard, tally.costs),
+            reliabilities=reliabilities_of(looked, opened.guard),
+            suspects=suspects_of(looked, opened.guard, opened.base.classes or source.classes, known),
+        ),
         notes=(STATEMENT, UNION),
     )
     return write_report(report, config.out)

@@ -16,8 +16,8 @@ from loradar.evaluation.candidates import Candidate, ReportedImages
 from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.jobs.config import AuditConfig
 from loradar.models import open_base
-from loradar.report.schema import Report, Size
-from loradar.report.writing import write_report
+from loradar.report.files import write_report
+from loradar.report.schema import BASE, Report, Size
 
 
 def audit(config: AuditConfig, *, progress: Progress | None = None) -> Path:
@@ -29,7 +29,7 @@ def audit(config: AuditConfig, *, progress: Progress | None = None) -> Path:
     base = open_base(config.base, config.device)
     adapters = [load(folder) for folder in config.adapter]
     bench = open_bench(base, config, progress)
-    candidates = [Candidate(name="base", model=base.model)]
+    candidates = [Candidate(name=BASE, model=base.model)]
     for folder, adapter in zip(config.adapter, adapters, strict=True):
         name = adapter.card.name
         if name in {one.name for one in candidates}:
@@ -49,8 +49,8 @@ def audit(config: AuditConfig, *, progress: Progress | None = None) -> Path:
         picture
         for one in candidates[1:]
         for attack in attacks
-        if "transfer" in config.threat
-        for picture in figures.pictures(bench, one, attack, reported, names)
+        for threat in config.threat
+        for picture in figures.pictures(bench, one, attack, threat, reported, names)
     ]
     report = Report(
         title="Audit",

@@ -95,7 +95,9 @@ def _of_model(report: Report, candidate: tuple[str, str], label: str) -> Measure
     model, against = candidate
     mine = [row for row in report.rows if row.candidate == candidate]
     base = [row for row in report.rows if row.model == BASE and model != BASE]
-    adaptive, transfer = (_lowest((_key(r.attack), r) for r in mine if r.threat == t) for t in ("adaptive", "transfer"))
+    adaptive, transfer = (
+        _lowest((attack_key(r.attack), r) for r in mine if r.threat == t) for t in ("adaptive", "transfer")
+    )
     if model == BASE:  # computed on the base is computed on the model itself
         adaptive = _lowest({**transfer, **adaptive}.items())
     checks = [check for check in report.checks if check.model == label]
@@ -106,7 +108,9 @@ def _of_model(report: Report, candidate: tuple[str, str], label: str) -> Measure
         adaptive=adaptive,
         transfer=transfer,
         base_clean=next((row for row in base if row.threat == "clean"), None),
-        base={_key(row.attack): row for threat in _THREATS for row in base if row.threat == threat} if base else None,
+        base={attack_key(row.attack): row for threat in _THREATS for row in base if row.threat == threat}
+        if base
+        else None,
         chance=1 / classes if isinstance(classes, int) and classes > 1 else 0.5,
         names=attack_names(adaptive or transfer),
         own=frozenset(attack for attack in {**adaptive, **transfer} if against and kind(attack) == kind(against)),
@@ -139,7 +143,7 @@ def _of_tasks(section: FewShotSection, setting: str) -> Measured:
     )
 
 
-def _key(attack: str) -> str:
+def attack_key(attack: str) -> str:
     """Unions are compared with each other, over however many attacks."""
     return UNION if kind(attack) == UNION else attack
 

@@ -140,9 +140,7 @@ def cost_svg(cost: Cost, *, key: str) -> Markup:
             colour = _CLEAN if point.label.endswith("alone") else _ATTACK
             place = (point.passes, point.correct / point.total)
             axes.plot(*place, color=colour, marker="o", ms=5, linestyle="none")
-            axes.annotate(
-                names(point.label), place, xytext=(6, 4), textcoords="offset points", color=_INK, fontsize=9
-            )
+            axes.annotate(names(point.label), place, xytext=(6, 4), textcoords="offset points", color=_INK, fontsize=9)
         axes.set_xlabel("forward passes of the base per image")
         axes.set_title("right answers on clean and transferred images in equal parts", loc="left", fontsize=10)
         _in_percent(axes.yaxis)
@@ -190,9 +188,7 @@ def eps_svg(curves: Mapping[str, Sequence[tuple[float, FewShotRow]]], *, norm: s
             eps = [value * (255 if norm == "linf" else 1) for value, _ in points]
             rows = [row for _, row in points]
             axes.plot(eps, [row.mean for row in rows], color=colour, marker="o", ms=3, label=names(method))
-            axes.fill_between(
-                eps, [r.low for r in rows], [r.high for r in rows], color=colour, alpha=0.15, linewidth=0
-            )
+            axes.fill_between(eps, [r.low for r in rows], [r.high for r in rows], color=colour, alpha=0.15, linewidth=0)
         axes.set_ylim(0, 1)
         axes.set_xlabel("eps, 255ths of a pixel (L-inf)" if norm == "linf" else "eps (L2)")
         _in_percent(axes.yaxis)

@@ -29,7 +29,7 @@ def _from_1(values: dict[str, Any]) -> dict[str, Any]:
         for new, old in (("curves", "curves"), ("reload_checks", "replugged"), ("last_epoch", "last_epoch"))
         if old in values
     }
-    guard = {key: values.pop(key) for key in ("cost", "reliabilities", "suspects") if key in values}
+    guard: dict[str, Any] = {key: values.pop(key) for key in ("cost", "reliabilities", "suspects") if key in values}
     if isinstance(identification := values.pop("identification", None), dict):
         names = {"false_alarms": "fpr95", "error": "calibration_error"}
         guard["identification"] = {names.get(key, key): value for key, value in identification.items()}
@@ -43,7 +43,9 @@ def _from_1(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _few_shot_from_1(values: dict[str, Any]) -> dict[str, Any]:
-    section = {key: values.pop(key) for key in ("rows", "full", "pool", "blends", "tasks") if key in values}
+    section: dict[str, Any] = {
+        key: values.pop(key) for key in ("rows", "full", "pool", "blends", "tasks") if key in values
+    }
     section |= {"ablation_chain": values.pop("ladder", {}), "reference": "no tuning"}
     return {**values, "rows": (), "created": "", "few_shot": section}
 

@@ -72,15 +72,18 @@ def next_steps(report: Report) -> list[str]:
     widest = max((figure.high - figure.low for figure in figures), default=0.0)
     attacks = " ".join(attack for one in adapted or models for attack in one.adaptive)
     unit = "tasks" if report.few_shot else "images"
-    defended = "with the attack computed on the adapted model (`--attack-target defended`)"
+    defended = "with the attack computed on the adapted model (--attack-target defended)"
     trains = not report.guard and not report.few_shot
     steps = [
-        (trains and not adapted and "not" in levels.values(), "Train adapters: `loradar harden BASE --data DATA`."),
-        (moved, f"Measure {_and(moved)} adaptively: `loradar audit BASE --adapter FOLDER --threat adaptive`."),
+        (trains and not adapted and "not" in levels.values(), "Train adapters: loradar harden BASE --data DATA."),
+        (moved, f"Measure {_and(moved)} adaptively: loradar audit BASE --adapter FOLDER --threat adaptive."),
         (trains and leaking, f"Retrain {_and(leaking)} {defended}."),
         (masked, f"Attack {_and(masked)} without gradients, for example with autoattack: the gradients look masked."),
         (trains and weak, f"Retrain {_and(weak)} for more epochs, with a higher rank, or {defended}."),
-        (narrow, f"Measure {_and(narrow)} adaptively under attacks other than the one trained against (`--adaptive all`)."),
+        (
+            narrow,
+            f"Measure {_and(narrow)} adaptively under attacks other than the one trained against (--adaptive all).",
+        ),
         (widest > WIDE, f"Measure more {unit}: intervals are up to {100 * widest:.0f} points wide."),
         (attacks and "autoattack" not in attacks.lower(), "Confirm with a stronger attack, such as autoattack."),
     ]

@@ -10,7 +10,7 @@ from loradar.evaluation.masking_checks import Check
 from loradar.evaluation.measure import NO_ATTACK, AccuracyResult
 from loradar.evaluation.names import kind, labels
 from loradar.report.few_shot import AVERAGE, FewShotRow, FewShotSection
-from loradar.report.measured import settings_of
+from loradar.report.measured import attack_key, settings_of
 from loradar.report.schema import Report, Size
 
 _THREATS: tuple[Threat, ...] = ("adaptive", "transfer")
@@ -144,9 +144,7 @@ def ablation_tables(section: FewShotSection) -> list[MethodTable]:
         cells = dict((*table.lines, *table.others))
         steps = [(f"{step} ({method})", method) for step, method in section.ablation_chain.items() if method in cells]
         lines = tuple((name, cells[method]) for name, method in steps)
-        found.append(
-            MethodTable(setting=table.setting, columns=table.columns, lines=lines, others=(), best=table.best)
-        )
+        found.append(MethodTable(setting=table.setting, columns=table.columns, lines=lines, others=(), best=table.best))
     return found
 
 
@@ -186,17 +184,21 @@ def _eps(attack: str, norm: str) -> float | None:
 
 def _heat(report: Report, threat: Threat) -> Heat:
     mine = [row for row in report.rows if row.threat == threat]
-    attacks = tuple(dict.fromkeys(row.attack for row in mine))
+    attacks = {attack_key(row.attack): row.attack for row in reversed(mine)}
+    keys = tuple(dict.fromkeys(attack_key(row.attack) for row in mine))
     lines: dict[bool, list[tuple[str, tuple[AccuracyResult | None, ...]]]] = {False: [], True: []}
     for candidate, label in labels(report.rows).items():
         own = [row for row in mine if row.candidate == candidate]
         if not own:
             continue
         clean = _lowest([row for row in report.rows if row.candidate == candidate and row.threat == "clean"])
-        cells = [_lowest([row for row in own if row.attack == attack]) for attack in attacks]
+        cells = [_lowest([row for row in own if attack_key(row.attack) == key]) for key in keys]
         lines[candidate[0] in report.baselines].append((label, (clean, *cells)))
     return Heat(
-        threat=threat, attacks=(NO_ATTACK, *attacks), lines=tuple(lines[False]), baselines=tuple(lines[True])
+        threat=threat,
+        attacks=(NO_ATTACK, *(attacks[key] for key in keys)),
+        lines=tuple(lines[False]),
+        baselines=tuple(lines[True]),
     )
 
 
