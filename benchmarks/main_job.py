@@ -48,11 +48,11 @@ class Stopwatch:
 def once(settings: dict[str, Any]) -> dict[str, Any]:
     """Hardens in this process; seconds by stage, and the rows of the report."""
     from loradar.core.config import validate
+    from loradar.jobs import harden
     from loradar.jobs.config import HardenConfig
-    from loradar.jobs.harden import harden
 
     watch = Stopwatch()
-    page = harden(validate(HardenConfig, settings), progress=watch)
+    page = harden.run(harden.resolve(validate(HardenConfig, settings)), progress=watch).page
     rows = json.loads((page.parent / "report.json").read_text())["rows"]
     return {"seconds": watch.stages(), "rows": rows}
 

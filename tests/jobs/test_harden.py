@@ -9,9 +9,8 @@ import torch
 from loradar.adapters import load, plug, verify
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadTargetError
 from loradar.data import load_source
-from loradar.jobs.audit import audit
+from loradar.jobs import audit, harden
 from loradar.jobs.config import AuditConfig, HardenConfig
-from loradar.jobs.harden import harden
 from loradar.models import load_base, new_base, save_base
 from loradar.report.files import read_report
 from loradar.training import distillation_loss
@@ -46,7 +45,9 @@ def settings(base: Path, folder: Path, **changes: object) -> HardenConfig:
 def run(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("harden")
     with pytest.warns(UserWarning, match="never learns"):
-        page = harden(settings(base_folder, folder, literal=True, tensorboard=True, adaptive="all"))
+        page = harden.run(
+            harden.resolve(settings(base_folder, folder, literal=True, tensorboard=True, adaptive="all"))
+        ).page
     assert page == folder / "run" / "report.html"
     return folder
 
@@ -103,25 +104,27 @@ def test_a_second_run_trains_and_crafts_nothing(run: Path, base_folder: Path) ->
     before = {path: path.stat().st_mtime_ns for path in (run / "cache").rglob("*.safetensors")}
     weights = (run / "run" / "adapters" / "fast" / "adapter_model.safetensors").read_bytes()
     with pytest.warns(UserWarning, match="never learns"):
-        harden(settings(base_folder, run, literal=True, tensorboard=True, adaptive="all"))
+        harden.run(harden.resolve(settings(base_folder, run, literal=True, tensorboard=True, adaptive="all")))
     assert {path: path.stat().st_mtime_ns for path in (run / "cache").rglob("*.safetensors")} == before
     assert (run / "run" / "adapters" / "fast" / "adapter_model.safetensors").read_bytes() == weights
 
 
 def test_a_folder_of_another_run_is_refused(run: Path, base_folder: Path) -> None:
     with pytest.raises(BadConfigError, match=r"holds a run with .*choose another --out"):
-        harden(settings(base_folder, run, epochs=3))
+        harden.run(harden.resolve(settings(base_folder, run, epochs=3)))
 
 
 def test_defended_crafts_against_the_model_of_the_moment(base_folder: Path, tmp_path: Path) -> None:
-    harden(
-        settings(
-            base_folder,
-            tmp_path,
-            attacks=["fast=pgd:steps=1@defended"],
-            baselines=False,
-            adaptive="own",
-            max_adaptive_images=6,
+    harden.run(
+        harden.resolve(
+            settings(
+                base_folder,
+                tmp_path,
+                attacks=["fast=pgd:steps=1@defended"],
+                baselines=False,
+                adaptive="own",
+                max_adaptive_images=6,
+            )
         )
     )
     report = read_report(tmp_path / "run")
@@ -145,7 +148,7 @@ def test_mistakes_are_said_before_the_long_work(
     base_folder: Path, tmp_path: Path, changes: dict[str, object], error: type[Exception], says: str
 ) -> None:
     with pytest.raises(error, match=says):
-        harden(settings(base_folder, tmp_path, **changes))
+        harden.run(harden.resolve(settings(base_folder, tmp_path, **changes)))
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
@@ -159,7 +162,7 @@ def test_audit_measures_without_training(run: Path, base_folder: Path, tmp_path:
         cache=run / "cache",
         precision="fp32",
     )
-    report = read_report(audit(config).parent)
+    report = read_report(audit.run(audit.resolve(config)).page.parent)
     found = {(r.model, first(r.attack), r.threat): r.correct for r in report.rows}
     assert set(found) == {
         (model, *rest)
@@ -173,7 +176,7 @@ def test_audit_measures_without_training(run: Path, base_folder: Path, tmp_path:
 def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", new_base("timm:test_resnet", num_classes=3, input_size=(3, 32, 32)))
     with pytest.raises(BadConfigError, match="has 10 classes, the base 3"):
-        audit(AuditConfig(base=str(base), out=tmp_path / "out", cache=tmp_path / "cache"))
+        audit.run(audit.resolve(AuditConfig(base=str(base), out=tmp_path / "out", cache=tmp_path / "cache")))
 
 
 def test_another_order_of_classes_is_refused(tmp_path: Path) -> None:
@@ -182,13 +185,15 @@ def test_another_order_of_classes_is_refused(tmp_path: Path) -> None:
         tmp_path / "base", new_base("timm:test_resnet", num_classes=10, classes=names, input_size=(3, 32, 32))
     )
     with pytest.raises(BadConfigError, match="class 0 is '0' in digits and '1' in the base"):
-        harden(settings(base, tmp_path))
+        harden.run(harden.resolve(settings(base, tmp_path)))
 
 
 def test_an_adapter_given_twice_is_refused(run: Path, base_folder: Path, tmp_path: Path) -> None:
     folder = run / "run" / "adapters" / "fast"
-    with pytest.raises(BadConfigError, match="two adapters are called 'fast'"):
-        audit(AuditConfig(base=str(base_folder), adapter=[folder, folder], out=tmp_path, cache=tmp_path))
+    with pytest.raises(BadConfigError, match="two models are called 'fast'"):
+        audit.run(
+            audit.resolve(AuditConfig(base=str(base_folder), adapter=[folder, folder], out=tmp_path, cache=tmp_path))
+        )
 
 
 @pytest.mark.parametrize("flag", ["out", "cache"])
@@ -196,9 +201,9 @@ def test_a_place_that_cannot_be_written_is_said_at_once(base_folder: Path, tmp_p
     (tmp_path / "file").write_text("in the way")
     places = {"out": tmp_path / "out", "cache": tmp_path / "cache"} | {flag: tmp_path / "file" / "below"}
     with pytest.raises(BadFileError, match="could not"):
-        audit(AuditConfig(base=str(base_folder), attacks=["fgsm"], max_test_images=4, **places))
+        audit.run(audit.resolve(AuditConfig(base=str(base_folder), attacks=["fgsm"], max_test_images=4, **places)))
     with pytest.raises(BadFileError, match="could not"):
-        harden(settings(base_folder, tmp_path, attacks=["fgsm"], **places))
+        harden.run(harden.resolve(settings(base_folder, tmp_path, attacks=["fgsm"], **places)))
 
 
 def test_audit_refuses_images_that_were_trained_on(run: Path, base_folder: Path, tmp_path: Path) -> None:
@@ -206,7 +211,7 @@ def test_audit_refuses_images_that_were_trained_on(run: Path, base_folder: Path,
         base=str(base_folder), adapter=[run / "run" / "adapters" / "fast"], max_test_images=13, out=tmp_path
     )
     with pytest.raises(BadDataError, match="trained on some of these images"):
-        audit(config)
+        audit.run(audit.resolve(config))
 
 
 def test_keeping_holds_the_clean_answers(base_folder: Path, tmp_path: Path) -> None:
@@ -223,7 +228,7 @@ def test_keeping_holds_the_clean_answers(base_folder: Path, tmp_path: Path) -> N
             adaptive="none",
             baselines=False,
         )
-        harden(config)
+        harden.run(harden.resolve(config))
         with torch.no_grad():
             distances.append(
                 float(distillation_loss(plug(base, load(config.out / "adapters" / "fgsm")).eval()(x), base(x)))

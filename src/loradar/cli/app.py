@@ -56,10 +56,10 @@ def _harden(config: HardenConfig) -> None:
     """Train one adapter per attack on a frozen base, measure each, and write the report. Resumes if killed."""
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
-    from loradar.jobs.harden import harden
+    from loradar.jobs import harden
 
     with watching(err) as progress:
-        page = harden(config, progress=progress)
+        page = harden.run(harden.resolve(config), progress=progress).page
     out.print(summary(page.parent))
     out.print(f"adapters: {config.out / 'adapters'}\nreport:   {page}", soft_wrap=True)
 
@@ -69,10 +69,10 @@ def _audit(config: AuditConfig) -> None:
     """Measure a base and adapters against attacks, by transfer and adaptively; nothing is trained."""
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
-    from loradar.jobs.audit import audit
+    from loradar.jobs import audit
 
     with watching(err) as progress:
-        page = audit(config, progress=progress)
+        page = audit.run(audit.resolve(config), progress=progress).page
     out.print(summary(page.parent))
     out.print(f"report: {page}", soft_wrap=True)
 
@@ -88,7 +88,7 @@ def _demo(
     from loradar.jobs.demo import demo
 
     with watching(err) as progress:
-        page = demo(folder, seed=seed, progress=progress)
+        page = demo(folder, seed=seed, progress=progress).page
     out.print(summary(page.parent))
     out.print(f"open the report: {page}", soft_wrap=True)
 

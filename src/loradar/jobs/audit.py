@@ -1,69 +1,132 @@
 """Measures a base and any adapters of it against any attacks: nothing is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from loradar.adapters import load
+from loradar.adapters import Adapter, fingerprint, load
+from loradar.adapters.plug import check_base, check_fits
 from loradar.attacks import named_attacks
 from loradar.core.errors import BadConfigError
 from loradar.core.files import make_folder
-from loradar.core.names import ADAPTER_WEIGHTS
 from loradar.core.types import Attack, Progress
-from loradar.data import load_source, split
-from loradar.evaluation import AccuracyResult, check_classes, check_transfer, check_unseen, everything, versions
+from loradar.data import Source, Splits, load_source, split
+from loradar.evaluation import (
+    AccuracyResult,
+    check_classes,
+    check_transfer,
+    check_unseen,
+    device_of,
+    everything,
+    versions,
+)
 from loradar.evaluation import candidates as figures
 from loradar.evaluation.candidates import Candidate, ReportedImages
 from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.jobs.config import AuditConfig
-from loradar.models import open_base
+from loradar.models import Base, open_base
 from loradar.report.files import write_report
 from loradar.report.schema import BASE, Report, Size
 
 
-def audit(config: AuditConfig, *, progress: Progress | None = None) -> Path:
-    """Measures, writes report.json, report.md and report.html into `config.out`; returns the page's path.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AuditJob:
+    """A base, adapters of it by name, and what they are measured with."""
 
-    Adapters are checked against the base before anything is computed. Raises LoradarError.
+    config: AuditConfig
+    base: Base
+    adapters: Mapping[str, Adapter]
+    splits: Splits
+    classes: tuple[str, ...]
+    attacks: tuple[Attack, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AuditResult:
+    """The report, and the path of its page."""
+
+    report: Report
+    page: Path
+
+
+def resolve(
+    config: AuditConfig,
+    *,
+    base: Base | None = None,
+    adapters: Mapping[str, Adapter] | None = None,
+    source: Source | None = None,
+    attacks: Mapping[str, Attack] | None = None,
+) -> AuditJob:
+    """Opens what `config` names and checks that it fits; nothing long is done and nothing is written.
+
+    Objects in memory take the place of what `config` names. Raises LoradarError.
     """
-    attacks = list(named_attacks(config.attacks).values())
-    base = open_base(config.base, config.device)
-    adapters = [load(folder) for folder in config.adapter]
-    bench = open_bench(base, config, progress)
-    candidates = [Candidate(name=BASE, model=base.model)]
-    for folder, adapter in zip(config.adapter, adapters, strict=True):
-        name = adapter.card.name
-        if name in {one.name for one in candidates}:
-            raise BadConfigError(f"two adapters are called {name!r}, one of them in {folder}; audit them one by one")
-        candidates.append(Candidate.with_adapter(base.model, adapter.to(bench.device), name=name))
-    source = load_source(config.data, size=base.input_size[1:])
+    attacks = named_attacks(config.attacks) if attacks is None else attacks
+    base = open_base(config.base, config.device) if base is None else base
+    adapters = _loaded(config.adapter) if adapters is None else adapters
+    found = fingerprint(base.model)
+    for adapter in adapters.values():
+        check_base(adapter, found)
+        check_fits(base.model, adapter.to(device_of(base.model)), hashed=False)
+    source = load_source(config.data, size=base.input_size[1:]) if source is None else source
     check_classes(base, source)
-    make_folder(config.out)
     splits = split(source, reported=config.max_test_images, seed=config.seed)
-    for adapter in adapters:
+    for adapter in adapters.values():
         check_unseen(adapter.card, source, splits.record)
-    x, y = everything(splits.reported)
+    return AuditJob(
+        config=config,
+        base=base,
+        adapters=adapters,
+        splits=splits,
+        classes=tuple(base.classes or source.classes),
+        attacks=tuple(attacks.values()),
+    )
+
+
+def run(job: AuditJob, *, progress: Progress | None = None) -> AuditResult:
+    """Measures the base and every adapter, and writes report.json, report.md and report.html into the out folder."""
+    config = job.config
+    make_folder(config.out)
+    bench = open_bench(job.base, config, progress)
+    candidates = [Candidate(name=BASE, model=job.base.model)]
+    candidates += [
+        Candidate.with_adapter(job.base.model, adapter.to(bench.device), name=name)
+        for name, adapter in job.adapters.items()
+    ]
+    x, y = everything(job.splits.reported)
     reported = ReportedImages(x=x, y=y, seed=config.seed)
-    rows = measure(bench, candidates, attacks, config.threat, reported)
-    names = base.classes or source.classes
+    rows = measure(bench, candidates, job.attacks, config.threat, reported)
     shown = [
         picture
         for one in candidates[1:]
-        for attack in attacks
+        for attack in job.attacks
         for threat in config.threat
-        for picture in figures.pictures(bench, one, attack, threat, reported, names)
+        for picture in figures.pictures(bench, one, attack, threat, reported, job.classes)
     ]
     report = Report(
         title="Audit",
         rows=tuple(rows),
         base=bench.describe(),
-        data={name: value for name, value in splits.record.items() if name != "duplicates"},
+        data={name: value for name, value in job.splits.record.items() if name != "duplicates"},
         versions=versions(),
         settings=bench.settings(config),
         checks=check_transfer(rows),
-        sizes=tuple(_size(folder) for folder in config.adapter),
+        sizes=tuple(_size(name, adapter) for name, adapter in job.adapters.items()),
         pictures=tuple(shown),
     )
-    return write_report(report, config.out)
+    return AuditResult(report=report, page=write_report(report, config.out))
+
+
+def _loaded(folders: Sequence[Path]) -> dict[str, Adapter]:
+    """The adapters of `folders` by name. Raises BadConfigError for two of one name."""
+    found: dict[str, Adapter] = {}
+    for folder in folders:
+        adapter = load(folder)
+        name = adapter.card.name
+        if name in (BASE, *found):
+            raise BadConfigError(f"two models are called {name!r}, one of them in {folder}; audit them one by one")
+        found[name] = adapter
+    return found
 
 
 def measure(
@@ -84,8 +147,10 @@ def measure(
     return rows
 
 
-def _size(folder: Path) -> Size:
-    adapter = load(folder)
-    file = folder / ADAPTER_WEIGHTS
-    parameters = sum(tensor.numel() for tensor in adapter.state().values())
-    return Size(model=adapter.card.name, bytes=file.stat().st_size, parameters=parameters)
+def _size(name: str, adapter: Adapter) -> Size:
+    tensors = list(adapter.state().values())
+    return Size(
+        model=name,
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        parameters=sum(tensor.numel() for tensor in tensors),
+    )

@@ -5,8 +5,8 @@ from typing import Any
 
 from loradar.core.names import BASE_CONFIG
 from loradar.core.types import Progress
+from loradar.jobs import harden
 from loradar.jobs.config import HardenConfig, PretrainConfig
-from loradar.jobs.harden import harden
 from loradar.jobs.pretrain import pretrain
 
 SETTINGS: dict[str, Any] = {
@@ -26,8 +26,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> Path:
-    """A base on handwritten digits, adapters against ROA, FIA and PGD, and the report, whose path is returned."""
+def demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> harden.HardenResult:
+    """Trains a base on handwritten digits and adapters against ROA, FIA and PGD, and writes the report."""
     shared: dict[str, Any] = {
         "data": "digits",
         "validation": 100,
@@ -42,4 +42,5 @@ def demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> Path:
         settings = {"architecture": "timm:test_resnet", "epochs": 15, "learning_rate": 0.3, "batch_size": 64}
         settings |= {"precision": "fp32", "out": base, **shared}
         pretrain(PretrainConfig(**settings), progress=progress)
-    return harden(HardenConfig(**SETTINGS, base=str(base), out=out / "harden", **shared), progress=progress)
+    config = HardenConfig(**SETTINGS, base=str(base), out=out / "harden", **shared)
+    return harden.run(harden.resolve(config), progress=progress)

@@ -1,7 +1,7 @@
 """The main job: one adapter per attack on a frozen base, each measured, and a report of what it buys."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,11 @@ import torch
 from loradar.adapters import Adapter, load, plug, save
 from loradar.attacks import named_attacks
 from loradar.core.config import check_run_settings
+from loradar.core.errors import did_you_mean
 from loradar.core.modules import evaluating
 from loradar.core.names import ADAPTER_WEIGHTS
 from loradar.core.types import Attack, Progress, Threat
-from loradar.data import Splits, load_source, split
+from loradar.data import Source, Splits, load_source, split
 from loradar.evaluation import (
     AccuracyResult,
     Check,
@@ -30,7 +31,7 @@ from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.jobs.config import HardenConfig
 from loradar.jobs.members import Member, plan
 from loradar.jobs.train_adapter import Trained, train_adapter
-from loradar.models import open_base
+from loradar.models import Base, open_base
 from loradar.report.files import write_report
 from loradar.report.schema import BASE, Curve, Point, ReloadCheck, Report, Size, Training
 
@@ -39,41 +40,107 @@ LEAK_IMAGES = 500
 MASKING_IMAGES = 100
 
 
-def harden(config: HardenConfig, *, progress: Progress | None = None) -> Path:
-    """Trains and measures everything that `config` asks for; returns the path of the report's page.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HardenJob:
+    """A base, its images, and every adapter to train, ready to run."""
 
-    `config.out` receives `adapters/NAME/` (the selected epoch of each), `report.json`, `report.md`, `report.html`, and
-    `work/` with every epoch. A run that was killed goes on there. Raises LoradarError for anything that the caller can
-    mend, before the long work starts wherever it can be known by then.
+    config: HardenConfig
+    base: Base
+    splits: Splits
+    classes: tuple[str, ...]
+    members: tuple[Member, ...]
+    transfer: Mapping[str, Attack]
+    adaptive: Mapping[str, Attack]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HardenResult(Mapping[str, Adapter]):
+    """Adapters by name, the report, and the path of its page."""
+
+    adapters: Mapping[str, Adapter]
+    report: Report
+    page: Path
+
+    def __getitem__(self, name: str) -> Adapter:
+        if name not in self.adapters:
+            raise KeyError(f"no adapter {name!r}; {did_you_mean(name, self.adapters)}")
+        return self.adapters[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.adapters)
+
+    def __len__(self) -> int:
+        return len(self.adapters)
+
+    def save(self, folder: Path | str) -> Path:
+        """Writes `adapters/NAME/` and the report into `folder`; returns the path of the report's page."""
+        for name, adapter in self.adapters.items():
+            save(adapter, Path(folder) / "adapters" / name)
+        return write_report(self.report, folder)
+
+
+def resolve(
+    config: HardenConfig,
+    *,
+    base: Base | None = None,
+    source: Source | None = None,
+    attacks: Mapping[str, Attack] | None = None,
+) -> HardenJob:
+    """Opens what `config` names and checks that it fits; nothing long is done and nothing is written.
+
+    `base`, `source` and `attacks` in memory take the place of what `config` names. Raises LoradarError.
     """
-    members = plan(config)
+    members = plan(config, attacks)
     transfer, adaptive = (
-        named_attacks(specs or config.attacks) for specs in (config.transfer_attacks, config.adaptive_attacks)
+        attacks if specs is None and attacks is not None else named_attacks(specs or config.attacks)
+        for specs in (config.transfer_attacks, config.adaptive_attacks)
     )
-    base = open_base(config.base, config.device)
-    source = load_source(config.data, size=base.input_size[1:])
+    base = open_base(config.base, config.device) if base is None else base
+    source = load_source(config.data, size=base.input_size[1:]) if source is None else source
     check_classes(base, source)
     splits = split(
         source, train=config.train, validation=config.validation, reported=config.max_test_images, seed=config.seed
     )
+    classes = tuple(base.classes or source.classes)
+    return HardenJob(
+        config=config,
+        base=base,
+        splits=splits,
+        classes=classes,
+        members=members,
+        transfer=transfer,
+        adaptive=adaptive,
+    )
+
+
+def run(job: HardenJob, *, progress: Progress | None = None) -> HardenResult:
+    """Trains and measures every adapter of `job`.
+
+    The out folder receives `adapters/NAME/` (the selected epoch of each), `report.json`, `report.md`, `report.html`, and
+    `work/` with every epoch. A run that was killed continues there and ends with the same bits.
+    """
+    config = job.config
     check_run_settings(config)
-    bench = open_bench(base, config, progress)
-    trained = [train_adapter(m, bench, splits, config, config.out / "work" / m.name) for m in members]
-    x, y = everything(splits.reported)
+    bench = open_bench(job.base, config, progress)
+    trained = [train_adapter(m, bench, job.splits, config, config.out / "work" / m.name) for m in job.members]
+    x, y = everything(job.splits.reported)
     measuring = _Measuring(
         bench=bench,
         config=config,
-        transfer=transfer,
-        adaptive=adaptive,
+        transfer=job.transfer,
+        adaptive=job.adaptive,
         reported=ReportedImages(x=x, y=y, seed=config.seed),
     )
-    report = _report(measuring, trained, splits, base.classes or source.classes)
+    report = _report(measuring, trained, job.splits, job.classes)
+    adapters = {}
     for one in trained:
         own = (one.member.model, repr(one.member.attack))
         rows = [dataclasses.asdict(r) for r in report.rows if (r.model, r.trained_against) == own]
         card = {"measured": rows, "selected_epoch": one.selected.epoch}
-        save(load(one.selected.folder).with_card(**card), config.out / "adapters" / one.member.name)
-    return write_report(report, config.out)
+        adapter = load(one.selected.folder).with_card(**card)
+        save(adapter, config.out / "adapters" / one.member.name)
+        adapters[one.member.name] = adapter
+    return HardenResult(adapters=adapters, report=report, page=write_report(report, config.out))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,8 +149,8 @@ class _Measuring:
 
     bench: Workbench
     config: HardenConfig
-    transfer: dict[str, Attack]
-    adaptive: dict[str, Attack]
+    transfer: Mapping[str, Attack]
+    adaptive: Mapping[str, Attack]
     reported: ReportedImages
 
     def rows(self, one: Candidate, member: Member | None) -> list[AccuracyResult]:
@@ -109,16 +176,14 @@ class _Measuring:
         ]
 
     def pictures(self, one: Candidate, member: Member, classes: Sequence[str]) -> list[Picture]:
-        """Of the attacks in `rows` that the adapter was trained against, adaptive before transfer."""
+        """Under the attack of `rows` that the adapter was trained against, adaptive before transfer."""
+        adaptive = [] if self.config.adaptive == "none" else self._of(self.adaptive, member, "own")
         few = self.reported.first(self.config.max_adaptive_images)
-        own = "none" if self.config.adaptive == "none" else "own"
-        shown: list[tuple[Threat, Attack, ReportedImages]] = [
-            ("adaptive", a, few) for a in self._of(self.adaptive, member, own)
-        ]
-        shown += [("transfer", a, self.reported) for a in self._of(self.transfer, member, "own")]
+        shown: list[tuple[Threat, Attack, ReportedImages]] = [("adaptive", attack, few) for attack in adaptive]
+        shown += [("transfer", attack, self.reported) for attack in self._of(self.transfer, member, "own")]
         return [p for t, a, x in shown for p in figures.pictures(self.bench, one, a, t, x, classes)]
 
-    def _of(self, attacks: dict[str, Attack], member: Member | None, which: str) -> list[Attack]:
+    def _of(self, attacks: Mapping[str, Attack], member: Member | None, which: str) -> list[Attack]:
         """Those that a model is measured by: none, all, or its own where one has the name that it was trained against."""
         if which == "none":
             return []

@@ -1,5 +1,6 @@
 """Which adapters a run trains: one per attack, and beside each the baselines that its deltas must beat."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,17 +27,24 @@ class Member:
     target: Target
 
 
-def plan(config: HardenConfig) -> tuple[Member, ...]:
-    """Every training of a run, adapters first. Raises BadConfigError for two attacks of one name."""
-    attacks = named_attacks(config.attacks)
-    targets = {name: _target(spec, config.attack_target) for name, spec in zip(attacks, config.attacks, strict=True)}
+def plan(config: HardenConfig, attacks: Mapping[str, Attack] | None = None) -> tuple[Member, ...]:
+    """Every training of a run, adapters first.
+
+    `attacks` take the place of those that `config.attacks` spells out. Raises BadConfigError for two attacks of one name.
+    """
+    if attacks is None:
+        attacks = named_attacks(config.attacks)
+        targets = [_target(spec, config.attack_target) for spec in config.attacks]
+    else:
+        targets = [config.attack_target] * len(attacks)
+    crafted_on = dict(zip(attacks, targets, strict=True))
 
     def member(against: str, kind: Kind) -> Member:
         name = against if kind == "adapter" else f"{against}-{kind}"
         # the report knows baselines by their kind alone; adapters, the literal one among them, by their name
         model = kind if kind in ("fc-only", "fc+norm") else name
         return Member(
-            name=name, model=model, kind=kind, against=against, attack=attacks[against], target=targets[against]
+            name=name, model=model, kind=kind, against=against, attack=attacks[against], target=crafted_on[against]
         )
 
     literal: tuple[Kind, ...] = ("zeros",) if config.literal else ()

@@ -76,7 +76,8 @@ def measured(report: Report) -> list[Measured]:
         return [_of_tasks(report.few_shot, setting) for setting in settings_of(report.few_shot)]
     known = labels(report.rows)
     return [
-        _of_model(report, candidate, known[candidate]) for candidate in sorted(known, key=lambda c: _rank(c[0], report))
+        _of_model(report, candidate, known[candidate])
+        for candidate in sorted(known, key=lambda candidate: _rank(candidate, report))
     ]
 
 
@@ -94,11 +95,12 @@ def settings_of(section: FewShotSection) -> list[str]:
 def _of_model(report: Report, candidate: tuple[str, str], label: str) -> Measured:
     model, against = candidate
     mine = [row for row in report.rows if row.candidate == candidate]
-    base = [row for row in report.rows if row.model == BASE and model != BASE]
+    is_base = candidate == (BASE, "")
+    base = [row for row in report.rows if row.candidate == (BASE, "") and not is_base]
     adaptive, transfer = (
         _lowest((attack_key(r.attack), r) for r in mine if r.threat == t) for t in ("adaptive", "transfer")
     )
-    if model == BASE:  # computed on the base is computed on the model itself
+    if is_base:  # computed on the base is computed on the model itself
         adaptive = _lowest({**transfer, **adaptive}.items())
     checks = [check for check in report.checks if check.model == label]
     classes = report.base.get("num_classes")
@@ -155,5 +157,5 @@ def _lowest(figures: Iterable[tuple[str, Figure]]) -> dict[str, Figure]:
     return lowest
 
 
-def _rank(model: str, report: Report) -> int:
-    return 0 if model == BASE else 2 if model in report.baselines else 1
+def _rank(candidate: tuple[str, str], report: Report) -> int:
+    return 0 if candidate == (BASE, "") else 2 if candidate[0] in report.baselines else 1
