@@ -20,7 +20,7 @@ PUBLIC = {
         skip_padding staged with_autocast wrap
     """,
     "data": """
-        CORRUPTIONS Corruption ImageSet SEVERITIES Source Splits augment corrupt load_source read_images split
+        CORRUPTIONS Corruption ImageSet SEVERITIES Source Splits as_source augment corrupt load_source read_images split
         varied
     """,
     "training": """
