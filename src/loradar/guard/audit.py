@@ -60,16 +60,17 @@ def audit_guard(config: GuardAuditConfig, *, progress: Progress | None = None) -
     tally = audit.tally(_candidates(bench, opened, members, extra, rules))
     known = {name: attacks.get(name, attack) for name, attack in fitted.items()}
     looked = audit.look(known, unfitted)
+    rows = (*tally.unions(), *tally.mixtures(), *tally.rows(), *audit.certificate())
     report = Report(
         title="Guard report",
-        rows=(*tally.unions(), *tally.mixtures(), *tally.rows(), *audit.certificate()),
+        rows=rows,
         base=bench.describe(),
         data={name: value for name, value in splits.record.items() if name != "duplicates"}
         | {"calibration": opened.record.data},
         versions=versions(),
         settings=bench.settings(config) | {"guard": _settings(opened)},
         # the saved guard is the first candidate
-        baselines=tuple(name for name in [*tally.against][1:] if name != BASE),
+        baselines=tuple({row.model: None for row in rows if row.model not in (next(iter(tally.against)), BASE)}),
         guard=GuardSection(
             identification=identification_of(looked, opened.guard.settings.labels),
             cost=cost_of(looked, opened.guard, tally.costs),

@@ -59,7 +59,7 @@ def to_json(report: Report) -> str:
         values: dict[str, Any] = _FORM.dump_python(report, mode="json")
         first = {key: values.pop(key) for key in _FIRST}
         rest = {key: value for key, value in values.items() if value}
-        return json.dumps({"schema": SCHEMA} | first | rest, indent=1, allow_nan=False) + "\n"
+        return json.dumps({"schema": SCHEMA} | first | rest, indent=1) + "\n"
     except (PydanticSerializationError, ValueError) as error:
         raise BadConfigError(f"the report holds what JSON cannot: {error}; give plain numbers and text") from error
 

@@ -93,7 +93,7 @@ def settings_of(section: FewShotSection) -> list[str]:
 
 
 def _of_model(report: Report, candidate: tuple[str, str], label: str) -> Measured:
-    model, against = candidate
+    _, against = candidate
     mine = [row for row in report.rows if row.candidate == candidate]
     is_base = candidate == (BASE, "")
     base = [row for row in report.rows if row.candidate == (BASE, "") and not is_base]

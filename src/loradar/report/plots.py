@@ -46,15 +46,20 @@ _STYLE = {
 }
 _DASHED = (0, (3, 3))
 _ACROSS = 3
+_LONGEST = 32
 
 
 @dataclass(frozen=True)
 class _Names:
-    """Stands plain words in for names that users gave: in matplotlib these may be formulas, or lack a glyph."""
+    """Stands plain words in for names that users gave: in matplotlib these may be formulas, or lack a glyph.
+
+    Names of more than _LONGEST letters are shortened; the tables of a page have them in full.
+    """
 
     given: list[str] = field(default_factory=list)
 
     def __call__(self, name: str) -> str:
+        name = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
         self.given.append(name)
         mark = f"@{len(self.given) - 1}@"
         return mark + "n" * (len(name) - len(mark))  # as wide, for the layout

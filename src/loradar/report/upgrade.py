@@ -21,18 +21,22 @@ def upgrade(values: Any) -> dict[str, Any]:
 
 def _from_1(values: dict[str, Any]) -> dict[str, Any]:
     values = _with_specs(values)
+    if not isinstance(values.get("rows"), list):
+        raise ValueError("expected a list of rows")
     if "full" in values:
         return _few_shot_from_1(values)
-    models = [str(row.get("model")) for row in values.get("rows", ()) if isinstance(row, dict)]
+    models = [str(row.get("model")) for row in values["rows"] if isinstance(row, dict)]
     training = {
         new: values.pop(old)
         for new, old in (("curves", "curves"), ("reload_checks", "replugged"), ("last_epoch", "last_epoch"))
         if old in values
     }
     guard: dict[str, Any] = {key: values.pop(key) for key in ("cost", "reliabilities", "suspects") if key in values}
-    if isinstance(identification := values.pop("identification", None), dict):
+    if isinstance(found := values.pop("identification", None), dict):
         names = {"false_alarms": "fpr95", "error": "calibration_error"}
-        guard["identification"] = {names.get(key, key): value for key, value in identification.items()}
+        found = {names.get(key, key): value for key, value in found.items()}
+    if found:
+        guard["identification"] = found
     return {
         **values,
         "created": "",
