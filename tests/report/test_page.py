@@ -106,7 +106,7 @@ def test_the_page_says_what_must_be_said(outline: Outline) -> None:
         "adaptive",
         "164× smaller",
         "pgd:eps=8/255",
-        "1 models measured for comparison",
+        "1 model measured for comparison",
     ):
         assert words in outline.text
 
