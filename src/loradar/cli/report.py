@@ -5,9 +5,20 @@ from typing import Annotated
 
 import typer
 
+from loradar.cli.printing import Output
 
-def report(folder: Annotated[Path, typer.Argument(help="A folder with a report.json.")]) -> None:
-    """Render report.md and report.html again from a folder's report.json, and print the page's path."""
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with a report.json.", show_default=False)],
+) -> Output:
+    """Render report.md and report.html again from a folder's report.json, and print the verdicts."""
     from loradar.report.files import read_report, write_pages
+    from loradar.report.verdict import next_steps, verdicts
 
-    typer.echo(write_pages(read_report(folder), folder if folder.is_dir() else folder.parent))
+    found = read_report(folder)
+    page = write_pages(found, folder if folder.is_dir() else folder.parent)
+    judged, steps = verdicts(found), next_steps(found)
+    return Output(
+        text=[*(one.text for one in judged), *(f"next: {step}" for step in steps), f"report: {page}"],
+        data={"verdicts": judged, "next_steps": steps, "report": page},
+    )

@@ -1,22 +1,23 @@
-"""Settings as people read them: a short name for every attack of a report, radii in 255ths."""
+"""Attacks as people read them: a short name for every attack of a report, out of its spec."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from loradar.attacks.registry import attack_class, settings_text
+from loradar.core.attack_specs import GroupSpec, NamedSpec, read_spec
+from loradar.core.errors import BadConfigError
 from loradar.evaluation.measure import AccuracyResult
 
 _WITHIN = "attack"
 _LONG_FLOAT = re.compile(r"(?<![\w.])0\.\d{5,}(?:e-?\d+)?")
-_REPR = re.compile(r"(\w+)\((.*)\)", flags=re.DOTALL)
-_JOINT = re.compile(r"(\||\+(?=[a-z]))")
 
 
 def readable(setting: str) -> str:
-    """Writes every long fraction that is a step of the 8-bit scale as one.
+    """A text of other settings with every long fraction that is a step of the 8-bit scale written as one.
 
-    >>> readable("FGSM(ball=Linf(radius=0.03137254901960784), seed=0)")
-    'FGSM(ball=Linf(radius=8/255), seed=0)'
+    >>> readable("Linf(radius=0.03137254901960784)")
+    'Linf(radius=8/255)'
     """
 
     def pixel_steps(found: re.Match[str]) -> str:
@@ -27,92 +28,97 @@ def readable(setting: str) -> str:
     return _LONG_FLOAT.sub(pixel_steps, setting)
 
 
-def kind(setting: str) -> str:
-    """Returns the attack's name without its settings.
+def kind(spec: str) -> str:
+    """What attack a spec is of, without its settings; for several, all of them.
 
-    >>> kind("pgd:eps=8/255"), kind("PGD(steps=10, seed=0)"), kind("roa:height=7+pgd")
-    ('pgd', 'PGD', 'roa+pgd')
+    >>> kind("pgd:steps=20"), kind("pgd+roa:height=7"), kind("none")
+    ('PGD', 'PGD+ROA', 'none')
     """
-    return _parts(setting)[0]
+    read = _read(spec)
+    if read is None:
+        return spec.partition("(")[0]
+    if isinstance(read, NamedSpec):
+        if _WITHIN in read.options:
+            return f"{read.name} {kind(read.options[_WITHIN])}"
+        return read.options.get("name", _title(read.name))  # a foreign attack goes by the name that it was given
+    return _joined(read)
 
 
-def short_names(settings: Iterable[str]) -> dict[str, str]:
-    """Names each setting by its kind, and where several are of one kind, by the fields that differ.
+def attack_fields(spec: str) -> dict[str, str]:
+    """Every setting of an attack as text, defaults filled in; the text itself of several attacks, and of what is none.
 
-    >>> list(short_names(["pgd:eps=8/255", "pgd:eps=8/255,steps=50", "none"]).values())
-    ['pgd', 'pgd steps=50', 'none']
-    >>> list(short_names(["Evading(attack=FIA(masks=30))", "Evading(attack=ROA(steps=3))"]).values())
-    ['Evading FIA', 'Evading ROA']
+    >>> attack_fields("pgd:norm=l2")["eps"]
+    '0.5'
     """
-    known = {setting: _parts(readable(setting)) for setting in settings}
+    read = _read(spec)
+    if not isinstance(read, NamedSpec):
+        return {"": spec}
+    own = settings_text(read.name, read.options)
+    within = own.pop(_WITHIN, None)
+    return (
+        own if within is None else attack_fields(within) | {f"{read.name} {key}": value for key, value in own.items()}
+    )
+
+
+def short_names(specs: Iterable[str]) -> dict[str, str]:
+    """A short name for each spec: what attack it is, and where that is there twice, the settings that differ.
+
+    >>> list(short_names(["pgd", "pgd:steps=50", "none"]).values())
+    ['PGD steps=10', 'PGD steps=50', 'none']
+    >>> list(short_names(["evade:attack=fia", "evade:attack=roa"]).values())
+    ['evade FIA', 'evade ROA']
+    """
+    known = list(dict.fromkeys(specs))
     kinds: dict[str, list[str]] = {}
-    for setting, (common, _) in known.items():
-        kinds.setdefault(common, []).append(setting)
+    for spec in known:
+        kinds.setdefault(kind(spec), []).append(spec)
     names = {}
     for common, members in kinds.items():
-        fields = {member: known[member][1] for member in members}
+        fields = {member: attack_fields(member) for member in members}
         keys = list(dict.fromkeys(key for member in members for key in fields[member]))
         differing = [key for key in keys if len({fields[member].get(key) for member in members}) > 1]
-        # an attack within an attack has a short name too
-        within = short_names(fields[member][_WITHIN] for member in members) if _WITHIN in differing else {}
         for member in members:
-            shown = [
-                within.get(fields[member][key], f"{key}={fields[member][key]}")
-                for key in differing
-                if key in fields[member]
-            ]
-            names[member] = " ".join([common, *shown])
-    return {setting: names[setting] for setting in known}
+            told = [f"{key}={fields[member][key]}" for key in differing if key in fields[member]]
+            names[member] = member if "" in differing else " ".join([common, *told])
+    return {spec: names[spec] for spec in known}
+
+
+def _read(spec: str) -> NamedSpec | GroupSpec | None:
+    try:
+        return read_spec(spec)
+    except BadConfigError:
+        return None
+
+
+def _title(name: str) -> str:
+    try:
+        return attack_class(name).__name__
+    except BadConfigError:
+        return name
+
+
+def _joined(read: NamedSpec | GroupSpec) -> str:
+    if isinstance(read, NamedSpec):
+        return _title(read.name)
+    parts = [_joined(part) for part in read.parts]
+    return read.sign.join(f"({part})" if "|" in part and read.sign == "+" else part for part in parts)
 
 
 def labels(rows: Sequence[AccuracyResult]) -> dict[tuple[str, str], str]:
-    """Names every candidate: by its model, and where several share it, by what each was trained against."""
+    """A name for every candidate: the model's, and where several share it, what each was trained against."""
     by_model: dict[str, list[str]] = {}
     for model, against in dict.fromkeys(row.candidate for row in rows):
         by_model.setdefault(model, []).append(against)
-    named = {}
+    found = {}
     for model, several in by_model.items():
         names = short_names(several)
         for against in several:
-            named[model, against] = model if len(several) == 1 else f"{model} ({names[against] or 'untrained'})"
-    return named
-
-
-def _parts(setting: str) -> tuple[str, dict[str, str]]:
-    """The kind and the fields of a spec, or of the repr of a dataclass; fields without a name are numbered."""
-    if whole := _REPR.fullmatch(setting):
-        return whole[1], _fields(whole[2])
-    members = _JOINT.split(setting)
-    kinds: list[str] = []
-    fields: dict[str, str] = {}
-    for number, member in enumerate(members):
-        common, _, options = member.partition(":")
-        kinds.append(common)
-        # two members may both have a field of this name
-        fields |= {f"{key}{number or ''}": value for key, value in _fields(options).items() if options}
-    return "".join(kinds), fields
-
-
-def _fields(text: str) -> dict[str, str]:
-    """`key=value` at the commas that stand in no bracket."""
-    fields, depth, part = [], 0, ""
-    for letter in text:
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and depth == 0:
-            fields.append(part.strip())
-            part = ""
-        else:
-            part += letter
-    fields.append(part.strip())
-    named = {}
-    for position, field in enumerate(fields):
-        key, equals, value = field.partition("=")
-        named[key if equals else str(position)] = value if equals else field
-    return named
+            found[model, against] = model if len(several) == 1 else f"{model} ({names[against] or 'untrained'})"
+    return found
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Returns nested values as (dotted name, text) lines.
+    """Nested values as (dotted name, text) lines.
 
     >>> flat({"split": {"train": 49000, "seeds": [0, 1]}})
     [('split.train', '49000'), ('split.seeds', '0, 1')]

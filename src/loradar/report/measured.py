@@ -84,7 +84,8 @@ def measured(report: Report) -> list[Measured]:
 def attack_names(attacks: Iterable[str]) -> dict[str, str]:
     """Short names of attacks, as a page shows them."""
     words = {NO_ATTACK: "clean", UNION: "all attacks together"}
-    return {attack: words.get(kind(attack), name) for attack, name in short_names(attacks).items()}
+    names = {attack: name.replace(" step_size=none", "") for attack, name in short_names(attacks).items()}
+    return {attack: words.get(kind(attack), name) for attack, name in names.items()}
 
 
 def settings_of(section: FewShotSection) -> list[str]:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from loradar.core.old_attacks import spec_of_repr
+
 SCHEMA = 2
 
 
@@ -73,8 +75,3 @@ def _with_specs(value: Any) -> Any:
             for key, item in value.items()
         }
     return value
-
-
-def spec_of_repr(text: str) -> str:
-    """The spec of an attack that schema 1 names by its repr."""
-    return text

@@ -1,21 +1,19 @@
 """What a page shows, computed from a report: cards, tables of models by attacks, tables of few-shot methods."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from loradar.core.attack_specs import number
 from loradar.core.types import Threat
 from loradar.evaluation.leak import LabelLeakResult
 from loradar.evaluation.masking_checks import Check
 from loradar.evaluation.measure import NO_ATTACK, AccuracyResult
-from loradar.evaluation.names import kind, labels
+from loradar.evaluation.names import attack_fields, kind, labels
 from loradar.report.few_shot import AVERAGE, FewShotRow, FewShotSection
 from loradar.report.measured import attack_key, settings_of
 from loradar.report.schema import Report, Size
 
 _THREATS: tuple[Threat, ...] = ("adaptive", "transfer")
-_EPS = re.compile(r"\beps=([\d.]+)(?:/(\d+))?|radius=([\d.e-]+)\)")
-_L2 = re.compile(r"norm=l2|ball=L2", flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,10 +174,8 @@ def eps_curves(section: FewShotSection, setting: str, norm: str) -> Mapping[str,
 def _eps(attack: str, norm: str) -> float | None:
     if attack == NO_ATTACK:
         return 0.0
-    if kind(attack).lower() != "pgd" or ("l2" if _L2.search(attack) else "linf") != norm:
-        return None
-    given = _EPS.search(attack)
-    return float(given[1] or given[3]) / float(given[2] or 1) if given else None
+    fields = attack_fields(attack)
+    return number(fields["eps"]) if kind(attack) == "PGD" and fields["norm"] == norm else None
 
 
 def _heat(report: Report, threat: Threat) -> Heat:
