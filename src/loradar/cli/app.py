@@ -17,6 +17,7 @@ from loradar.cli.flags import Interrupted, command, plain_command
 from loradar.cli.guard import guard
 from loradar.cli.help import Group
 from loradar.cli.printing import Output, console, note, show
+from loradar.cli.report import report
 from loradar.core.errors import LoradarError
 from loradar.fewshot.config import MetaTuneConfig
 from loradar.jobs.config import AuditConfig, HardenConfig, PredictConfig, PretrainConfig
@@ -37,6 +38,7 @@ app.add_typer(attacks, name="attacks")
 app.add_typer(few_shot, name="few-shot")
 app.add_typer(guard, name="guard")
 jobs.register(app)
+plain_command(app, "report", example="loradar report runs/mine")(report)
 _STOPPED = 130
 _UsageError: Any = typer.BadParameter.mro()[1]
 """Of click, or of the copy that newer versions of typer carry: both have it there, neither under a public name."""

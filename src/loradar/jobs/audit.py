@@ -27,8 +27,8 @@ from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.jobs.bases import at_size
 from loradar.jobs.config import AuditConfig
 from loradar.models import Base, open_base
-from loradar.report.schema import Report, Size
-from loradar.report.writing import write_report
+from loradar.report.files import write_report
+from loradar.report.schema import BASE, Report, Size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,7 +101,7 @@ def measured(job: AuditJob, progress: Progress | None) -> Report:
     """The report of `job`; attacked images are kept in the cache, nothing else is written."""
     config = job.config
     bench = open_bench(job.base, config, progress)
-    candidates = [Candidate(name="base", model=job.base.model)]
+    candidates = [Candidate(name=BASE, model=job.base.model)]
     candidates += [
         Candidate.with_adapter(job.base.model, adapter.to(bench.device), name=name)
         for name, adapter in job.adapters.items()
@@ -113,8 +113,8 @@ def measured(job: AuditJob, progress: Progress | None) -> Report:
         picture
         for one in candidates[1:]
         for attack in job.attacks
-        if "transfer" in config.threat
-        for picture in figures.pictures(bench, one, attack, reported, job.classes)
+        for threat in config.threat
+        for picture in figures.pictures(bench, one, attack, threat, reported, job.classes)
     ]
     return Report(
         title="Audit",
@@ -135,7 +135,7 @@ def _loaded(folders: Sequence[Path]) -> dict[str, Adapter]:
     for folder in folders:
         adapter = load(folder)
         name = adapter.card.name
-        if name in ("base", *found):
+        if name in (BASE, *found):
             raise BadConfigError(f"two models are called {name!r}, one of them in {folder}; audit them one by one")
         found[name] = adapter
     return found

@@ -13,7 +13,7 @@ from loradar.core.config import check_run_settings
 from loradar.core.errors import did_you_mean
 from loradar.core.modules import evaluating
 from loradar.core.names import ADAPTER_WEIGHTS, BASE_CONFIG
-from loradar.core.types import Attack, Progress
+from loradar.core.types import Attack, Progress, Threat
 from loradar.data import Source, Splits, load_source, split
 from loradar.evaluation import (
     AccuracyResult,
@@ -33,8 +33,8 @@ from loradar.jobs.estimate import in_words, seconds_of_harden
 from loradar.jobs.members import Member, plan
 from loradar.jobs.train_adapter import Trained, train_adapter
 from loradar.models import Base, open_base, save_base
-from loradar.report.schema import Curve, Point, ReloadCheck, Report, Size
-from loradar.report.writing import write_report
+from loradar.report.files import write_report
+from loradar.report.schema import BASE, Curve, Point, ReloadCheck, Report, Size, Training
 
 CRITERION = "most right answers on the validation split, clean and attacked counted alike"
 LEAK_IMAGES = 500
@@ -204,6 +204,14 @@ class _Measuring:
             ),
         ]
 
+    def pictures(self, one: Candidate, member: Member, classes: Sequence[str]) -> list[Picture]:
+        """Under the attack of `rows` that the adapter was trained against, adaptive before transfer."""
+        adaptive = [] if self.config.adaptive == "none" else self._of(self.adaptive, member, "own")
+        few = self.reported.first(self.config.max_adaptive_images)
+        shown: list[tuple[Threat, Attack, ReportedImages]] = [("adaptive", attack, few) for attack in adaptive]
+        shown += [("transfer", attack, self.reported) for attack in self._of(self.transfer, member, "own")]
+        return [p for t, a, x in shown for p in figures.pictures(self.bench, one, a, t, x, classes)]
+
     def _of(self, attacks: Mapping[str, Attack], member: Member | None, which: str) -> list[Attack]:
         """Those that a model is measured by: none, all, or its own where one has the name that it was trained against."""
         if which == "none":
@@ -215,7 +223,7 @@ class _Measuring:
 
 def _report(measuring: _Measuring, trained: Sequence[Trained], splits: Splits, classes: Sequence[str]) -> Report:
     bench, config, base = measuring.bench, measuring.config, measuring.bench.base.model
-    rows = measuring.rows(Candidate(name="base", model=base), None)
+    rows = measuring.rows(Candidate(name=BASE, model=base), None)
     last: list[AccuracyResult] = []
     leaks: list[LabelLeakResult] = []
     checks: list[Check] = []
@@ -231,7 +239,7 @@ def _report(measuring: _Measuring, trained: Sequence[Trained], splits: Splits, c
         if one.member.kind == "adapter":
             leaks.append(figures.leak(bench, candidate, attack, measuring.reported.first(LEAK_IMAGES)))
             checks += figures.masking(bench, candidate, measuring.reported.first(MASKING_IMAGES))
-            pictures += figures.pictures(bench, candidate, attack, measuring.reported, classes)
+            pictures += measuring.pictures(candidate, one.member, classes)
     return Report(
         title="Hardening report",
         rows=tuple(rows),
@@ -241,11 +249,12 @@ def _report(measuring: _Measuring, trained: Sequence[Trained], splits: Splits, c
         settings=bench.settings(config),
         checks=(*checks, *check_transfer(rows)),
         leaks=tuple(leaks),
-        curves=tuple(_curve(one) for one in trained),
+        baselines=tuple(dict.fromkeys(one.member.model for one in trained if one.member.kind != "adapter")),
         sizes=(_base_size(bench), *(_size(one) for one in trained)),
-        replugged=tuple(replugged),
-        last_epoch=tuple(last),
         pictures=tuple(pictures),
+        training=Training(
+            curves=tuple(_curve(one) for one in trained), reload_checks=tuple(replugged), last_epoch=tuple(last)
+        ),
     )
 
 
@@ -284,7 +293,7 @@ def _size(one: Trained) -> Size:
 def _base_size(bench: Workbench) -> Size:
     tensors = bench.base.model.state_dict().values()
     return Size(
-        model="base",
+        model=BASE,
         bytes=sum(t.numel() * t.element_size() for t in tensors),
         parameters=sum(t.numel() for t in tensors),
     )
