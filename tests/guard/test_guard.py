@@ -34,7 +34,7 @@ def test_it_answers_what_its_rule_says_of_its_voters(guard: Guard, x: Tensor, ru
         verdict = whole.predict_full(x)
         shared = whole.shared_features(x)
         log_probs = torch.stack([whole.voter_log_probs(v, shared) for v in range(3)])
-        expected = FUSIONS[rule](whole.opinions(log_probs, verdict.posterior))
+        expected = FUSIONS[rule](whole.votes(log_probs, verdict.posterior))
     assert torch.equal(verdict.logits, expected)
     assert torch.equal(verdict.answers, expected.argmax(1))
     torch.testing.assert_close(verdict.passes, torch.full((len(x),), 2.2))
@@ -109,7 +109,7 @@ def test_a_response_changes_what_is_named_so_and_nothing_else(guard: Guard, x: T
         smoothed = plain.predict_full(transforms(toys.WINDOW)["smooth"](x))
     noisy = before.posterior.argmax(1) == 2
     assert 0 < int(noisy.sum()) < len(x)
-    assert torch.equal(after.measured, noisy)
+    assert torch.equal(after.defended, noisy)
     torch.testing.assert_close(after.logits[~noisy], before.logits[~noisy])
     torch.testing.assert_close(after.logits[noisy], smoothed.logits[noisy])
     torch.testing.assert_close(after.passes - before.passes, 2.2 * noisy)
@@ -130,7 +130,7 @@ def test_forced_measures_need_no_alarm_and_end_the_cascade(guard: Guard, x: Tens
     with torch.no_grad():
         verdict = forced.predict_full(x)
         expected = guard.replace(cascade=False).predict_full(transforms(toys.WINDOW)["bit-depth"](x))
-    assert bool(verdict.measured.all())
+    assert bool(verdict.defended.all())
     torch.testing.assert_close(verdict.logits, expected.logits)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from loradar.adapters import merge_weights
 from loradar.guard.calibration import Calibration
-from loradar.guard.features import opinion_features, residual_statistics
+from loradar.guard.features import vote_features, residual_statistics
 from loradar.guard.guard import Guard, Parts
 from loradar.guard.identify import Identifier, fit_identifier
 from loradar.guard.settings import GuardSettings
@@ -46,8 +46,8 @@ def features(voters: dict[str, nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
         log_probs = torch.stack([(model(x) / TEMPERATURES[n]).log_softmax(1) for n, model in voters.items()])
     statistics = residual_statistics(x, window=WINDOW)
     return (
-        torch.cat([statistics, opinion_features(log_probs)], dim=1),
-        torch.cat([statistics, opinion_features(log_probs[:1])], dim=1),
+        torch.cat([statistics, vote_features(log_probs)], dim=1),
+        torch.cat([statistics, vote_features(log_probs[:1])], dim=1),
     )
 
 

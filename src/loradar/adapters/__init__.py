@@ -8,7 +8,7 @@ from loradar.adapters.fingerprint import fingerprint
 from loradar.adapters.init import Init, init_delta
 from loradar.adapters.layers import find_head, find_norms
 from loradar.adapters.plug import feature_extractor, merge_weights, plug
-from loradar.adapters.pool import AdapterPool, add_weighted, check_shared_start
+from loradar.adapters.pool import AdapterPool, add_weighted, check_shared_start, load_named
 from loradar.adapters.spectrum import on_residual, residual, truncate_spectrum, truncated
 from loradar.adapters.switch import AdapterSwitch
 from loradar.adapters.targets import PRESETS, find_targets
@@ -32,6 +32,7 @@ __all__ = [
     "init_adapter",
     "init_delta",
     "load",
+    "load_named",
     "merge_weights",
     "on_residual",
     "plug",

@@ -38,10 +38,10 @@ _Level = Annotated[Held | None, typer.Option(help="Hold this level of alarm. Def
 def _build(config: GuardBuildConfig) -> None:
     """Calibrate a base's adapters, fit the identifier of their attacks, and write the guard's folder."""
     from loradar.cli.progress import watching
-    from loradar.guard.build import build_guard
+    from loradar.guard.build import resolve, run
 
     with watching(err) as progress:
-        folder = build_guard(config, progress=progress)
+        folder = run(resolve(config), progress=progress).folder
     out.print(f"guard: {folder}\nnext:  loradar guard audit {folder} --data {config.data}", soft_wrap=True)
 
 
@@ -50,10 +50,10 @@ def _audit(config: GuardAuditConfig) -> None:
     """Attack a guard as a whole, and each of its adapters alone, by transfer and adaptively; write the report."""
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
-    from loradar.guard.audit import audit_guard
+    from loradar.guard.audit import resolve, run
 
     with watching(err) as progress:
-        page = audit_guard(config, progress=progress)
+        page = run(resolve(config), progress=progress).page
     out.print(summary(page.parent))
     out.print(f"report: {page}", soft_wrap=True)
 
@@ -110,10 +110,10 @@ def _watch(
 
 
 def _open(folder: Path, base: str | None, level: Held | None, window: int = 200) -> "Traffic":
-    from loradar.guard.pool import open_guard
+    from loradar.guard.guard import Guard
     from loradar.guard.traffic import open_traffic
 
-    return open_traffic(open_guard(folder, base=base), fixed=level, window=window)
+    return open_traffic(Guard.open(folder, base=base), fixed=level, window=window)
 
 
 def _stream(traffic: "Traffic", incoming: Path, every: float, once: bool) -> "Iterator[tuple[Finding, list[Event]]]":
@@ -139,7 +139,7 @@ def _note(decided: "list[Event]", place: Path | None) -> None:
     for event in decided:
         if place is not None:
             _append(place, json.dumps(dataclasses.asdict(event)) + "\n")
-        if event.kind != "measures":
+        if event.kind != "defended":
             err.print(f"{event.kind}: {event.reason}", style="bold", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -160,7 +160,7 @@ def _state(traffic: "Traffic") -> str:
 def _table(findings: "Any", title: str | None = None) -> Table:
     rows = list(findings)
     voters = list(rows[0].voters) if rows else []
-    heads = ["image", "answer", *voters, "suspected", "measures", "forwards"]
+    heads = ["image", "answer", *voters, "suspected", "defenses", "forwards"]
     table = Table(*heads, box=None, header_style="bold", title=title, title_justify="left")
     for found in rows:
         votes = (found.voters[name] for name in voters)

@@ -83,7 +83,7 @@ class DetectorEvasion:
 
     def _ball(self, x: Images, x_adv: Images) -> tuple[Ball, float]:
         inner = self.attack
-        while not can_evade(inner) and hasattr(inner, "attack"):  # what wraps an attack: Through, a memory
+        while not can_evade(inner) and hasattr(inner, "attack"):  # what wraps an attack: ThroughSurrogate, a cache
             inner = inner.attack
         ball = getattr(inner, "ball", None)
         if ball is not None:

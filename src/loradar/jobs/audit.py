@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loradar.adapters import Adapter, fingerprint, load
+from loradar.adapters import Adapter, fingerprint, load_named
 from loradar.adapters.plug import check_base, check_fits
 from loradar.attacks import named_attacks
-from loradar.core.errors import BadConfigError
 from loradar.core.files import make_folder
 from loradar.core.types import Attack, Progress
 from loradar.data import Source, Splits, load_source, split
@@ -63,7 +62,7 @@ def resolve(
     """
     attacks = named_attacks(config.attacks) if attacks is None else attacks
     base = open_base(config.base, config.device) if base is None else base
-    adapters = _loaded(config.adapter) if adapters is None else adapters
+    adapters = load_named(config.adapter) if adapters is None else adapters
     found = fingerprint(base.model)
     for adapter in adapters.values():
         check_base(adapter, found)
@@ -115,18 +114,6 @@ def run(job: AuditJob, *, progress: Progress | None = None) -> AuditResult:
         pictures=tuple(shown),
     )
     return AuditResult(report=report, page=write_report(report, config.out))
-
-
-def _loaded(folders: Sequence[Path]) -> dict[str, Adapter]:
-    """The adapters of `folders` by name. Raises BadConfigError for two of one name."""
-    found: dict[str, Adapter] = {}
-    for folder in folders:
-        adapter = load(folder)
-        name = adapter.card.name
-        if name in ("base", *found):
-            raise BadConfigError(f"two models are called {name!r}, one of them in {folder}; audit them one by one")
-        found[name] = adapter
-    return found
 
 
 def measure(

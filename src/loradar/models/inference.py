@@ -11,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from loradar.core.errors import BadTargetError
 from loradar.core.modules import unwrap
+from loradar.core.tracing import trace
 from loradar.models.precision import Autocast, Precision, resolve_precision
 
 Pair = tuple[str, str]
@@ -24,7 +25,7 @@ def foldable_conv_bn(model: nn.Module) -> tuple[Pair, ...]:
     """
     backbone = unwrap(model)
     try:
-        graph = fx.Tracer().trace(backbone)
+        graph = trace(backbone)
     except Exception:  # whatever a user's forward does with a traced tensor: nothing is merged then
         return ()
     return tuple(_pairs(graph, dict(backbone.named_modules())))
