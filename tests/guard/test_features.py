@@ -2,7 +2,7 @@
 
 import torch
 
-from loradar.guard.features import block_dct, highpass, highest_energy_window, vote_features, residual_statistics
+from loradar.guard.features import block_dct, highest_energy_window, highpass, residual_statistics, vote_features
 from tests.guard import toys
 
 

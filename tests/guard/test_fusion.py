@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loradar.guard.fusion import FUSIONS, RULES, SURROGATES, Votes, Rule, logpool, majority, mean, routed, weighted
+from loradar.guard.fusion import FUSIONS, RULES, SURROGATES, Rule, Votes, logpool, majority, mean, routed, weighted
 
 
-def votes(seed: int, voters: int = 4, batch: int = 5, classes: int = 3) -> Votes:
+def random_votes(seed: int, voters: int = 4, batch: int = 5, classes: int = 3) -> Votes:
     draws = torch.Generator().manual_seed(seed)
     trust = torch.rand(voters, batch, generator=draws)
     return Votes(
@@ -31,10 +31,10 @@ def plain(log_probs: Tensor) -> Votes:
 
 @given(st.integers(0, 10_000))
 def test_the_majority_has_the_most_votes_and_the_confident_side_of_a_tie(seed: int) -> None:
-    given_opinions = votes(seed)
-    answers = majority(given_opinions).argmax(1)
+    given_votes = random_votes(seed)
+    answers = majority(given_votes).argmax(1)
     for image in range(5):
-        log_probs = given_opinions.log_probs[:, image]
+        log_probs = given_votes.log_probs[:, image]
         votes, confidence = torch.zeros(3), torch.zeros(3)
         for voter in log_probs:
             votes[voter.argmax()] += 1
@@ -64,18 +64,18 @@ def test_weights_decide_a_weighted_vote() -> None:
 
 @given(st.integers(0, 10_000))
 def test_pools_are_distributions(seed: int) -> None:
-    given_opinions = votes(seed)
-    torch.testing.assert_close(mean(given_opinions).exp(), given_opinions.log_probs.exp().mean(0))
-    torch.testing.assert_close(logpool(given_opinions).exp().sum(1), torch.ones(5))
-    expected = given_opinions.log_probs.exp().log().mean(0)
-    torch.testing.assert_close(logpool(given_opinions), expected - expected.logsumexp(1, keepdim=True))
+    given_votes = random_votes(seed)
+    torch.testing.assert_close(mean(given_votes).exp(), given_votes.log_probs.exp().mean(0))
+    torch.testing.assert_close(logpool(given_votes).exp().sum(1), torch.ones(5))
+    expected = given_votes.log_probs.exp().log().mean(0)
+    torch.testing.assert_close(logpool(given_votes), expected - expected.logsumexp(1, keepdim=True))
 
 
 def test_routing_hears_the_trusted_alone() -> None:
-    given_opinions = votes(1)
-    answers = routed(given_opinions)
-    for image, voter in enumerate(given_opinions.trust.argmax(0).tolist()):
-        torch.testing.assert_close(answers[image], given_opinions.log_probs[voter, image])
+    given_votes = random_votes(1)
+    answers = routed(given_votes)
+    for image, voter in enumerate(given_votes.trust.argmax(0).tolist()):
+        torch.testing.assert_close(answers[image], given_votes.log_probs[voter, image])
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -89,9 +89,9 @@ def test_every_rule_agrees_where_all_voters_do(rule: Rule) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_surrogate_has_a_gradient_to_every_voter_that_it_hears(rule: Rule) -> None:
-    given_opinions = votes(2)
-    log_probs = given_opinions.log_probs.clone().requires_grad_()
-    copy = Votes(log_probs=log_probs, weights=given_opinions.weights, trust=given_opinions.trust)
+    given_votes = random_votes(2)
+    log_probs = given_votes.log_probs.clone().requires_grad_()
+    copy = Votes(log_probs=log_probs, weights=given_votes.weights, trust=given_votes.trust)
     (grad,) = torch.autograd.grad(SURROGATES[rule](copy)[:, 0].sum(), log_probs)
     assert bool((grad.abs().sum((1, 2)) > 0).all())
 

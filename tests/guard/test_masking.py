@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loradar.core.errors import BadConfigError
-from loradar.guard.masking import MaskSet, certified, patch_cleanser, pair_answers, two_round
+from loradar.guard.masking import MaskSet, certified, pair_answers, patch_cleanser, two_round
 
 
 @given(st.integers(8, 40), st.integers(8, 40), st.integers(1, 8), st.integers(1, 8), st.integers(2, 7))

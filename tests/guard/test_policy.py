@@ -6,7 +6,7 @@ from loradar.core.errors import BadConfigError
 from loradar.guard.policy import Policy
 
 
-def test_measures_are_taken_while_alarmed_in_one_order_masking_last() -> None:
+def test_defenses_are_applied_while_alarmed_in_one_order_masking_last() -> None:
     policy = Policy(responses={"roa": ("mask", "jpeg", "smooth")})
     assert policy.defenses_for("roa", "raised") == ("smooth", "jpeg", "mask")
     assert policy.defenses_for("roa", "calm") == ()
@@ -23,7 +23,7 @@ def test_forced_is_always_and_forbidden_never() -> None:
     ("policy", "says"),
     [
         (Policy(responses={"rao": ("mask",)}), "names the threat 'rao'; did you mean 'roa'"),
-        (Policy(responses={"roa": ("masq",)}), "names the measure 'masq'; did you mean 'mask'"),  # type: ignore[dict-item]
+        (Policy(responses={"roa": ("masq",)}), "names the defense 'masq'; did you mean 'mask'"),  # type: ignore[dict-item]
         (Policy(forced=("mask",), forbidden=("mask",)), "both forces and forbids 'mask'"),
     ],
 )
