@@ -70,12 +70,14 @@ def test_other_threads_run_while_one_is_traced() -> None:
 
 def test_traces_that_overlap_leave_modules_as_they_were() -> None:
     before = nn.Module.__call__
-    begun, may_end = threading.Event(), threading.Event()
-    first, errors = in_thread(lambda: trace(Slow(begun, may_end)))
-    assert begun.wait(10)
-    second, others = in_thread(lambda: trace(model()))
-    may_end.set()
+    events = [(threading.Event(), threading.Event()) for _ in range(2)]
+    first, errors = in_thread(lambda: trace(Slow(*events[0])))
+    assert events[0][0].wait(10)
+    second, others = in_thread(lambda: trace(Slow(*events[1])))
+    events[1][0].wait(0.2)  # in vain, unless both are traced at once
+    events[0][1].set()
     first.join()
+    events[1][1].set()
     second.join()
     assert errors == others == []
     assert nn.Module.__call__ is before
