@@ -22,7 +22,7 @@ def measuring(tuned: Path, out: Path, **changes: object) -> FewShotEvalConfig:
         "setting": ["3w1s", "3w2s"],
         "query": 3,
         "episodes": 3,
-        "attacks": ["pgd:radius=4.5/255,steps=1", "pgd:radius=8/255,steps=1"],
+        "attacks": ["pgd:eps=4.5/255,steps=1", "pgd:eps=8/255,steps=1"],
         "attacked_episodes": 2,
         "attacked_query": 1,
         "corrupted_episodes": 2,
@@ -68,7 +68,7 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
 ) -> None:
     changes = {"setting": ["3w2s"], "domain": ["digits=digits"], "in_domain": [], "ablations": False}
     # the second is the main attack once more, by another name
-    curve = ["pgd:norm=l2,radius=0.5,steps=1", "again=pgd:radius=8/255,steps=1"]
+    curve = ["pgd:norm=l2,eps=0.5,steps=1", "again=pgd:eps=8/255,steps=1"]
     staged = few_shot_eval(measuring(runs["stages"], tmp_path / "stages", head="ridge", sweep_attacks=curve, **changes))
     plain = few_shot_eval(measuring(runs["resnet"], tmp_path / "plain", **changes))
     found, beside = (read_few_shot_report(page.parent) for page in (staged, plain))

@@ -17,8 +17,8 @@ from loradar.guard.build import run as run_build
 from loradar.guard.config import GuardAuditConfig, GuardBuildConfig
 from loradar.models import load_base
 
-ATTACKS = ["roa:steps=1,candidates=2", "fast=pgd:steps=1"]
-TRAINED_AGAINST: dict[str, Attack] = {"roa": ROA(steps=1, candidates=2), "fast": PGD(steps=1), "other": PGD(steps=2)}
+ATTACKS = ["roa:steps=1,n_candidates=2", "fast=pgd:steps=1"]
+TRAINED_AGAINST: dict[str, Attack] = {"roa": ROA(steps=1, n_candidates=2), "fast": PGD(steps=1), "other": PGD(steps=2)}
 LIMIT, TRAIN, VALIDATION = 12, 32, 8
 
 

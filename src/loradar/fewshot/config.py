@@ -20,8 +20,8 @@ class MetaTuneConfig(Config):
     out: Path = Field(Path("runs/pool"), description="Folder for the pool. A killed run resumes there.")
     setting: str = Field("5w5s", description="WAYwSHOTs, or variable. A pool serves the shots it was tuned for best.")
     query: int = Field(10, ge=1, description="Query images of each class.")
-    eps_255: list[float] = Field([0.01, 0.1, 6, 8], description="Radii of the pool's members, in 255ths.")
-    attack: str = Field("pgd:steps=2,loss=kl", description="pgd or pyramid, with settings; the radius is a budget.")
+    eps_255: list[float] = Field([0.01, 0.1, 6, 8], description="Radii (eps) of the pool's members, in 255ths.")
+    attack: str = Field("pgd:steps=2,loss=kl", description="pgd or pyramid, with settings; eps is a budget.")
     step: float = Field(0.5, gt=0, description="Step of the attack, as a share of the budget.")
     head: Literal["centroid", "ridge"] = Field(
         "centroid", description="What tasks are classified by while tuning; clean meta-tuning keeps centroid."
@@ -79,7 +79,7 @@ class FewShotEvalConfig(BlendConfig):
     query: int = Field(10, ge=1, description="Query images of each class.")
     episodes: int = Field(600, ge=2, description="Clean tasks a domain and setting.")
     attacks: list[str] = Field(
-        ["pgd:radius=4.5/255,step=0.45/255"], description="On the query, of each method's model."
+        ["pgd:eps=4.5/255,step_size=0.45/255"], description="On the query, of each method's model."
     )
     sweep_attacks: list[str] = Field(
         [], description="Further attacks, on the full method and the main baselines alone."

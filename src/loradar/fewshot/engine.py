@@ -19,11 +19,10 @@ from loradar.adapters import (
     merge_weights,
     truncate_spectrum,
 )
-from loradar.attacks import AutoAttack, OneOf, WorstOf
 from loradar.core.errors import BadConfigError
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_CONFIG
-from loradar.core.types import Attack, Images
+from loradar.core.types import Images
 from loradar.data import varied
 from loradar.fewshot.blending import Blending
 from loradar.fewshot.heads import CENTROID, HeadConfig, TaskClassifier
@@ -157,12 +156,6 @@ def attacked_through(voters: Sequence[Voter]) -> list[list[Voter]]:
             if [voter.key for voter in simpler] != [voter.key for voter in voters]:
                 tried.append(simpler)
     return tried
-
-
-def keeps_batches_whole(attack: Attack) -> bool:
-    """Whether an attack climbs the whole batch to its end. Others go on with some of the images alone, which for
-    voters that answer together is another classifier than the one that is asked in the end."""
-    return not isinstance(attack, AutoAttack | OneOf | WorstOf) and getattr(attack, "restarts", 1) == 1
 
 
 def _simpler(voter: Voter, rounds: int | None) -> Voter:

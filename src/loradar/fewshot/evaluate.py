@@ -17,13 +17,14 @@ from loradar.attacks import named_attacks
 from loradar.core.config import check_run_settings
 from loradar.core.errors import BadConfigError
 from loradar.core.files import make_folder, write_atomically
+from loradar.core.old_attacks import spec_of_repr
 from loradar.core.types import Attack, Images, NullProgress, Progress
 from loradar.data import corrupt, varied
 from loradar.evaluation import versions
 from loradar.evaluation.corruptions import corruption_of
 from loradar.evaluation.measure import NO_ATTACK
 from loradar.fewshot.config import FewShotEvalConfig
-from loradar.fewshot.engine import BASE, FeatureCache, Method, Recipe, Tools, View, VotersKey, keeps_batches_whole
+from loradar.fewshot.engine import BASE, FeatureCache, Method, Recipe, Tools, View, VotersKey
 from loradar.fewshot.episode import Sampler, parse_setting
 from loradar.fewshot.finetune import FineTuning
 from loradar.fewshot.heads import CENTROID
@@ -159,6 +160,11 @@ def _describe(domain: Domain) -> dict[str, Any]:
     }
 
 
+def _upgraded(results: Results) -> Results:
+    """Figures of a run of before, whose attacks go by their reprs."""
+    return {spec_of_repr(what): by_method for what, by_method in results.items()}
+
+
 def _member(card: Any) -> dict[str, Any]:
     return {"trained_against": card.trained_against, "rank": card.rank, "epoch": card.selected_epoch, **card.data}
 
@@ -182,7 +188,7 @@ class _Measuring:
         found = []
         for index in range(count):
             path = self.directory / f"{bank.domain.name}-{setting}" / f"{index:04d}.json"
-            known: Results = json.loads(path.read_text()) if path.exists() else {}
+            known: Results = _upgraded(json.loads(path.read_text())) if path.exists() else {}
             missing = [what for what in self.wanted(index) if what not in known]
             if missing:
                 view = View(
@@ -199,7 +205,7 @@ class _Measuring:
         config = self.config
         wanted = [WEIGHTS, NO_ATTACK] if index < config.episodes else []
         wanted += [CORRUPTIONS] if index < config.corrupted_episodes else []
-        wanted += [repr(attack) for attack in self.every_attack] if index < config.attacked_episodes else []
+        wanted += [attack.spec for attack in self.every_attack] if index < config.attacked_episodes else []
         return wanted + ([TUNED] if index < config.fine_tune_episodes else [])
 
     def measure(self, what: str, view: View, index: int) -> dict[str, float]:
@@ -219,7 +225,7 @@ class _Measuring:
                 one.name: share(answers(view, one.voters(view), query), labels) for one in self.methods if one.corrupted
             }
             return own | self._peers(view, labels, on_base=view.through(view.fixed(BASE), query), on_blend=query)
-        return self._attacked(next(attack for attack in self.every_attack if repr(attack) == what), view)
+        return self._attacked(next(attack for attack in self.every_attack if attack.spec == what), view)
 
     @property
     def every_attack(self) -> tuple[Attack, ...]:
@@ -238,7 +244,8 @@ class _Measuring:
         found = {}
         for one in attacked:
             own = one.voters(view)
-            if any(voter.head.transduction for voter in own) and not keeps_batches_whole(attack):
+            # voters that answer together are another classifier for an attack that goes on with some images alone
+            if any(voter.head.transduction for voter in own) and not attack.traits.whole_batches:
                 continue
             found[one.name] = least_right(view, own, attack, x, y, crafted)
         if is_curve:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from loradar.adapters import Adapter, full_adapter, load, merge_weights, on_residual, plug, residual, save
-from loradar.attacks import reseeded
 from loradar.core.files import write_atomically
 from loradar.core.names import ADAPTER_CONFIG, CHECKPOINT
 from loradar.core.randomness import generator, mix
@@ -91,7 +90,7 @@ def train_member(member: MetaMember, bench: MetaBench, start: Adapter) -> None:
         count=config.episodes,
         settings=settings,
         checkpoint=folder / CHECKPOINT,
-        run=f"{member!r} {config.model_dump_json(exclude={'out', 'device', *FREE})}",
+        run=f"{member.name} {member.head!r} {_against(member)} {config.model_dump_json(exclude={'out', 'device', *FREE})}",
     )
     task, shown = bench.progress.task(f"meta-tune {member.name}", config.epochs * config.episodes, "tasks"), 0
     for step in steps:
@@ -128,7 +127,7 @@ def epochs_of(folder: Path) -> list[MetaEpoch]:
 
 
 def _against(member: MetaMember) -> str:
-    return " or ".join(map(repr, member.attacks))
+    return " or ".join(attack.spec for attack in member.attacks)
 
 
 def _perturbation(member: MetaMember, config: MetaTuneConfig) -> WeightPerturbation | None:
@@ -162,7 +161,7 @@ def _loss_of(member: MetaMember, bench: MetaBench, adapter: Adapter) -> LossOf:
 def _drawn(member: MetaMember, seed: int) -> Attack:
     """The attack of one task: the only one, or one at random where there are several."""
     chosen = int(torch.randint(len(member.attacks), (1,), generator=generator(seed)))
-    return reseeded(member.attacks[chosen], seed)
+    return member.attacks[chosen].reseeded(seed)
 
 
 def task_classifier(features: nn.Module, task: Task, rule: HeadConfig) -> TaskClassifier:

@@ -9,7 +9,6 @@ from torch import nn
 
 from loradar.adapters import AdapterPool, check_shared_start, find_targets, load
 from loradar.attacks import PGD
-from loradar.core.balls import Linf
 from loradar.core.errors import BadFileError, BadTargetError
 from loradar.core.names import ADAPTER_CONFIG, RUN
 from loradar.core.types import Images, Labels
@@ -20,7 +19,7 @@ from loradar.fewshot.heads import Centroids, TaskClassifier
 from loradar.fewshot.prototypes import prototypes_of
 
 POOL, BASELINES = "pool", "baselines"
-SCORED_UNDER = PGD(ball=Linf(radius=4 / 255), step=2 / 255, steps=2)
+SCORED_UNDER = PGD(eps=4 / 255, step_size=2 / 255, steps=2)
 """What the copies of a support are attacked with where members are scored by it. Where it fools no member, the score says
 nothing: small supports of easy tasks."""
 _AT_ONCE = 128

@@ -69,9 +69,8 @@ def resolve(
     if guard is None:
         guard = Guard.open(config.guard, base=config.base, device=config.device, precision=config.precision)
     base, record = guard.state.base, guard.state.record
-    fitted = named_attacks([f"{name}={spec}" for name, spec in record.attacks.items()])
-    if attacks is None:
-        attacks = named_attacks(config.attacks) if config.attacks else fitted
+    given = named_attacks(config.attacks) if attacks is None else attacks
+    known = {name: given[name] if name in given else parse_attack(spec) for name, spec in record.attacks.items()}
     unfitted = {spec: _unfitted(spec) for spec in config.unfitted}
     candidates = load_named(config.candidate) if candidates is None else candidates
     if both := set(candidates) & set(guard.state.adapters):
@@ -87,8 +86,8 @@ def resolve(
         config=config,
         guard=guard,
         candidates=candidates,
-        attacks=attacks,
-        known={name: attacks.get(name, attack) for name, attack in fitted.items()},
+        attacks=given or known,
+        known=known,
         unfitted=unfitted,
         rules=rules,
         splits=splits,

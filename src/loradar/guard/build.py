@@ -130,7 +130,7 @@ def run(job: GuardBuildJob, *, progress: Progress | None = None) -> GuardBuildRe
         settings=settings,
         base=config.base,
         base_fingerprint=fingerprint(base.model),
-        attacks={name: _text(spec) for name, spec in zip(job.attacks, config.attacks, strict=True)},
+        attacks={name: attack.spec for name, attack in job.attacks.items()},
         costs=measure_costs(base, voters),
         data=dict(job.data),
         digests=tuple(identities(job.images)),
@@ -184,7 +184,7 @@ def _specialist(name: str, attack: Attack, adapters: Mapping[str, Adapter]) -> s
     """Names the adapter called as the threat is, or trained against this very setting; "" for none."""
     if name in adapters:
         return name
-    return next((n for n, adapter in adapters.items() if adapter.card.trained_against == repr(attack)), "")
+    return next((n for n, adapter in adapters.items() if adapter.card.trained_against == attack.spec), "")
 
 
 def _masks(base: Base, config: GuardBuildConfig) -> Tensor:
@@ -216,10 +216,3 @@ def _policy(config: GuardBuildConfig) -> Policy:
         responses[threat] = cast(tuple[Defense, ...], tuple(defenses.split("+")))
     forced, forbidden = (cast(tuple[Defense, ...], tuple(names)) for names in (config.force, config.forbid))
     return Policy(responses=responses, forced=forced, forbidden=forbidden)
-
-
-def _text(spec: str) -> str:
-    """The spec of an attack without the name that it was given."""
-    head, sign, tail = spec.partition("=")
-    is_named = bool(sign) and ":" not in head and "," not in head
-    return tail if is_named else spec

@@ -128,6 +128,7 @@ def suspects_of(
 ) -> tuple[Suspect, ...]:
     """Shows the first images of each kind, with a rectangle where one is suspected."""
     window, labels = guard.settings.window, guard.settings.labels
+    rectangles = {name for name, attack in attacks.items() if isinstance(attack.traits.region, tuple)}
     found = []
     for done, verdict in verdicts.known.items():
         x = verdicts.images[done][:_EXAMPLES]
@@ -138,7 +139,7 @@ def suspects_of(
             found.append(
                 Suspect.of(
                     x[i],
-                    rectangle=(*corner, *window) if hasattr(attacks.get(named), "height") else None,
+                    rectangle=(*corner, *window) if named in rectangles else None,
                     done=done,
                     named=named,
                     probability=probabilities[i],

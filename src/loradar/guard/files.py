@@ -1,6 +1,5 @@
 """A guard's folder: `guard.json`, `guard.safetensors`, and a folder for each adapter. The base stays where it is."""
 
-import copy
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
@@ -14,9 +13,11 @@ from safetensors import SafetensorError
 from torch import nn
 
 from loradar.adapters import Adapter, fingerprint, load, save
+from loradar.core.copying import copy_model
 from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
 from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
 from loradar.core.names import ADAPTER_WEIGHTS, GUARD_RECORD, GUARD_TENSORS
+from loradar.core.old_attacks import upgraded_spec
 from loradar.guard.identify import Identifier
 from loradar.guard.settings import GuardSettings
 from loradar.models import Base, open_base, pick_device
@@ -133,7 +134,7 @@ def _open_base(record: GuardRecord, base: str | Base | nn.Module | None, device:
         )
     if device == "auto":
         return base
-    return dataclasses.replace(base, model=copy.deepcopy(base.model).to(pick_device(device)))
+    return dataclasses.replace(base, model=copy_model(base.model).to(pick_device(device)))
 
 
 def _read(folder: Path) -> tuple[GuardRecord, Identifier, Identifier]:
@@ -156,6 +157,8 @@ def _read(folder: Path) -> tuple[GuardRecord, Identifier, Identifier]:
             f"{folder / GUARD_TENSORS} is truncated or changed: {GUARD_RECORD} has another sha256; get it anew"
         )
     try:
+        if isinstance(attacks := content.get("attacks"), dict):  # schema 2 has older names of settings
+            content["attacks"] = {name: upgraded_spec(str(spec)) for name, spec in attacks.items()}
         record = _RECORD.validate_json(json.dumps(content))
         check_names(record.adapters)
         tensors = safetensors.torch.load(data)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from loradar.adapters import Adapter, fingerprint
-from loradar.attacks import AutoAttack
 from loradar.core.types import Attack, Images, Labels, Threat
-from loradar.evaluation import NO_ATTACK, AccuracyResult, correct, run_attack, short_names
+from loradar.evaluation import NO_ATTACK, AccuracyResult, correct, run_attack
+from loradar.evaluation.names import kind
 from loradar.evaluation.workbench import Workbench
 from loradar.guard.attacks import DetectorEvasion, ThroughSurrogate, can_evade
 from loradar.guard.config import GuardAuditConfig
@@ -95,15 +95,15 @@ class GuardMeasuring:
             clean = Trial(candidate=one.name, attack=NO_ATTACK, threat="clean")
             trials[clean] = one.right(self.x, self.y, batch_size)
             for attack in self.attacks.values() if "transfer" in self.config.threat else ():
-                trial = Trial(candidate=one.name, attack=repr(attack), threat="transfer")
+                trial = Trial(candidate=one.name, attack=attack.spec, threat="transfer")
                 trials[trial] = one.right(self.transferred(attack), self.y, batch_size)
         for one in candidates if "adaptive" in self.config.threat else ():
             for attack in self._adaptive(one):
                 x_adv, y = self._crafted(one, attack)
-                trial = Trial(candidate=one.name, attack=repr(attack), threat="adaptive")
+                trial = Trial(candidate=one.name, attack=attack.spec, threat="adaptive")
                 trials[trial] = one.right(x_adv, y, batch_size)
                 if one.is_guard:
-                    crafted[one.key, repr(attack)] = x_adv
+                    crafted[one.key, attack.spec] = x_adv
         y = self.y[: self.config.max_adaptive_images]
         return Tally(
             trials=trials,
@@ -118,7 +118,7 @@ class GuardMeasuring:
 
     def transferred(self, attack: Attack) -> Images:
         """Runs `attack` on the base at every image."""
-        name = f"craft {_short(attack)} on the base, {len(self.y)} reported images"
+        name = f"craft {kind(attack.spec)} on the base, {len(self.y)} reported images"
         return self.bench.attacked(attack, self.bench.base.model, self.x, self.y, name=name)
 
     def _adaptive(self, one: GuardCandidate) -> list[Attack]:
@@ -132,11 +132,11 @@ class GuardMeasuring:
         """The attack on the candidate itself: on a guard through its surrogate, unless the attack needs no gradient."""
         bench = self.bench
         x, y = self.x[: self.config.max_adaptive_images], self.y[: self.config.max_adaptive_images]
-        name = f"craft {_short(attack)} on {one.name}, {len(y)} reported images"
+        name = f"craft {kind(attack.spec)} on {one.name}, {len(y)} reported images"
         if not one.is_guard:
             return bench.attacked(attack, one.target, x, y, name=name), y
         target, made, key = one.target, self._through(one, attack), one.key
-        if _needs_no_gradient(attack):
+        if not attack.traits.needs_gradients:
             target, made, key = one.model, attack, fingerprint(one.model)
         kept = bench.cache.through(made, target, model_key=key)
         return run_attack(kept, target, x, y, batch_size=bench.batch_size, progress=bench.progress_named(name)), y
@@ -178,12 +178,3 @@ class GuardMeasuring:
             )
             for attack, threat, counts in rows
         ]
-
-
-def _needs_no_gradient(attack: Attack) -> bool:
-    return isinstance(attack, AutoAttack) and attack.attacks is not None and set(attack.attacks) == {"square"}
-
-
-def _short(attack: Attack) -> str:
-    (name,) = short_names([repr(attack)]).values()
-    return f"{name} of {_short(attack.attack)}" if isinstance(attack, DetectorEvasion) else name

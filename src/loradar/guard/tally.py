@@ -18,7 +18,7 @@ UNION = (
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One candidate under one attack (its repr) in one threat model."""
+    """One candidate under one attack (its spec) in one threat model."""
 
     candidate: str
     attack: str
