@@ -3,7 +3,7 @@ from pathlib import Path
 import torch
 
 from loradar.jobs.config import PretrainConfig
-from loradar.jobs.pretrain import pretrain
+from loradar.jobs.pretrain import resolve, run
 from loradar.models import load_base
 
 
@@ -18,7 +18,7 @@ def test_pretrain_writes_a_base_that_opens_and_says_how_it_was_made(tmp_path: Pa
         batch_size=16,
         flip=False,
     )
-    row = pretrain(config)
+    row = run(resolve(config)).row
     base = load_base(str(tmp_path / "base"))
     assert base.classes == tuple(str(i) for i in range(10))
     assert base.description["recipe"]["epochs"] == 2

@@ -42,10 +42,10 @@ def _pretrain(config: PretrainConfig) -> None:
     """Train a base on any data source (SGD with Nesterov momentum, one-cycle, crop and flip). Resumes if killed."""
     from loradar.cli.progress import watching
     from loradar.cli.show import percent
-    from loradar.jobs.pretrain import pretrain
+    from loradar.jobs import pretrain
 
     with watching(err) as progress:
-        row = pretrain(config, progress=progress)
+        row = pretrain.run(pretrain.resolve(config), progress=progress).row
     out.print(f"base: {percent(row)} right on {row.total} reported images\n{config.out}")
 
 
@@ -137,11 +137,11 @@ def _meta_tune(config: MetaTuneConfig) -> None:
     `loradar meta-tune runs/base --data path/to/images --out runs/pool`, then `loradar few-shot fit`.
     """
     from loradar.cli.progress import watching
-    from loradar.fewshot.meta_tune import meta_tune
+    from loradar.fewshot import meta_tune
 
     with watching(err) as progress:
-        folder = meta_tune(config, progress=progress)
-    out.print(f"pool: {folder}", soft_wrap=True)
+        meta_tune.run(meta_tune.resolve(config), progress=progress)
+    out.print(f"pool: {config.out}", soft_wrap=True)
 
 
 @command(few_shot, "eval", FewShotEvalConfig)
@@ -152,10 +152,10 @@ def _few_shot_eval(config: FewShotEvalConfig) -> None:
     """
     from loradar.cli.few_shot import summary
     from loradar.cli.progress import watching
-    from loradar.fewshot.evaluate import few_shot_eval
+    from loradar.fewshot import evaluate
 
     with watching(err) as progress:
-        page = few_shot_eval(config, progress=progress)
+        page = evaluate.run(evaluate.resolve(config), progress=progress).page
     out.print(summary(page.parent))
     out.print(f"report: {page}", soft_wrap=True)
 
@@ -167,9 +167,9 @@ def _few_shot_fit(config: FewShotFitConfig) -> None:
     `loradar few-shot fit path/to/images --pool runs/pool --out runs/task`
     """
     from loradar.cli.few_shot import fitted
-    from loradar.fewshot.fit import few_shot_fit
+    from loradar.fewshot import fit
 
-    out.print(fitted(few_shot_fit(config)))
+    out.print(fitted(fit.run(fit.resolve(config))))
     out.print(f"adapter: {config.out}", soft_wrap=True)
 
 
@@ -178,24 +178,24 @@ def _few_shot_classify(
     adapter: Annotated[Path, typer.Argument(help="The folder that `few-shot fit` wrote.")],
     images: Annotated[list[Path], typer.Argument(help="Pictures to name.")],
     base: Annotated[str | None, typer.Option(help="Default: the base that the adapter was fitted on.")] = None,
-    together: Annotated[
+    transductive: Annotated[
         bool,
-        typer.Option("--together", help="Let the images help each other: better for many of several classes."),
+        typer.Option("--transductive", help="Let the images help each other: better for many of several classes."),
     ] = False,
     support: Annotated[
-        str | None, typer.Option(help="For --together: what the adapter was fitted on. Default: where it was then.")
+        str | None, typer.Option(help="For --transductive: what the adapter was fitted on. Default: where it was then.")
     ] = None,
 ) -> None:
     """Say which class of a fitted task each image belongs to.
 
-    --together takes away what all images share and the fitted ones do not, such as a corruption or another light, and
+    --transductive takes away what all images share and the fitted ones do not, such as a corruption or another light, and
     learns from the images as they are answered.
     """
     from loradar.cli.few_shot import answered
-    from loradar.fewshot.classify import few_shot_classify
+    from loradar.fewshot import classify
 
-    found = few_shot_classify(adapter, images, base=base, together=together, support=support)
-    out.print(answered(found))
+    job = classify.resolve(adapter, images, base=base, transductive=transductive, support=support)
+    out.print(answered(classify.run(job)))
 
 
 @app.command("version")

@@ -5,9 +5,8 @@ from typing import Any
 
 from loradar.core.names import BASE_CONFIG
 from loradar.core.types import Progress
-from loradar.jobs import harden
+from loradar.jobs import harden, pretrain
 from loradar.jobs.config import HardenConfig, PretrainConfig
-from loradar.jobs.pretrain import pretrain
 
 SETTINGS: dict[str, Any] = {
     # crafted anew at every step: on digits, images that fool the base once teach the adapted model little. Training
@@ -41,6 +40,6 @@ def demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> harde
         # weight gradients of narrow layers are slower in bf16 than in fp32 on processors
         settings = {"architecture": "timm:test_resnet", "epochs": 15, "learning_rate": 0.3, "batch_size": 64}
         settings |= {"precision": "fp32", "out": base, **shared}
-        pretrain(PretrainConfig(**settings), progress=progress)
+        pretrain.run(pretrain.resolve(PretrainConfig(**settings)), progress=progress)
     config = HardenConfig(**SETTINGS, base=str(base), out=out / "harden", **shared)
     return harden.run(harden.resolve(config), progress=progress)
