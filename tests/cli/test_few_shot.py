@@ -62,7 +62,7 @@ def test_from_a_folder_to_answers(
     pictures = [tmp_path / "one.png", tmp_path / "other.png"]
     for label, picture in enumerate(pictures):
         picture.write_bytes((support / f"digit{label}" / "0.png").read_bytes())
-    for flags in ([], ["--together"], ["--together", "--support", support]):
+    for flags in ([], ["--transductive"], ["--transductive", "--support", support]):
         with pytest.raises(SystemExit) as stopped:
             loradar(monkeypatch, "few-shot", "classify", tmp_path / "task", *pictures, *flags)
         assert stopped.value.code == 0

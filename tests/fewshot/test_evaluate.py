@@ -7,10 +7,14 @@ import pytest
 
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.fewshot.config import FewShotEvalConfig
-from loradar.fewshot.evaluate import few_shot_eval
+from loradar.fewshot.evaluate import resolve, run
 from loradar.fewshot.methods import MAIN_METHODS
 from loradar.report.few_shot import FewShotRow, read_few_shot_report
 from tests.data.pictures import digits_folder
+
+
+def few_shot_eval(config: FewShotEvalConfig) -> Path:
+    return run(resolve(config)).page
 
 
 def measuring(tuned: Path, out: Path, **changes: object) -> FewShotEvalConfig:

@@ -66,7 +66,7 @@ class BlendConfig(Config):
     head: Literal["centroid", "ridge"] = Field(
         "centroid", description="What the support makes of its features: class means, or a ridge regression."
     )
-    copies: int = Field(2, ge=1, description="Augmented copies of the support that members are scored on.")
+    n_augmentations: int = Field(2, ge=1, description="Augmented copies of the support that members are scored on.")
 
 
 class FewShotEvalConfig(BlendConfig):
