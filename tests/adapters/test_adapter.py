@@ -6,6 +6,7 @@ from torch import nn
 
 from loradar.adapters import Card, fingerprint, init_adapter, plug
 from loradar.core.errors import BadFileError, WrongBaseError
+from loradar.core.modules import Wrapper
 from tests.adapters.tiny import Centred, images, resnet, snapshot, trained, vit
 
 
@@ -35,7 +36,7 @@ def test_the_card_goes_to_json_and_back() -> None:
         lora_alpha=4.0,
         attack_target="base",
         data={"source": "digits", "train": 900},
-        measured=[{"attack": "PGD(steps=10)", "correct": 412, "total": 500, "low": 0.1, "threat": "adaptive"}],
+        measured=[{"attack": "pgd", "correct": 412, "total": 500, "low": 0.1, "threat": "adaptive"}],
         selected_epoch=2,
     )
     assert Card.from_json(card.to_json()) == card
@@ -69,7 +70,7 @@ def test_the_fingerprint_overlooks_what_does_not_change_the_function() -> None:
             tensor += 1
     assert fingerprint(base.to(memory_format=torch.channels_last)) == before
 
-    class Bare(nn.Module):
+    class Bare(Wrapper):
         def __init__(self, wrapped: nn.Module) -> None:
             super().__init__()
             self.wrapped = wrapped

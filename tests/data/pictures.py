@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from loradar.data import load_source
@@ -23,6 +24,13 @@ def coded(array: np.ndarray[Any, np.dtype[np.uint8]], kind: str = "PNG") -> byte
     file = io.BytesIO()
     Image.fromarray(array).save(file, format=kind)
     return file.getvalue()
+
+
+def needs(kind: str) -> None:
+    """Skip a test of a format that this build of Pillow cannot write."""
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
 
 
 def png(seed: int, *, height: int = 8, width: int = 8) -> bytes:

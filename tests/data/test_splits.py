@@ -1,6 +1,7 @@
 """Three disjoint sets and their record."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -120,3 +121,62 @@ def test_the_same_image_in_two_sets_is_counted() -> None:
 def test_an_empty_set_is_refused_with_the_numbers(test: int | None, counts: dict[str, int], message: str) -> None:
     with pytest.raises(BadDataError, match=message):
         split(_source(test=test), **counts)
+
+
+def test_by_default_at_most_a_thousand_images_of_a_test_split_are_reported() -> None:
+    assert _origins(split(_source(test=1300)))[2] == list(range(1000))
+    assert len(split(_source(test=1300), reported=1200).reported) == 1200
+
+
+def _ordered(sizes: tuple[int, ...]) -> Source:
+    """A test split whose images are ordered by class, as folders are."""
+    labels = torch.tensor([label for label, size in enumerate(sizes) for _ in range(size)])
+    test = replace(_images(len(labels), "s/test", classes=len(sizes), first=10_000), labels=labels)
+    train = _images(50, "s/train", classes=len(sizes))
+    return Source(name="s", classes=train.classes, splits={"train": lambda: train, "test": lambda: test})
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.data())
+def test_a_test_split_that_is_ordered_by_class_is_reported_in_proportion(sizes: list[int], data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, sum(sizes)))
+    reported = split(_ordered(tuple(sizes)), reported=count).reported
+    found = reported.labels.bincount(minlength=len(sizes))
+    for size, number in zip(sizes, found.tolist(), strict=True):
+        # half an image from rounding each class, and its share of the halves of the others
+        assert abs(number - count * size / sum(sizes)) <= 0.5 + len(sizes) * size / sum(sizes) / 2 + 1e-9
+    firsts = {label: sum(sizes[:label]) for label in range(len(sizes))}
+    expected = [firsts[label] + i for label, number in enumerate(found.tolist()) for i in range(number)]
+    assert reported.origin.tolist() == expected
+
+
+@pytest.mark.parametrize("total", range(3, 16))
+def test_a_handful_of_images_is_split(total: int) -> None:
+    train, validation, reported = _origins(split(_source(train=total, test=None)))
+    assert min(len(train), len(validation), len(reported)) >= 1
+    assert sorted(train + validation + reported) == list(range(total))
+
+
+def test_twelve_images_of_two_classes_have_both_in_each_large_set() -> None:
+    for seed in range(20):
+        splits = split(
+            Source(name="s", classes=("0", "1"), splits={"all": partial(_images, 12, "s", classes=2)}), seed=seed
+        )
+        assert [len(s) for s in (splits.train, splits.validation, splits.reported)] == [8, 1, 3]
+        assert set(splits.train.labels.tolist()) == set(splits.reported.labels.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (1, None, "s: 1 images are too few to split; expected at least 3: one to train on, .* and one to report on"),
+        (2, None, "s: 2 images are too few to split"),
+        (
+            1,
+            5,
+            "s: 1 images in the training split are too few to split; expected at least 2: .* choose a checkpoint by$",
+        ),
+    ],
+)
+def test_too_few_images_say_what_each_would_be_for(train: int, test: int | None, message: str) -> None:
+    with pytest.raises(BadDataError, match=message):
+        split(_source(train=train, test=test))

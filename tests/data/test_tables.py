@@ -38,6 +38,11 @@ def test_shards_are_joined_in_order(folder: Path) -> None:
     assert source.test.name == "pets/test"
 
 
+def test_what_macos_leaves_beside_shards_is_skipped(folder: Path) -> None:
+    (folder / "._train-00000-of-00002.parquet").write_bytes(b"attributes")
+    assert len(load_source(str(folder)).train) == 3
+
+
 def test_one_file_or_one_split_is_what_there_is_to_train_on(folder: Path, tmp_path: Path) -> None:
     single = load_source(str(folder / "test-00000-of-00001.parquet"))
     assert single.test is None

@@ -26,7 +26,7 @@ def measuring(tuned: Path, out: Path, **changes: object) -> FewShotEvalConfig:
         "setting": ["3w1s", "3w2s"],
         "query": 3,
         "episodes": 3,
-        "attacks": ["pgd:radius=4.5/255,steps=1", "pgd:radius=8/255,steps=1"],
+        "attacks": ["pgd:eps=4.5/255,steps=1", "pgd:eps=8/255,steps=1"],
         "attacked_episodes": 2,
         "attacked_query": 1,
         "corrupted_episodes": 2,
@@ -44,7 +44,7 @@ def test_every_method_is_measured_on_the_same_tasks(report: Path) -> None:
     found = read_few_shot_report(report)
     rows: dict[tuple[str, str], list[FewShotRow]] = {}
     for row in found.rows:
-        rows.setdefault((row.method, row.attack.partition("(")[0]), []).append(row)
+        rows.setdefault((row.method, row.attack.partition(":")[0]), []).append(row)
     everywhere = [
         *("AMT", "AMT without trimming", "no tuning", "clean meta-tuning (PMF)", "one adapter, random budgets"),
         *("one adapter, random budgets, unperturbed", "single member by support loss", "average of weights"),
@@ -52,10 +52,10 @@ def test_every_method_is_measured_on_the_same_tasks(report: Path) -> None:
     ]
     for method in everywhere:
         assert len(rows[method, "none"]) == 8, "two domains and two averages, in two settings"
-        assert len(rows[method, "PGD"]) == 2 * len(rows[method, "none"])
+        assert len(rows[method, "pgd"]) == 2 * len(rows[method, "none"])
         assert len(rows[method, "corruptions"]) == len(rows[method, "none"])
     assert {row.episodes for row in rows["AMT", "none"]} == {3}
-    assert {row.episodes for row in rows["AMT", "PGD"]} == {2}
+    assert {row.episodes for row in rows["AMT", "pgd"]} == {2}
     by_domain = {(r.method, r.setting, r.attack, r.domain): r.mean for r in found.rows}
     for (method, setting, attack, domain), mean in by_domain.items():
         if domain == "digits":
@@ -72,14 +72,14 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
 ) -> None:
     changes = {"setting": ["3w2s"], "domain": ["digits=digits"], "in_domain": [], "ablations": False}
     # the second is the main attack once more, by another name
-    curve = ["pgd:norm=l2,radius=0.5,steps=1", "again=pgd:radius=8/255,steps=1"]
+    curve = ["pgd:norm=l2,eps=0.5,steps=1", "again=pgd:eps=8/255,steps=1"]
     staged = few_shot_eval(measuring(runs["stages"], tmp_path / "stages", head="ridge", sweep_attacks=curve, **changes))
     plain = few_shot_eval(measuring(runs["resnet"], tmp_path / "plain", **changes))
     found, beside = (read_few_shot_report(page.parent) for page in (staged, plain))
     means = {(row.method, row.attack): row.mean for row in found.rows if row.domain == "digits"}
     for name in ("AMT, nearest centroid", "no tuning, ridge head", "AMT, nearest centroid, last features"):
         assert len({attack for method, attack in means if method == name}) == 4
-    on_curve = {method for method, attack in means if "L2" in attack}
+    on_curve = {method for method, attack in means if "norm=l2" in attack}
     assert on_curve == set(MAIN_METHODS), "the further attack is on the main methods alone"
     # the same weights below: without tuning, the last features are those of the plain base
     expected = {row.attack: row.mean for row in beside.rows if row.method == "no tuning" and row.domain == "digits"}
@@ -98,8 +98,8 @@ def test_peers_stand_on_the_base_and_on_the_blend(report: Path) -> None:
     pytest.importorskip("easyfsl", reason="easyfsl is not installed (extra: peers)")
     attacks: dict[str, set[str]] = {}
     for row in read_few_shot_report(report).rows:
-        attacks.setdefault(row.method, set()).add(row.attack.partition("(")[0])
-    assert attacks["easyfsl BD-CSPN (transductive)"] == {"none", "corruptions", "PGD"}
+        attacks.setdefault(row.method, set()).add(row.attack.partition(":")[0])
+    assert attacks["easyfsl BD-CSPN (transductive)"] == {"none", "corruptions", "pgd"}
     # an attack on the blend's own peer is none of those that are measured, and another would flatter it
     assert attacks["AMT with easyfsl BD-CSPN (transductive)"] == {"none", "corruptions"}
 

@@ -183,13 +183,13 @@ def test_through_a_guard_attacks_keep_to_their_balls(work: Path) -> None:
     voters = tuple(opened.voters.values())
     x, y = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
     for spec in (
-        "fia:layer=layer2,masks=2,steps=2,radius=8/255",
+        "fia:eps=8/255,n_masks=2,steps=2",
         "pgd:steps=2",
         "fgsm|pgd:steps=1",
         "fgsm+pgd:steps=1",
     ):
         through = ThroughSurrogate(attack=parse_attack(spec), voters=voters)
-        assert repr(through) == repr(parse_attack(spec))
+        assert through.spec == parse_attack(spec).spec == spec
         x_adv = through(surrogate, x, y)
         assert float((x_adv - x).abs().max()) <= 8 / 255 + 1e-6
         assert not torch.equal(x_adv, x)
@@ -199,12 +199,12 @@ def test_an_evading_attack_looks_cleaner_within_the_same_reach(work: Path) -> No
     opened = open_guard(work / "guard", precision="fp32")
     surrogate = Surrogate(opened.guard)
     x, y = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3])
-    for spec in ("pgd:steps=3", "roa:steps=3,candidates=2,start=uniform"):
+    for spec in ("pgd:steps=3", "roa:steps=3,n_candidates=2,init=uniform"):
         plain = ThroughSurrogate(attack=parse_attack(spec), voters=())
         first, after = plain(surrogate, x, y), DetectorEvasion(attack=plain, steps=6, weight=3.0)(surrogate, x, y)
         changed = (after != x).any(1).flatten(1).sum(1)
         assert int(changed.max()) <= (25 if spec.startswith("roa") else 1024)
-        if isinstance(ball := getattr(plain.attack, "ball", None), Linf):
+        if isinstance(ball := plain.traits.region, Linf):
             assert float((after - x).abs().max()) <= ball.radius + 1e-6
         with torch.no_grad():
             cleaner = surrogate.attacked(after)[1] - surrogate.attacked(first)[1]

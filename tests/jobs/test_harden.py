@@ -15,7 +15,7 @@ from loradar.models import load_base, new_base, save_base
 from loradar.report.schema import read_report
 from loradar.training import distillation_loss
 
-ATTACKS = ["roa:steps=2,candidates=3", "fast=pgd:steps=2"]
+ATTACKS = ["roa:steps=2,n_candidates=3", "fast=pgd:steps=2"]
 
 
 def first(setting: str) -> str:
@@ -84,7 +84,7 @@ def test_the_base_is_untouched_and_the_adapters_belong_to_it(run: Path, base_fol
     for name in ("fast", "roa-steps2-candidates3", "fast-fc+norm"):
         assert verify(run / "run" / "adapters" / name, base) == []
     adapter = load(run / "run" / "adapters" / "fast")
-    assert adapter.card.trained_against.startswith("PGD(")
+    assert adapter.card.trained_against.startswith("pgd")
     assert adapter.card.measured
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():

@@ -68,3 +68,15 @@ def test_what_is_not_there_cannot_be_set(file: Path) -> None:
         stages.resolve(file, changes={"sed": "1"})
     with pytest.raises(BadConfigError, match="has no stage 'adit'; did you mean 'audit'"):
         stages.resolve(file, only=["adit"])
+
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_experiment_is_a_file_of_stages(path: Path) -> None:
+    assert stages.resolve(path).stages
+
+
+def test_there_are_experiments() -> None:
+    assert len(EXPERIMENTS) > 8

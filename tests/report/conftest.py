@@ -11,8 +11,8 @@ from tests.evaluation.toys import row
 @pytest.fixture(scope="session")
 def report() -> Report:
     """Every section filled, with a model name that is markup and attacks of one kind twice."""
-    roa, fast, slow = "ROA(height=5, seed=0)", "PGD(ball=Linf(radius=0.03137254901960784), steps=10)", "PGD(steps=50)"
-    name, against = "<b>roa|1</b>", "ROA(height=7, seed=1)"
+    roa, fast, slow = "roa", "pgd:eps=4/255", "pgd:steps=50"
+    name, against = "<b>roa|1</b>", "roa:height=7,seed=1"
     leak = LabelLeakResult(
         model=name,
         verdict="leaks",

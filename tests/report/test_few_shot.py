@@ -20,7 +20,7 @@ from loradar.report.few_shot_views import ablation_chains, attack_names, compare
 from loradar.report.writing import write_few_shot_report
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-ATTACKS = ["none", *(f"PGD(ball=Linf(radius={r}), steps=10, seed=0)" for r in (0.01, 0.02, 0.03)), "corruptions"]
+ATTACKS = ["none", *(f"pgd:eps={r}" for r in (0.01, 0.02, 0.03)), "corruptions"]
 FIELDS = {"method", "domain", "setting", "attack", "episodes", "mean", "half_width", "seed"}
 
 
@@ -118,11 +118,16 @@ def test_a_damaged_report_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_attacks_have_names_that_a_column_can_hold() -> None:
     attacks = [
-        "PGD(ball=Linf(radius=0.00392156862745098), step=None, steps=10)",
-        "PGD(ball=Linf(radius=0.01764705882352941), step=0.0017647058823529412, steps=10)",
-        "PGD(ball=L2(radius=0.5), step=None, steps=10)",
+        "pgd:eps=1/255",
+        "pgd:eps=4.5/255,step_size=0.45/255",
+        "pgd:norm=l2",
         *("none", "corruptions"),
     ]
     found = FewShotReport(rows=tuple(row(0.5, attack=a) for a in attacks), base={}, data={}, versions={})
-    names = ["PGD Linf 1/255", "PGD Linf 4.5/255 step=0.45/255", "PGD L2 0.5", "clean", "corruptions"]
+    names = [
+        "PGD eps=1/255 norm=linf",
+        "PGD eps=4.5/255 norm=linf step_size=0.45/255",
+        "PGD eps=0.5 norm=l2",
+        *("clean", "corruptions"),
+    ]
     assert list(attack_names(found).values()) == names

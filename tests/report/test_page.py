@@ -84,7 +84,7 @@ def test_every_figure_stands_with_its_count_and_interval(report: Report, outline
 
 
 def test_the_page_says_what_must_be_said(outline: Outline) -> None:
-    for words in ("leaks labels", "transfer", "adaptive", "164× smaller", "PGD(ball=Linf(radius=8/255), steps=10)"):
+    for words in ("leaks labels", "transfer", "adaptive", "164× smaller", "pgd:eps=4/255"):
         assert words in outline.text
 
 

@@ -12,13 +12,13 @@ def plain(*rows: AccuracyResult) -> Report:
 
 
 def test_a_card_shows_the_kind_it_was_trained_against_and_the_lowest_of_all() -> None:
-    own = "ROA(restarts=1, steps=30)"
+    own = "roa:steps=20"
     report = plain(
         row("m", "none", "clean", 450, own),
-        row("m", "ROA(restarts=1)", "adaptive", 230, own),
-        row("m", "ROA(restarts=10)", "adaptive", 190, own),
-        row("m", "FIA()", "adaptive", 3, own),
-        row("m", "FIA()", "transfer", 16, own),
+        row("m", "roa", "adaptive", 230, own),
+        row("m", "roa:restarts=10", "adaptive", 190, own),
+        row("m", "fia", "adaptive", 3, own),
+        row("m", "fia", "transfer", 16, own),
     )
     (card,) = cards(report)
     assert card.clean is not None
@@ -29,9 +29,9 @@ def test_a_card_shows_the_kind_it_was_trained_against_and_the_lowest_of_all() ->
 
 def test_baselines_that_share_a_name_stay_apart() -> None:
     report = plain(
-        row("roa", "ROA()", "transfer", 316, "ROA(steps=30)"),
-        row("fc-only", "ROA()", "transfer", 144, "ROA(steps=30)"),
-        row("fc-only", "ROA()", "transfer", 8, "FIA(steps=10)"),
+        row("roa", "roa", "transfer", 316, "roa"),
+        row("fc-only", "roa", "transfer", 144, "roa"),
+        row("fc-only", "roa", "transfer", 8, "fia"),
     )
     shown = ["roa", "fc-only (ROA)", "fc-only (FIA)"]
     assert list(labels(report.rows).values()) == [card.label for card in cards(report)] == shown
@@ -44,29 +44,29 @@ def test_baselines_that_share_a_name_stay_apart() -> None:
 def test_a_heat_map_has_a_cell_for_every_model_and_attack() -> None:
     report = plain(
         row("a", "none", "clean", 450),
-        row("a", "ROA()", "transfer", 300),
-        row("a", "ROA()", "transfer", 280),
-        row("b", "FIA()", "transfer", 100),
+        row("a", "roa", "transfer", 300),
+        row("a", "roa", "transfer", 280),
+        row("b", "fia", "transfer", 100),
     )
     (heat,) = heats(report)
-    assert heat.attacks == ("none", "ROA()", "FIA()")
+    assert heat.attacks == ("none", "roa", "fia")
     counts = [(model, [cell.correct if cell else None for cell in cells]) for model, cells in heat.lines]
     # of two seeds the lower figure stands
     assert counts == [("a", [450, 280, None]), ("b", [None, None, 100])]
 
 
 def test_transfer_alone_is_no_claim() -> None:
-    alone = plain(row("m", "ROA()", "transfer", 300))
-    both = plain(row("m", "ROA()", "transfer", 300), row("m", "ROA()", "adaptive", 200))
+    alone = plain(row("m", "roa", "transfer", 300))
+    both = plain(row("m", "roa", "transfer", 300), row("m", "roa", "adaptive", 200))
     assert ["transfer only" in line for line in warnings_of(alone)] == [True]
     assert warnings_of(both) == []
 
 
 def test_better_under_attack_than_without_is_pointed_at() -> None:
-    clean, attacked = row("m", "none", "clean", 431), row("m", "FIA()", "adaptive", 486)
+    clean, attacked = row("m", "none", "clean", 431), row("m", "fia", "adaptive", 486)
     assert ["above its clean figure" in line for line in warnings_of(plain(clean, attacked))] == [True]
     # within the interval it may be chance
-    assert warnings_of(plain(clean, row("m", "FIA()", "adaptive", 436))) == []
+    assert warnings_of(plain(clean, row("m", "fia", "adaptive", 436))) == []
 
 
 def test_leaks_and_failed_checks_are_pointed_at(report: Report) -> None:

@@ -66,6 +66,7 @@ def add_weighted(pool: AdapterPool, weights: Mapping[str, float], *, name: str =
         target_modules=tuple(deltas),
         init="merged",
         head=cards[0].head,
+        modules_to_save=cards[0].modules_to_save,
         norm=cards[0].norm,
         data={"merged": used},
     )

@@ -2,15 +2,19 @@
 
 from loradar.attacks.ascend import ascend
 from loradar.attacks.auto_attack import AutoAttack
+from loradar.attacks.base import BaseAttack, NormAttack
 from loradar.attacks.feature_importance import FIA
 from loradar.attacks.fgsm import FGSM
+from loradar.attacks.foreign import FoolboxAttack, ForeignAttack, FunctionAttack, TorchAttack, as_attack
 from loradar.attacks.mi_fgsm import MIFGSM
 from loradar.attacks.noise import UniformNoise
+from loradar.attacks.objectives import without_gradient
 from loradar.attacks.occlusion import ROA
+from loradar.attacks.parsing import named_attack, named_attacks, parse_attack
 from loradar.attacks.pgd import PGD
 from loradar.attacks.pyramid import Pyramid
-from loradar.attacks.random_choice import OneOf
-from loradar.attacks.registry import layers_read, named_attack, named_attacks, parse_attack, reseeded
+from loradar.attacks.random_choice import RandomChoice
+from loradar.attacks.registry import AttackInfo, SettingInfo, available_attacks, describe_attack, register
 from loradar.attacks.worst_of import WorstOf, strongest
 
 __all__ = [
@@ -19,16 +23,27 @@ __all__ = [
     "MIFGSM",
     "PGD",
     "ROA",
+    "AttackInfo",
     "AutoAttack",
-    "OneOf",
+    "BaseAttack",
+    "FoolboxAttack",
+    "ForeignAttack",
+    "FunctionAttack",
+    "NormAttack",
     "Pyramid",
+    "RandomChoice",
+    "SettingInfo",
+    "TorchAttack",
     "UniformNoise",
     "WorstOf",
+    "as_attack",
     "ascend",
-    "layers_read",
+    "available_attacks",
+    "describe_attack",
     "named_attack",
     "named_attacks",
     "parse_attack",
-    "reseeded",
+    "register",
     "strongest",
+    "without_gradient",
 ]

@@ -9,18 +9,22 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from loradar.attacks.base import NormAttack
 from loradar.attacks.objectives import borrowed, logits_of
-from loradar.core.balls import L2, Linf
+from loradar.attacks.registry import register
+from loradar.attacks.settings import seed_setting, setting
 from loradar.core.checks import check_labels
 from loradar.core.errors import BadConfigError
+from loradar.core.modules import Wrapper
 from loradar.core.randomness import seeded_rng
-from loradar.core.types import Images, Labels
+from loradar.core.types import Images, Labels, Traits
 
 Member: TypeAlias = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
 
 
+@register("autoattack")
 @dataclass(frozen=True, kw_only=True)
-class AutoAttack:
+class AutoAttack(NormAttack):
     """Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of ...", ICML 2020.
 
     `attacks` of None is the standard version: apgd-ce, apgd-t, fab-t, square, with 9 target classes or as many as there
@@ -29,14 +33,17 @@ class AutoAttack:
     begin with, comes back as it was.
     """
 
-    norm: Literal["Linf", "L2"] = "Linf"
-    radius: float = 8 / 255
-    attacks: tuple[Member, ...] | None = None
-    seed: int = 0
+    attacks: tuple[Member, ...] | None = setting(None, "Its members; none means the standard version.")
+    seed: int = seed_setting()
+
+    @property
+    def traits(self) -> Traits:
+        """Members go on with what still resists, and draw for the batch as a whole."""
+        gradient_free = self.attacks is not None and set(self.attacks) == {"square"}
+        return Traits(needs_gradients=not gradient_free, independent_rows=False, whole_batches=False, region=self.ball)
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
         """(batch, C, H, W) in [0, 1] and in the ball. Raises BadImagesError, and BadConfigError without the extra."""
-        ball = Linf(radius=self.radius) if self.norm == "Linf" else L2(radius=self.radius)
         package = _package()
         with borrowed(model, x, y) as (x, y), seeded_rng(self.seed), _trace_kept():
             with torch.no_grad():
@@ -44,8 +51,8 @@ class AutoAttack:
             check_labels(y, count=len(x), classes=classes)
             engine = package.AutoAttack(
                 _Plain(model),
-                norm=self.norm,
-                eps=self.radius,
+                norm={"linf": "Linf", "l2": "L2"}[self.norm],
+                eps=self.eps,
                 seed=self.seed,
                 device=x.device,
                 version="custom",
@@ -56,7 +63,7 @@ class AutoAttack:
             engine.fab.n_target_classes = engine.apgd_targeted.n_target_classes = min(9, classes - 1)
             x_adv, _ = engine.run_standard_evaluation(x, y, batch_size=len(x))
             # its own projections round to a little outside
-            return ball.project(x_adv.detach().to(x), x).clamp(0, 1)
+            return self.ball.project(x_adv.detach().to(x), x).clamp(0, 1)
 
 
 def members(chosen: tuple[Member, ...] | None, classes: int) -> tuple[Member, ...]:
@@ -86,7 +93,7 @@ def _package() -> Any:
     return pyautoattack
 
 
-class _Plain(nn.Module):
+class _Plain(Wrapper):
     """The model, with logits in single precision at least."""
 
     def __init__(self, model: nn.Module) -> None:

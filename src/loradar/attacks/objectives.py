@@ -1,20 +1,18 @@
-"""What every attack does at its door: check what comes in, borrow the model, ask it for losses and gradients."""
+"""Shared helpers of the attacks: input validation, an eval-mode context, loss and gradient functions."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from loradar.core.balls import L2, Linf
 from loradar.core.checks import check_images, check_labels
 from loradar.core.errors import BadConfigError
+from loradar.core.losses import cross_entropy, margin
 from loradar.core.modules import evaluating
 from loradar.core.types import Images, Labels, Logits
 
-NormBall: TypeAlias = Linf | L2
-LINF_8 = Linf(radius=8 / 255)
 # images in one forward pass, by their pixels (height * width): 64 images of 32 x 32 stay in a processor's cache
 _PIXELS_AT_ONCE = {"cpu": 1 << 16}
 _PIXELS_AT_ONCE_ELSEWHERE = 1 << 19
@@ -22,12 +20,8 @@ _PIXELS_AT_ONCE_ELSEWHERE = 1 << 19
 Objective: TypeAlias = Callable[[Images], Tensor]
 """Images to (batch,) values, each of its own image alone: what an attack ascends."""
 
-
-def check_counts(**settings: int) -> None:
-    """Raises BadConfigError for a setting below 1, by its name."""
-    for name, value in settings.items():
-        if value < 1:
-            raise BadConfigError(f"{name} is {value}; expected 1 or more")
+Loss: TypeAlias = Literal["cross_entropy", "margin", "kl"]
+LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
 
 
 @contextmanager
@@ -90,6 +84,11 @@ def divergence_of(model: nn.Module, x: Images, y: Labels) -> Objective:
     return objective
 
 
+def objective_of(model: nn.Module, x: Images, y: Labels, loss: Loss) -> Objective:
+    """What is ascended: a loss of the labels, or for `kl` the divergence from the clean answers."""
+    return divergence_of(model, x, y) if loss == "kl" else loss_of(model, y, LOSSES[loss])
+
+
 def check_divergence_starts_at_random(loss: str, *, random_start: bool) -> None:
     """Raises BadConfigError for the KL divergence from a zero start, where its gradient is exactly zero."""
     if loss == "kl" and not random_start:
@@ -100,10 +99,15 @@ def check_divergence_starts_at_random(loss: str, *, random_start: bool) -> None:
 
 
 def gradient(objective: Objective, x: Images) -> Tensor:
-    """The gradient of `objective` at `x`, of the shape of `x`. Parameters are not asked for theirs.
+    """The gradient of `objective` at `x`, of the shape of `x`, 0 where it is not finite. Parameters are not asked for theirs.
 
     Raises BadConfigError where the objective has no gradient (a model that runs under `torch.no_grad`, say).
     """
+    return gradient_and_gaps(objective, x)[0]
+
+
+def gradient_and_gaps(objective: Objective, x: Images) -> tuple[Tensor, Tensor]:
+    """As `gradient`, and (batch,) bool: the images for which the model's own held NaN or infinity."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         values = objective(leaf)
@@ -113,4 +117,27 @@ def gradient(objective: Objective, x: Images) -> Tensor:
                 "AutoAttack(attacks=('square',)), which needs none"
             )
         (grad,) = torch.autograd.grad(values.sum(), leaf, materialize_grads=True)
-    return grad.detach()
+    return without_gaps(grad.detach())
+
+
+def without_gaps(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """`grad` with 0 for NaN and infinity, and (batch,) bool: where there were any."""
+    finite = grad.isfinite()
+    return torch.where(finite, grad, 0.0), ~finite.flatten(1).all(1)
+
+
+def detour(x: Tensor) -> Tensor:
+    """A fixed pattern of both signs, of the shape of `x`: a way on where the model gives no finite gradient to follow."""
+    turns = torch.arange(x[0].numel(), dtype=torch.float64, device="cpu") * 0.6180339887498949
+    return (turns.frac() - 0.5).view(x.shape[1:]).to(x).expand_as(x)
+
+
+def without_gradient(model: nn.Module, x: Images, y: Labels) -> Tensor:
+    """(batch,) bool: the images at which the cross-entropy has no usable gradient, NaN or infinite or 0 all over.
+
+    An attack that follows it learns nothing there, so such images count as right without having been tried. Raises
+    BadImagesError.
+    """
+    with borrowed(model, x, y) as (x, y):
+        grad, gaps = gradient_and_gaps(loss_of(model, y, cross_entropy), x)
+        return gaps | ~grad.flatten(1).any(1)

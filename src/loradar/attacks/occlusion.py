@@ -8,50 +8,55 @@ import torch
 from torch import Tensor, nn
 
 from loradar.attacks.ascend import Schedule, ascend
-from loradar.attacks.objectives import borrowed, check_counts, images_at_once, loss_of
+from loradar.attacks.base import BaseAttack
+from loradar.attacks.objectives import borrowed, images_at_once, loss_of
 from loradar.attacks.rectangles import GREY, Grid, around, gradient_candidates, grid, most_harmful, sparse
-from loradar.attacks.worst_of import strongest_rows
+from loradar.attacks.registry import register
+from loradar.attacks.settings import MOMENTUM, STEP, count, pixels, seed_setting, setting
+from loradar.attacks.worst_of import worst_case_by_index
 from loradar.core.balls import Rectangle
 from loradar.core.losses import cross_entropy
 from loradar.core.randomness import mix
-from loradar.core.types import Images, Labels
+from loradar.core.types import Images, Labels, Traits
 
 # best coarse positions that are looked around; on CIFAR-10 one lost 3 % of the painted loss, three 1.6 %, five 0.8 %
 _REFINED = 3
 
 
+@register("roa")
 @dataclass(frozen=True, kw_only=True)
-class ROA:
+class ROA(BaseAttack):
     """Wu et al., "Defending Against Physically Realizable Attacks on Image Classification", ICLR 2020, section 4.1.
 
     1. Position, per image. `exhaustive`: paint the rectangle grey at every position, keep the one of highest
-       cross-entropy. `gradient`: paint only the `candidates` positions that hold the most squared gradient. `coarse`
+       cross-entropy. `gradient`: paint only the `n_candidates` positions that hold the most squared gradient. `coarse`
        (ours): paint every third position of a row and of a column, then all positions around the three best, a quarter
        of the exhaustive work. Where 90 % of the painted positions tie, or the loss is 0, a random one of them. Positions
        lie `stride` apart and reach the last row and column.
-    2. PGD of `steps` sign steps of size `step` inside the rectangle, from grey or from uniform pixels; the rectangle
+    2. PGD of `steps` sign steps of size `step_size` inside the rectangle, from grey or from uniform pixels; the rectangle
        may take any value in [0, 1]. `momentum` and the `schedule` of the step are ours, off by default (see `ascend`).
 
     With `restarts`, the k-th works at the k-th most harmful position and, from the second on, starts from uniform
     pixels; each image keeps its strongest outcome, and one that fools the model is not attacked again.
     """
 
-    height: int = 5
-    width: int = 5
-    stride: int = 1
-    search: Literal["exhaustive", "coarse", "gradient"] = "gradient"
-    candidates: int = 20
-    steps: int = 30
-    step: float = 0.05
-    schedule: Schedule = "constant"
-    momentum: float = 0.0
-    start: Literal["grey", "uniform"] = "grey"
-    restarts: int = 1
-    seed: int = 0
+    height: int = count(5, "Height of the rectangle, in pixels.")
+    width: int = count(5, "Width of the rectangle, in pixels.")
+    stride: int = count(1, "Pixels between the positions that are tried.")
+    search: Literal["exhaustive", "coarse", "gradient"] = setting("gradient", "How the position is found.")
+    n_candidates: int = count(20, "Positions that a gradient search paints.", high=100_000)
+    steps: int = count(30, "Gradient steps.")
+    step_size: float = pixels(0.05, "Size of a step.", limits=STEP["linf"])
+    schedule: Schedule = setting("constant", "Of the step: the same throughout, or falling in equal parts.")
+    momentum: float = setting(0.0, "Share of the running direction that each step keeps.", limits=MOMENTUM)
+    init: Literal["grey", "uniform"] = setting("grey", "What the rectangle is filled with at first.")
+    restarts: int = count(1, "Positions and starts of which each image keeps the strongest.", high=1000)
+    seed: int = seed_setting()
 
-    def __post_init__(self) -> None:
-        check_counts(height=self.height, width=self.width, stride=self.stride, candidates=self.candidates)
-        check_counts(steps=self.steps, restarts=self.restarts)
+    @property
+    def traits(self) -> Traits:
+        """It moves in a rectangle; restarts go on with what still resists."""
+        return Traits(region=(self.height, self.width), whole_batches=self.restarts == 1)
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
         """(batch, C, H, W) in [0, 1], equal to `x` outside one rectangle per image.
@@ -62,14 +67,14 @@ class ROA:
             places = grid(x, height=self.height, width=self.width, stride=self.stride)
             positions = self._search(model, x, y, places)
             crafts = [partial(self._fill, model, x, y, places, positions[:, k], k) for k in range(self.restarts)]
-            return strongest_rows(model, x, y, crafts)
+            return worst_case_by_index(model, x, y, crafts)
 
     def _search(self, model: nn.Module, x: Images, y: Labels, places: Grid) -> Tensor:
         """(batch, restarts) positions, the most harmful first."""
         match self.search:
             case "gradient":
                 objective = loss_of(model, y, cross_entropy)
-                tried = gradient_candidates(objective, x, places, count=self.candidates, seed=mix(self.seed, -1))
+                tried = gradient_candidates(objective, x, places, count=self.n_candidates, seed=mix(self.seed, -1))
                 losses = painted_losses(model, x, y, places, tried)
             case "exhaustive":
                 tried = torch.arange(places.count, device=x.device).expand(len(x), -1)
@@ -90,14 +95,14 @@ class ROA:
     ) -> Images:
         x, y = x[rows], y[rows]
         ball = Rectangle(mask=places.masks(positions[rows], x))
-        uniform_start = restart or self.start == "uniform"
+        uniform_start = restart or self.init == "uniform"
         start = ball.sample(x, mix(self.seed, restart)) if uniform_start else x.masked_fill(ball.mask, GREY)
         return ascend(
             loss_of(model, y, cross_entropy),
             x,
             start,
             ball=ball,
-            step=self.step,
+            step_size=self.step_size,
             steps=self.steps,
             momentum=self.momentum,
             schedule=self.schedule,

@@ -2,54 +2,44 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from torch import nn
 
 from loradar.attacks.ascend import ascend
-from loradar.attacks.objectives import (
-    LINF_8,
-    NormBall,
-    Objective,
-    borrowed,
-    check_counts,
-    check_divergence_starts_at_random,
-    divergence_of,
-    loss_of,
-)
+from loradar.attacks.base import NormAttack
+from loradar.attacks.objectives import Loss, borrowed, check_divergence_starts_at_random, objective_of
+from loradar.attacks.registry import register
+from loradar.attacks.settings import count, pixels, seed_setting, setting
 from loradar.attacks.worst_of import strongest
-from loradar.core.losses import cross_entropy, margin
 from loradar.core.randomness import mix
-from loradar.core.types import Images, Labels
-
-LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
+from loradar.core.types import Images, Labels, Traits
 
 
-def objective_of(model: nn.Module, x: Images, y: Labels, loss: Literal["cross_entropy", "margin", "kl"]) -> Objective:
-    """What is ascended: a loss of the labels, or for `kl` the divergence from the clean answers."""
-    return divergence_of(model, x, y) if loss == "kl" else loss_of(model, y, LOSSES[loss])
-
-
+@register("pgd")
 @dataclass(frozen=True, kw_only=True)
-class PGD:
+class PGD(NormAttack):
     """Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", 2018, section 2.1.
 
-    `step` defaults to 2.5 * radius / steps, enough to cross the ball. With `restarts`, each image keeps its strongest
+    `step_size` defaults to 2.5 * eps / steps, enough to cross the ball. With `restarts`, each image keeps its strongest
     outcome; every restart but the first starts at random even without `random_start`, else it would repeat the first.
     `loss="kl"` ascends KL(clean || attacked) (Zhang et al., "TRADES", 2019) and must start at random.
     """
 
-    ball: NormBall = LINF_8
-    step: float | None = None
-    steps: int = 10
-    restarts: int = 1
-    random_start: bool = True
-    loss: Literal["cross_entropy", "margin", "kl"] = "cross_entropy"
-    seed: int = 0
+    steps: int = count(10, "Gradient steps.")
+    step_size: float | None = pixels(None, "Size of a step; none means 2.5 * eps / steps.")
+    restarts: int = count(1, "Runs of which each image keeps the strongest.", high=1000)
+    random_start: bool = setting(True, "Start at a random point of the ball, not at the image.")
+    loss: Loss = setting("cross_entropy", "What is ascended; kl is the divergence from the clean answers.")
+    seed: int = seed_setting()
 
     def __post_init__(self) -> None:
-        check_counts(steps=self.steps, restarts=self.restarts)
+        super().__post_init__()
         check_divergence_starts_at_random(self.loss, random_start=self.random_start)
+
+    @property
+    def traits(self) -> Traits:
+        """Restarts go on with what still resists."""
+        return Traits(region=self.ball, whole_batches=self.restarts == 1)
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
         """(batch, C, H, W) in [0, 1] and in the ball around `x`. Raises BadImagesError."""
@@ -60,6 +50,6 @@ class PGD:
         start = x
         if self.random_start or restart:
             start = self.ball.sample(x, mix(self.seed, restart)).clamp(0, 1)
-        step = 2.5 * self.ball.radius / self.steps if self.step is None else self.step
+        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
         objective = objective_of(model, x, y, self.loss)
-        return ascend(objective, x, start, ball=self.ball, step=step, steps=self.steps)
+        return ascend(objective, x, start, ball=self.ball, step_size=step_size, steps=self.steps)

@@ -7,9 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loradar.attacks.objectives import Objective, borrowed, check_counts, check_divergence_starts_at_random
-from loradar.attacks.pgd import objective_of
-from loradar.core.errors import BadConfigError
+from loradar.attacks.base import BaseAttack
+from loradar.attacks.objectives import (
+    Objective,
+    borrowed,
+    check_divergence_starts_at_random,
+    detour,
+    objective_of,
+    without_gaps,
+)
+from loradar.attacks.registry import register
+from loradar.attacks.settings import EPS, STEP, count, pixels, seed_setting, setting
 from loradar.core.randomness import mix, uniform
 from loradar.core.types import Images, Labels
 
@@ -17,38 +25,39 @@ GRIDS = ((4, 20.0), (8, 10.0), (0, 1.0))
 """(cells along a side, multiplier) of each level; 0 cells means every pixel."""
 
 
+@register("pyramid")
 @dataclass(frozen=True, kw_only=True)
-class Pyramid:
+class Pyramid(BaseAttack):
     """Herrmann et al., "Pyramid Adversarial Training Improves ViT Performance", 2022, section 3.2.
 
     x_adv = x + sum over levels of multiplier * grid, upsampled to its nearest pixels and clamped to [0, 1]. Each grid is
-    clamped to +-`radius` before its multiplier, so pixels move by up to 31 * radius. `step` is that of the grids,
-    radius / 2 unless given. `loss="kl"` ascends KL(clean || attacked) and must start at random.
+    clamped to +-`eps` before its multiplier, so pixels move by up to 31 * eps. `step_size` is that of the grids,
+    eps / 2 unless given. `loss="kl"` ascends KL(clean || attacked) and must start at random.
     """
 
-    radius: float = 6 / 255
-    step: float | None = None
-    steps: int = 2
-    random_start: bool = True
-    loss: Literal["cross_entropy", "kl"] = "kl"
-    seed: int = 0
+    eps: float = pixels(6 / 255, "Bound of each grid, in units of [0, 1] pixels.", limits=EPS["linf"])
+    steps: int = count(2, "Gradient steps.")
+    step_size: float | None = pixels(None, "Size of a step of the grids; none means eps / 2.", limits=STEP["linf"])
+    random_start: bool = setting(True, "Start at random grids, not at the image.")
+    loss: Literal["cross_entropy", "kl"] = setting(
+        "kl", "What is ascended; kl is the divergence from the clean answers."
+    )
+    seed: int = seed_setting()
 
     def __post_init__(self) -> None:
-        check_counts(steps=self.steps)
+        super().__post_init__()
         check_divergence_starts_at_random(self.loss, random_start=self.random_start)
-        if not self.radius >= 0:
-            raise BadConfigError(f"radius is {self.radius}; expected 0 or more, in units of [0, 1] pixels")
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
-        """(batch, C, H, W) in [0, 1] and within 31 * radius of `x`. Raises BadImagesError."""
+        """(batch, C, H, W) in [0, 1] and within 31 * eps of `x`. Raises BadImagesError."""
         with borrowed(model, x, y) as (x, y):
             objective = objective_of(model, x, y, self.loss)
             grids = [self._start(x, cells, level) for level, (cells, _) in enumerate(GRIDS)]
-            step = self.radius / 2 if self.step is None else self.step
+            step_size = self.eps / 2 if self.step_size is None else self.step_size
             for _ in range(self.steps):
                 gradients = _gradients(objective, x, grids)
                 grids = [
-                    (grid + step * gradient.sign()).clamp(-self.radius, self.radius)
+                    (grid + step_size * gradient.sign()).clamp(-self.eps, self.eps)
                     for grid, gradient in zip(grids, gradients, strict=True)
                 ]
             return _applied(x, grids)
@@ -58,7 +67,7 @@ class Pyramid:
         shape = (x.shape[1], height, width)
         if not self.random_start:
             return x.new_zeros(len(x), *shape)
-        return (uniform(x, mix(self.seed, level), shape) * 2 - 1) * self.radius
+        return (uniform(x, mix(self.seed, level), shape) * 2 - 1) * self.eps
 
 
 def _applied(x: Images, grids: list[Tensor]) -> Images:
@@ -71,4 +80,11 @@ def _applied(x: Images, grids: list[Tensor]) -> Images:
 def _gradients(objective: Objective, x: Images, grids: list[Tensor]) -> tuple[Tensor, ...]:
     leaves = [grid.detach().requires_grad_() for grid in grids]
     values = objective(_applied(x, leaves))
-    return torch.autograd.grad(values.sum(), leaves)
+    return tuple(map(_followed, torch.autograd.grad(values.sum(), leaves)))
+
+
+def _followed(gradient: Tensor) -> Tensor:
+    """The gradient of a grid, with a detour for an image whose own is not finite and leaves nothing."""
+    grad, gaps = without_gaps(gradient)
+    lost = gaps & ~grad.flatten(1).any(1)
+    return torch.where(lost[:, None, None, None], detour(grad), grad)

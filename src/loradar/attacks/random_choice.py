@@ -1,18 +1,22 @@
-"""One of several attacks for each image: training on it is training on their average."""
+"""One of several attacks for each image: training on it is training on the average of their losses."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from loradar.attacks.base import BaseAttack
 from loradar.attacks.objectives import borrowed
-from loradar.core.errors import BadConfigError
+from loradar.attacks.settings import seed_setting
+from loradar.attacks.worst_of import traits_of_parts
+from loradar.core.attack_specs import write_group
 from loradar.core.randomness import mix, uniform
-from loradar.core.types import Attack, Images, Labels
+from loradar.core.types import Attack, Images, Labels, LabelUse, Traits
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneOf:
+class RandomChoice(BaseAttack):
     """Each image gets one of `attacks`, drawn with equal chances from the seed and the image.
 
     Drawn anew at every step, the expected loss is the mean over the attacks: the AVG of Tramer and Boneh, "Adversarial
@@ -20,11 +24,27 @@ class OneOf:
     """
 
     attacks: tuple[Attack, ...]
-    seed: int = 0
+    seed: int = seed_setting()
 
-    def __post_init__(self) -> None:
-        if not self.attacks:
-            raise BadConfigError("OneOf got no attacks; expected one or more")
+    @property
+    def spec(self) -> str:
+        """`a|b`, or `(a|b):seed=1`."""
+        options = {"seed": str(self.seed)} if self.seed else {}
+        return write_group("|", [attack.spec for attack in self.attacks], options)
+
+    @property
+    def traits(self) -> Traits:
+        """Those of its parts."""
+        return traits_of_parts(self.attacks)
+
+    def reseeded(self, seed: int) -> "RandomChoice":
+        """Other draws, of the parts too."""
+        parts = tuple(attack.reseeded(seed) for attack in self.attacks)
+        return dataclasses.replace(self, attacks=parts, seed=mix(self.seed, seed))
+
+    def relabelled(self, label: LabelUse) -> "RandomChoice":
+        """Every part with the labels used so."""
+        return dataclasses.replace(self, attacks=tuple(attack.relabelled(label) for attack in self.attacks))
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
         """(batch, C, H, W) in [0, 1]. Raises BadImagesError."""

@@ -1,6 +1,8 @@
 """The sets that perturbations live in: project, sample, steepest direction. Radii are in units of [0, 1] pixels."""
 
+import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -9,10 +11,12 @@ from loradar.core.errors import BadConfigError
 from loradar.core.randomness import normal, uniform
 from loradar.core.types import Images
 
+Norm: TypeAlias = Literal["linf", "l2"]
+
 
 def _check_radius(radius: float) -> None:
-    if not radius >= 0:
-        raise BadConfigError(f"radius is {radius}; expected 0 or more, in units of [0, 1] pixels (8/255 = 0.0314)")
+    if not 0 <= radius < math.inf:
+        raise BadConfigError(f"radius is {radius}; expected 0 or more and finite, in units of [0, 1] pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,11 @@ class L2:
 
     def steepest(self, grad: Tensor) -> Tensor:
         return grad / _length(grad).clamp_min(1e-12)
+
+
+def norm_ball(norm: Norm, eps: float) -> Linf | L2:
+    """The ball of radius `eps` in the norm of that name."""
+    return Linf(radius=eps) if norm == "linf" else L2(radius=eps)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,9 +1,10 @@
-"""Labelled images in [0, 1] from files, the hub or the built-in digits; disjoint splits; crops and flips."""
+"""Labelled images in [0, 1] from files, the hub, memory or the built-in digits; disjoint splits; crops and flips."""
 
 from loradar.data.augment import augment, varied
 from loradar.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt
 from loradar.data.decoding import read_images
 from loradar.data.images import ImageSet
+from loradar.data.memory import as_source
 from loradar.data.source import Source
 from loradar.data.sources import load_source
 from loradar.data.splits import Splits, split
@@ -15,6 +16,7 @@ __all__ = [
     "ImageSet",
     "Source",
     "Splits",
+    "as_source",
     "augment",
     "corrupt",
     "load_source",

@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,18 @@ from loradar.core.errors import BadDataError
 from loradar.core.types import Images
 
 _CHUNK = 256
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_UNREADABLE = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"))
+"""Formats that Pillow recognises without decoding them itself; for EPS it would start another program."""
 
 
 class Coded(Protocol):
@@ -29,8 +42,9 @@ class Coded(Protocol):
 
 
 def decode(data: bytes, name: str, *, size: tuple[int, int] | None = None, scale: bool = True) -> Tensor:
-    """(3, height, width) uint8 RGB; grey, palette and alpha pictures are converted.
+    """Decode a picture to (3, height, width) uint8 RGB; grey, palette and alpha pictures are converted.
 
+    A picture is turned as its EXIF orientation says. Of an animation or a multi-page file the first picture counts.
     A picture of another `size` (height, width) is scaled, bilinear, until it covers that, and cropped about its centre;
     with `scale=False` it is an error. Raises BadDataError with `name` for that, where the picture is broken, or where
     it has more than 8 bits a channel.
@@ -47,17 +61,53 @@ def decode(data: bytes, name: str, *, size: tuple[int, int] | None = None, scale
 
 
 def _decode(data: bytes, size: tuple[int, int] | None, scale: bool) -> Tensor:
-    with Image.open(io.BytesIO(data)) as picture:
-        if picture.mode.startswith(("I", "F")):
-            raise BadDataError(f"has mode {picture.mode}; expected 8 bits a channel (convert it to RGB or grey)")
-        # a palette with transparency warns on its way to RGB unless it goes by RGBA
-        rgb = (picture.convert("RGBA") if picture.mode == "P" else picture).convert("RGB")
+    with Image.open(io.BytesIO(data), formats=_formats()) as picture:
+        rgb = _rgb(picture)
     if size is None or (rgb.height, rgb.width) == size:
         return _tensor(rgb)
     if not scale:
         expected = f"{size[0]}x{size[1]} like the first picture"
-        raise BadDataError(f"is {rgb.height}x{rgb.width}; expected {expected}, or a size to bring all of them to")
+        raise BadDataError(
+            f"is {rgb.height}x{rgb.width}; expected {expected} (--size N brings all of them to N x N; in Python "
+            "size=(height, width))"
+        )
     return _fit(rgb, size)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    # the usual ones first: they are tried in this order, picture by picture
+    names = dict.fromkeys(("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", *Image.ID))
+    return tuple(name for name in names if name in Image.OPEN and name not in _UNREADABLE)
+
+
+def can_open(path: Path) -> bool:
+    """Whether the file's content is a picture, whatever its name is. Reads its beginning alone."""
+    try:
+        with Image.open(path, formats=_formats()):
+            return True
+    except Exception:  # what is no picture can raise almost anything
+        return False
+
+
+def picture_pixels(picture: Image.Image) -> Tensor:
+    """Convert an open picture as `decode` does. Raises BadDataError where it has more than 8 bits a channel."""
+    return _tensor(_rgb(picture))
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith(("I", "F")):
+        raise BadDataError(f"has mode {picture.mode}; expected 8 bits a channel (convert it to RGB or grey)")
+    # first: a TIFF is turned by loading, and the EXIF block of a PNG may come after its pixels
+    picture.load()
+    turn = _TURNS.get(_orientation(picture))
+    if turn is not None:
+        picture = picture.transpose(turn)
+    if picture.mode in ("P", "PA", "RGBa"):
+        # a palette with transparency warns on its way to RGB unless it goes by RGBA; premultiplied pixels have no other way
+        picture = picture.convert("RGBA")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def decode_all(coded: Coded, indices: list[int], *, size: tuple[int, int], scale: bool) -> Tensor:
@@ -87,6 +137,13 @@ def read_images(paths: Sequence[Path], *, size: tuple[int, int]) -> Images:
     return torch.stack(pixels).float() / 255
 
 
+def _orientation(picture: Image.Image) -> Any:
+    try:
+        return picture.getexif().get(_ORIENTATION)
+    except Exception:  # a damaged EXIF block can raise almost anything, and says nothing of the pixels
+        return None
+
+
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
@@ -98,14 +155,24 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def scaled(pixels: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """uint8 (count, 3, height, width), each brought to `size` as `decode` does."""
+    """Bring images, (count, channels, height, width) uint8 or float32, to `size` as `decode` does."""
     if size is None or tuple(pixels.shape[2:]) == size:
         return pixels
-    return torch.stack([_fit(Image.fromarray(p.permute(1, 2, 0).numpy()), size) for p in pixels])
+    if pixels.shape[1] == 3 and pixels.dtype == torch.uint8:
+        return torch.stack([_fit(Image.fromarray(p.permute(1, 2, 0).numpy()), size) for p in pixels])
+    planes = pixels.flatten(0, 1).contiguous().numpy()
+    fitted = torch.stack([torch.from_numpy(np.array(_fitted(Image.fromarray(plane), size))) for plane in planes])
+    # rounding may carry a float past the brightest pixel
+    brightest = 255 if pixels.dtype == torch.uint8 else 1
+    return fitted.view(*pixels.shape[:2], *size).clamp_(0, brightest)
 
 
 def _fit(rgb: Image.Image, size: tuple[int, int]) -> Tensor:
-    return _tensor(ImageOps.fit(rgb, (size[1], size[0]), method=Image.Resampling.BILINEAR))
+    return _tensor(_fitted(rgb, size))
+
+
+def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return ImageOps.fit(picture, (size[1], size[0]), method=Image.Resampling.BILINEAR)
 
 
 def _tensor(rgb: Image.Image) -> Tensor:

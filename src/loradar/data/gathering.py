@@ -46,6 +46,6 @@ def gather(
 
 
 def decoded(pixels: Tensor, labels: Labels, *, classes: Sequence[str], name: str) -> DecodedImages:
-    """A set of pixels, uint8 (count, 3, height, width), that are there already."""
+    """Make a set of pixels that are there already, (count, channels, height, width) uint8 or float32."""
     order = torch.arange(len(pixels))
     return DecodedImages(pixels=pixels, labels=labels, classes=tuple(classes), name=name, origin=order)

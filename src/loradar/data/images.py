@@ -16,7 +16,7 @@ MEMORY = 1 << 30
 
 
 class ImageSet(Protocol):
-    """RGB images of one size with their labels.
+    """Images of one size with their labels: RGB from files, of any number of channels from memory.
 
     `labels` is (count,) int64, `origin` (count,) the indices in the split of the source that `name` says, `size`
     (height, width). `groups` (count,) int64 numbers what belongs together (a track, a patient), where a column says so.
@@ -41,7 +41,7 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def fetch(self, indices: Tensor) -> tuple[Images, Labels]:
-        """Images (len(indices), 3, height, width), float32, and their labels, on the CPU.
+        """Images (len(indices), channels, height, width), float32, and their labels, on the CPU.
 
         Raises BadDataError that names the picture which cannot be read.
         """
@@ -58,7 +58,10 @@ class ImageSet(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecodedImages:
-    """An ImageSet of `pixels`, uint8 (all, 3, height, width): those of the whole split, which selections share."""
+    """An ImageSet of `pixels`, (all, channels, height, width): those of the whole split, which selections share.
+
+    uint8 pixels are divided by 255 where they are fetched; float32 ones are given as they are.
+    """
 
     pixels: Tensor
     labels: Labels
@@ -78,18 +81,18 @@ class DecodedImages:
         return int(self.pixels.shape[2]), int(self.pixels.shape[3])
 
     def fetch(self, indices: Tensor) -> tuple[Images, Labels]:
-        return _floats(self.pixels[self.origin[indices]]), self.labels[indices]
+        return as_floats(self.pixels[self.origin[indices]]), self.labels[indices]
 
     def select(self, indices: Tensor) -> "DecodedImages":
         return replace(self, labels=self.labels[indices], origin=self.origin[indices])
 
     def digests(self) -> list[bytes]:
         pixels = self.pixels.numpy()
-        return [_digest(pixels[i].tobytes()) for i in self.origin.tolist()]
+        return [pixel_digest(pixels[i].tobytes()) for i in self.origin.tolist()]
 
     @cached_property
     def fingerprint(self) -> str:
-        return _fingerprint(self, self.digests())
+        return fingerprint_of(self, self.digests())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,7 +117,7 @@ class CodedImages:
 
     def fetch(self, indices: Tensor) -> tuple[Images, Labels]:
         pixels = self._pixels[indices] if self._fits else self._decoded(self.origin[indices])
-        return _floats(pixels), self.labels[indices]
+        return as_floats(pixels), self.labels[indices]
 
     def select(self, indices: Tensor) -> "CodedImages":
         groups = None if self.groups is None else self.groups[indices]
@@ -123,12 +126,12 @@ class CodedImages:
     def digests(self) -> list[bytes] | None:
         if not self._fits:
             return None
-        return [_digest(self.coded.read(i)) for i in self.origin.tolist()]
+        return [pixel_digest(self.coded.read(i)) for i in self.origin.tolist()]
 
     @cached_property
     def fingerprint(self) -> str:
         names = (f"{self.coded.name(i)} {self.coded.length(i)}\n".encode() for i in self.origin.tolist())
-        return _fingerprint(self, self.digests() or names)
+        return fingerprint_of(self, self.digests() or names)
 
     @property
     def _fits(self) -> bool:
@@ -142,15 +145,18 @@ class CodedImages:
         return decode_all(self.coded, indices.tolist(), size=self.size, scale=self.scale)
 
 
-def _floats(pixels: Tensor) -> Images:
-    return pixels.float().div_(255)
+def as_floats(pixels: Tensor) -> Images:
+    """Bring fetched pixels to floats in [0, 1]: 8-bit ones are divided by 255."""
+    return pixels if pixels.is_floating_point() else pixels.float().div_(255)
 
 
-def _digest(data: bytes) -> bytes:
+def pixel_digest(data: bytes) -> bytes:
+    """Hash one image as it is stored."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _fingerprint(images: ImageSet, parts: Iterable[bytes]) -> str:
+def fingerprint_of(images: ImageSet, parts: Iterable[bytes]) -> str:
+    """Hash what is in a set: its size, classes and labels, and a part for each image."""
     head = repr((images.size, images.classes, len(images)))
     digest = hashlib.sha256(head.encode() + images.labels.numpy().tobytes())
     for part in parts:

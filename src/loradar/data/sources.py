@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from loradar.core.errors import BadDataError, did_you_mean
+from loradar.core.files import expand_home
 from loradar.core.specs import split_spec
 from loradar.data.batches import batches_source, has_batches
 from loradar.data.digits import digits_source
 from loradar.data.folders import folder_source
 from loradar.data.source import Source
-from loradar.data.tables import hub_source, parquet_source
+from loradar.data.tables import hub_source, parquet_files, parquet_source
 
 _COLUMNS = ("image", "label", "group")
 _KINDS = (
@@ -17,7 +18,7 @@ _KINDS = (
 
 
 def load_source(spec: str, *, size: tuple[int, int] | None = None) -> Source:
-    """The source that `spec` names; its splits are read when they are asked for.
+    """Load the source that `spec` names; its splits are read when they are asked for.
 
     | spec | what |
     |---|---|
@@ -27,18 +28,29 @@ def load_source(spec: str, *, size: tuple[int, int] | None = None) -> Source:
     | a folder with a folder for each class, or `train/` and `test/` (or `val/`) above those | |
     | a folder `cifar-10-batches-py`, or the one above it | CIFAR-10 as its authors and torchvision keep it |
 
-    All images come as RGB; with `size` (height, width) those of another size are scaled until they cover it and cropped
-    about the centre, without it they must have one size. Raises BadDataError, one line, here or when a split is read.
+    All images come as RGB, turned as their EXIF orientation says. Files that Pillow opens are pictures, whatever their
+    name; notes and what systems leave beside them are skipped, and any other file is an error.
+
+    Args:
+        spec: The data, in one line.
+        size: (height, width) that images of another size are brought to: scaled until they cover it, cropped about the
+            centre. Without it all must have one size.
+
+    Returns:
+        The source.
+
+    Raises:
+        BadDataError: In one line, here or when a split is read.
     """
     what, options = split_spec(spec)
-    path = Path(what).expanduser()
+    path = expand_home(Path(what))
     columns = {key: options.pop(key) for key in _COLUMNS if key in options}
     if what.startswith("hub:"):
         config = options.pop("config", None)
         _refuse(options, (*_COLUMNS, "config"), what)
         return hub_source(what.removeprefix("hub:"), config=config, columns=columns, size=size)
     _refuse(options, _COLUMNS, what)
-    if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
+    if path.suffix.lower() == ".parquet" or (path.is_dir() and parquet_files(path)):
         if not path.exists():
             raise BadDataError(f"there is no file {what}")
         return parquet_source(path, columns=columns, size=size)

@@ -17,6 +17,7 @@ from loradar.data.images import ImageSet
 from loradar.data.source import Source
 
 _MOST_VALIDATION = 1000
+_MOST_REPORTED = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,28 +38,40 @@ def split(
     reported: int | None = None,
     seed: int = 0,
 ) -> Splits:
-    """Splits `source` into three; the counts are numbers of images.
+    """Split `source` into three disjoint sets; the counts are numbers of images.
 
-    With a test split, `reported` is its first images in their original order (500 for the usual figures; all by default),
-    and validation and training images are drawn from the training split by `seed`. Without one, all three are drawn by
-    `seed`, each class in proportion; `reported` is then a fifth by default. `validation` is by default a tenth of the
-    images that are not reported, at most 1,000; `train` all that are left. For one seed, and one `reported` where there is
-    no test split, the validation images are the same whatever `train` is.
+    Args:
+        source: The source.
+        train: Training images; by default all that are left.
+        validation: Images to choose a checkpoint by; by default a tenth of those that are not reported, at most 1,000.
+        reported: Images that figures are reported on. By default, all of a test split up to 1,000; without a test split
+            a fifth of the images.
+        seed: What is drawn depends on it.
 
-    The record's `duplicates` counts images of the second set that are also, byte for byte as stored, in the first; None
-    where a set is too large to be held. Raises BadDataError for a set that would be empty, or larger than there are images.
+    Returns:
+        The sets and their record. With a test split, `reported` is its first images in their original order, or, where
+        the split is ordered by class (as folders are), the first of each class in proportion; validation and training
+        images are drawn from the training split by `seed`. Without one, all three are drawn by `seed`, each class in
+        proportion. For one seed, and one `reported` where there is no test split, the validation images are the same
+        whatever `train` is. The record's `duplicates` counts images of the second set that are also, byte for byte as
+        stored, in the first; None where a set is too large to be held.
+
+    Raises:
+        BadDataError: For a set that would be empty, or larger than there are images.
     """
     test = source.test
     if test is None:
         total = len(source.train)
+        _refuse_few(source, total, 3, train, validation, reported)
         count = math.ceil(total / 5) if reported is None else reported
         _check("reported", count, total, source.name)
         order = _stratified(source.train.labels, seed)
         held, rest = source.train.select(order[:count].sort().values), order[count:]
     else:
-        count = len(test) if reported is None else reported
+        _refuse_few(source, len(source.train), 2, train, validation)
+        count = min(_MOST_REPORTED, len(test)) if reported is None else reported
         _check("reported", count, len(test), source.name)
-        held = test.select(torch.arange(count))
+        held = test.select(_first(test.labels, count))
         rest = torch.randperm(len(source.train), generator=generator(seed))
     checked = max(1, min(_MOST_VALIDATION, len(rest) // 10)) if validation is None else validation
     _check("validation", checked, len(rest), source.name)
@@ -72,12 +85,33 @@ def split(
     return Splits(**sets, record=_record(source, sets, seed))
 
 
+def _refuse_few(source: Source, there: int, sets: int, *counts: int | None) -> None:
+    """Raise where no counts were asked for, and there is not an image for each set."""
+    if there < sets and all(count is None for count in counts):
+        where, third = ("", " and one to report on") if sets == 3 else (" in the training split", "")
+        raise BadDataError(
+            f"{source.name}: {there} images{where} are too few to split; expected at least {sets}: one to train on, one to "
+            f"choose a checkpoint by{third}"
+        )
+
+
 def _check(what: str, count: int, there: int, name: str) -> None:
     if not 1 <= count <= there:
         raise BadDataError(
             f"{name}: {count} {what} images asked for, {there} are there to choose from; "
             + (f"expected 1 to {there}" if there else "bring more images, or ask for fewer in the other splits")
         )
+
+
+def _first(labels: Labels, count: int) -> Tensor:
+    """The first `count` images; in a split that is ordered by class, the first of each class in proportion."""
+    known, sizes = torch.unique(labels, return_counts=True)
+    if len(torch.unique_consecutive(labels)) > len(known):
+        return torch.arange(count)
+    place = torch.empty(len(labels), dtype=torch.float64)
+    for label, size in zip(known, sizes, strict=True):
+        place[labels == label] = (torch.arange(int(size), dtype=torch.float64) + 0.5) / size
+    return place.argsort(stable=True)[:count].sort().values
 
 
 def _stratified(labels: Labels, seed: int) -> Tensor:

@@ -16,13 +16,12 @@ from loradar.core.errors import BadDataError, did_you_mean
 from loradar.core.types import Labels
 from loradar.data.gathering import gather
 from loradar.data.images import ImageSet
+from loradar.data.labels import IMAGE_NAMES, LABEL_NAMES, column_classes, column_labels
 from loradar.data.source import TEST, TRAIN, Source
 
 Size = tuple[int, int] | None
 Columns = Mapping[str, str]
 """`image`, `label` and `group` to the names of the columns, where the user says them."""
-_LABELS = ("label", "labels", "fine_label", "class", "target")
-_IMAGES = ("image", "img", "images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,9 @@ class _Column:
             except OSError as error:
                 raise BadDataError(f"{self.name(index)}: could not read {value['path']}: {error.strerror}") from error
         if not isinstance(data, bytes):
-            raise BadDataError(f"{self.name(index)} is {type(value).__name__}; expected a picture's bytes or path")
+            raise BadDataError(
+                f"{self.name(index)} is {type(value).__name__}; expected a picture's bytes, or a struct with 'bytes' or 'path'"
+            )
         return data
 
     def name(self, index: int) -> str:
@@ -86,14 +87,18 @@ def _arrow(data: Any) -> pa.Table:
 def _files_by_split(path: Path) -> dict[str, list[Path]]:
     if path.is_file():
         return {path.stem: [path]}
-    files = sorted(path.glob("*.parquet"))
     splits: dict[str, list[Path]] = {}
-    for file in files:
+    for file in parquet_files(path):
         word = re.split(r"[-_.]", file.stem)[0].lower()
         splits.setdefault(word if word in TRAIN + TEST else "all", []).append(file)
     if "all" in splits and len(splits) > 1:
         raise BadDataError(f"{path} has {splits['all'][0].name}; expected train-*.parquet and test-*.parquet")
     return splits
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """List the parquet files of a folder, sorted, without what macOS leaves beside them."""
+    return sorted(file for file in folder.glob("*.parquet") if not file.name.startswith("."))
 
 
 def _read(files: list[Path]) -> pa.Table:
@@ -115,12 +120,14 @@ def _source(name: str, tables: Mapping[str, Callable[[], pa.Table]], *, columns:
     if not read:
         raise BadDataError(f"{name} holds no splits")
     names = {split: _columns(table, columns, f"{name}/{split}") for split, table in read.items()}
-    classes = _classes([(table, names[split][1]) for split, table in read.items()], name)
+    labelled = {f"{name}/{split}": table[names[split][1]] for split, table in read.items()}
+    said = (_names(table, names[split][1]) for split, table in read.items())
+    classes, index = column_classes(labelled, next(filter(None, said), None))
 
     def split_set(split: str) -> ImageSet:
-        image, label = names[split]
+        image, _ = names[split]
         where = f"{name}/{split}"
-        labels = _labels(read[split][label], classes, where)
+        labels = column_labels(labelled[where], index, where)
         groups = _groups(read[split], columns["group"], where) if "group" in columns else None
         coded = _Column(source=where, values=read[split][image])
         return gather(coded, labels, classes=classes, name=where, size=size, groups=groups)
@@ -132,7 +139,7 @@ def _columns(table: pa.Table, said: Columns, where: str) -> tuple[str, str]:
     """The names of the columns of pictures and labels: said, typed so in the schema, or called so."""
     features = _features(table)
     found = []
-    for role, kind, usual in (("image", "Image", _IMAGES), ("label", "ClassLabel", _LABELS)):
+    for role, kind, usual in (("image", "Image", IMAGE_NAMES), ("label", "ClassLabel", LABEL_NAMES)):
         typed = [name for name in table.column_names if features.get(name, {}).get("_type") == kind]
         named = [name for name in usual if name in table.column_names]
         name = said.get(role) or next(iter(typed + named), "")
@@ -152,34 +159,17 @@ def _features(table: pa.Table) -> dict[str, Any]:
     return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
 
 
-def _classes(tables: list[tuple[pa.Table, str]], where: str) -> tuple[str, ...]:
-    """The names in the schema; else the words found, sorted; else the numbers up to the largest."""
-    for table, label in tables:
-        names = _features(table).get(label, {}).get("names")
-        if names:
-            return tuple(names)
-    values = {value for table, label in tables for value in table[label].unique().to_pylist()}
-    if all(isinstance(value, str) for value in values):
-        return tuple(sorted(values))
-    if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
-        return tuple(str(i) for i in range(max(values) + 1))
-    raise BadDataError(f"{where}: labels are neither all integers nor all words (is one missing?)")
-
-
-def _labels(column: pa.ChunkedArray, classes: tuple[str, ...], where: str) -> Labels:
-    values = column.to_pylist()
-    if values and isinstance(values[0], str):
-        index = {name: i for i, name in enumerate(classes)}
-        values = [index.get(value, -1) for value in values]
-    if any(value is None for value in values):
-        raise BadDataError(f"{where}: row {values.index(None)} has no label")
-    return torch.tensor(values, dtype=torch.int64)
+def _names(table: pa.Table, label: str) -> tuple[str, ...]:
+    """The names of the classes in the schema, empty where there are none."""
+    return tuple(_features(table).get(label, {}).get("names") or ())
 
 
 def _groups(table: pa.Table, column: str, where: str) -> Labels:
     """A number for each value of the column; rows without one belong together."""
     if column not in table.column_names:
         raise BadDataError(f"{where} has no column {column}; {did_you_mean(column, table.column_names)}")
+    if pa.types.is_nested(table[column].type):
+        raise BadDataError(f"{where}: column {column} is {table[column].type}; expected one value in each row")
     values = table[column].to_pylist()
     numbers = {value: i for i, value in enumerate(dict.fromkeys(values))}
     return torch.tensor([numbers[value] for value in values], dtype=torch.int64)

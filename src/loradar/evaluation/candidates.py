@@ -1,6 +1,5 @@
 """Candidates and their figures: clean, under transfer, under adaptive attacks; the leak test and the masking checks."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +8,11 @@ from torch import nn
 
 from loradar.adapters import Adapter, merge_weights
 from loradar.attacks import PGD, UniformNoise
-from loradar.core.balls import Linf
-from loradar.core.types import Attack, Images, Labels, Threat
+from loradar.core.types import Attack, Images, Labels, LabelUse, Threat
 from loradar.evaluation.leak import LabelLeakResult, leak_test
-from loradar.evaluation.masking_checks import Check, check_masking
+from loradar.evaluation.masking_checks import Check, check_gradients, check_masking
 from loradar.evaluation.measure import NO_ATTACK, AccuracyResult, predict
+from loradar.evaluation.names import kind
 from loradar.evaluation.pictures import Picture
 from loradar.evaluation.workbench import Workbench
 
@@ -49,7 +48,7 @@ def row(
     """The candidate's right answers on `x`, which is `reported.x`, attacked or not."""
     return AccuracyResult.count(
         model=one.name,
-        attack=NO_ATTACK if attack is None else repr(attack),
+        attack=NO_ATTACK if attack is None else attack.spec,
         threat=threat,
         correct=bench.right(bench.optimized(one.model, attack), x, reported.y),
         total=len(reported.y),
@@ -64,7 +63,7 @@ def clean_row(bench: Workbench, one: Candidate, reported: ReportedImages) -> Acc
 
 def transferred(bench: Workbench, attack: Attack, reported: ReportedImages) -> Images:
     """The attack on the unmodified base: the same images for every candidate."""
-    name = f"craft {_short(attack)} on the base, {len(reported.y)} reported images"
+    name = f"craft {kind(attack.spec)} on the base, {len(reported.y)} reported images"
     return bench.attacked(attack, bench.base.model, reported.x, reported.y, name=name)
 
 
@@ -74,19 +73,17 @@ def transfer_row(bench: Workbench, one: Candidate, attack: Attack, reported: Rep
 
 def adaptive_row(bench: Workbench, one: Candidate, attack: Attack, reported: ReportedImages) -> AccuracyResult:
     """The attack on the candidate itself."""
-    name = f"craft {_short(attack)} on {one.name}, {len(reported.y)} reported images"
+    name = f"craft {kind(attack.spec)} on {one.name}, {len(reported.y)} reported images"
     x_adv = bench.attacked(attack, one.model, reported.x, reported.y, name=name)
     return row(bench, one, x_adv, reported, attack, "adaptive")
 
 
 def leak(bench: Workbench, one: Candidate, attack: Attack, reported: ReportedImages) -> LabelLeakResult:
     """Whether the candidate reads the label out of this attack's perturbation (see `leak_test`)."""
-    fields = {f.name for f in dataclasses.fields(attack)}  # type: ignore[arg-type]
     base = bench.optimized(bench.base.model, attack)
 
-    def labelled(label: str) -> Attack:
-        variant = dataclasses.replace(attack, label=label) if "label" in fields else attack  # type: ignore[type-var]
-        return bench.cache.through(variant, base, model_key=bench.key(bench.base.model))
+    def labelled(label: LabelUse) -> Attack:
+        return bench.cache.through(attack.relabelled(label), base, model_key=bench.key(bench.base.model))
 
     return leak_test(
         bench.optimized(one.model, attack),
@@ -105,24 +102,25 @@ def leak(bench: Workbench, one: Candidate, attack: Attack, reported: ReportedIma
 
 def masking(bench: Workbench, one: Candidate, reported: ReportedImages) -> tuple[Check, ...]:
     """Signs of masked gradients, by PGD in an L-inf ball of 8/255 (and of 1 for the unbounded one)."""
-    ball = Linf(radius=8 / 255)
     fast, key = bench.optimized(one.model), bench.key(one.model)
 
     def kept(attack: Attack) -> Attack:
         return bench.cache.through(attack, fast, model_key=key)
 
-    return check_masking(
+    gradients = check_gradients(fast, reported.x, reported.y, name=one.name, batch_size=bench.batch_size)
+    checks = check_masking(
         fast,
         reported.x,
         reported.y,
-        noise=kept(UniformNoise(ball=ball)),
-        short=kept(PGD(ball=ball, steps=5)),
-        long=kept(PGD(ball=ball, steps=40)),
-        unbounded=kept(PGD(ball=Linf(radius=1.0), steps=40)),
+        noise=kept(UniformNoise()),
+        short=kept(PGD(steps=5)),
+        long=kept(PGD(steps=40)),
+        unbounded=kept(PGD(eps=1.0, steps=40)),
         name=one.name,
         batch_size=bench.batch_size,
         progress=bench.progress_named(f"masking checks of {one.name}"),
     )
+    return (*checks, gradients)
 
 
 def pictures(
@@ -141,7 +139,7 @@ def pictures(
             reported.x[i],
             x_adv[i],
             model=one.name,
-            attack=repr(attack),
+            attack=attack.spec,
             threat="transfer",
             label=classes[int(reported.y[i])],
             before=classes[int(before[i])],
@@ -149,7 +147,3 @@ def pictures(
         )
         for i in torch.cat([saved, lost]).tolist()
     )
-
-
-def _short(attack: Attack) -> str:
-    return repr(attack).partition("(")[0]

@@ -132,7 +132,7 @@ def leak_test(
 def _row(model: str, attack: Attack | None, right: Tensor, seed: int) -> AccuracyResult:
     return AccuracyResult.count(
         model=model,
-        attack=repr(attack) if attack else NO_ATTACK,
+        attack=attack.spec if attack else NO_ATTACK,
         threat="transfer" if attack else "clean",
         correct=int(right.sum()),
         total=len(right),

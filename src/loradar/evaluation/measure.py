@@ -22,8 +22,8 @@ _NO_PROGRESS = NullProgress()
 class AccuracyResult:
     """One measured figure: `correct` of `total` images, its Wilson 95 % interval, and what it was measured against.
 
-    `attack` is the repr of the attack's setting, or "none"; `low` and `high` are shares in [0, 1]. `trained_against` is
-    the repr of what the model's adapter was trained against: it tells apart the baselines of several attacks, which
+    `attack` is the attack's spec, or "none"; `low` and `high` are shares in [0, 1]. `trained_against` is
+    the spec of what the model's adapter was trained against: it tells apart the baselines of several attacks, which
     share a name. Raises BadConfigError for counts that are no share.
     """
 
@@ -137,7 +137,7 @@ def run_attack(
     _check_batch_size(batch_size)
     check_labels(y, count=len(x))
     device = device_of(model)
-    task = progress.task(f"craft {type(attack).__name__}", len(x))
+    task = progress.task(f"craft {attack.spec}", len(x))
     crafted = []
     for batch, labels in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True):
         check_images(batch)

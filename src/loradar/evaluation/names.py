@@ -1,9 +1,12 @@
-"""Settings as people read them: a short name for every attack of a report, radii in 255ths."""
+"""Attacks as people read them: a short name for every attack of a report, out of its spec."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from loradar.attacks.registry import attack_class, settings_text
+from loradar.core.attack_specs import GroupSpec, NamedSpec, read_spec
+from loradar.core.errors import BadConfigError
 from loradar.evaluation.measure import AccuracyResult
 
 _WITHIN = "attack"
@@ -11,10 +14,10 @@ _LONG_FLOAT = re.compile(r"(?<![\w.])0\.\d{5,}(?:e-?\d+)?")
 
 
 def readable(setting: str) -> str:
-    """The setting with every long fraction that is a step of the 8-bit scale written as one.
+    """A text of other settings with every long fraction that is a step of the 8-bit scale written as one.
 
-    >>> readable("FGSM(ball=Linf(radius=0.03137254901960784), seed=0)")
-    'FGSM(ball=Linf(radius=8/255), seed=0)'
+    >>> readable("Linf(radius=0.03137254901960784)")
+    'Linf(radius=8/255)'
     """
 
     def pixel_steps(found: re.Match[str]) -> str:
@@ -25,42 +28,80 @@ def readable(setting: str) -> str:
     return _LONG_FLOAT.sub(pixel_steps, setting)
 
 
-def kind(setting: str) -> str:
-    """The class of a setting.
+def kind(spec: str) -> str:
+    """What attack a spec is of, without its settings; for several, all of them.
 
-    >>> kind("PGD(steps=10, seed=0)")
-    'PGD'
+    >>> kind("pgd:steps=20"), kind("pgd+roa:height=7"), kind("none")
+    ('PGD', 'PGD+ROA', 'none')
     """
-    return setting.partition("(")[0]
+    read = _read(spec)
+    if read is None:
+        return spec.partition("(")[0]
+    if isinstance(read, NamedSpec):
+        if _WITHIN in read.options:
+            return f"{read.name} {kind(read.options[_WITHIN])}"
+        return read.options.get("name", _title(read.name))  # a foreign attack goes by the name that it was given
+    return _joined(read)
 
 
-def short_names(settings: Iterable[str]) -> dict[str, str]:
-    """A short name for each setting: its class, and where the class is there twice, the fields that differ.
+def attack_fields(spec: str) -> dict[str, str]:
+    """Every setting of an attack as text, defaults filled in; the text itself of several attacks, and of what is none.
 
-    >>> list(short_names(["PGD(steps=10, seed=0)", "PGD(steps=50, seed=0)", "none"]).values())
+    >>> attack_fields("pgd:norm=l2")["eps"]
+    '0.5'
+    """
+    read = _read(spec)
+    if not isinstance(read, NamedSpec):
+        return {"": spec}
+    own = settings_text(read.name, read.options)
+    within = own.pop(_WITHIN, None)
+    return (
+        own if within is None else attack_fields(within) | {f"{read.name} {key}": value for key, value in own.items()}
+    )
+
+
+def short_names(specs: Iterable[str]) -> dict[str, str]:
+    """A short name for each spec: what attack it is, and where that is there twice, the settings that differ.
+
+    >>> list(short_names(["pgd", "pgd:steps=50", "none"]).values())
     ['PGD steps=10', 'PGD steps=50', 'none']
-    >>> list(short_names(["Evading(attack=FIA(masks=30))", "Evading(attack=ROA(steps=3))"]).values())
-    ['Evading FIA', 'Evading ROA']
+    >>> list(short_names(["evade:attack=fia", "evade:attack=roa"]).values())
+    ['evade FIA', 'evade ROA']
     """
-    known = list(dict.fromkeys(settings))
+    known = list(dict.fromkeys(specs))
     kinds: dict[str, list[str]] = {}
-    for setting in known:
-        kinds.setdefault(kind(setting), []).append(setting)
+    for spec in known:
+        kinds.setdefault(kind(spec), []).append(spec)
     names = {}
     for common, members in kinds.items():
-        fields = {member: _fields(member) for member in members}
+        fields = {member: attack_fields(member) for member in members}
         keys = list(dict.fromkeys(key for member in members for key in fields[member]))
         differing = [key for key in keys if len({fields[member].get(key) for member in members}) > 1]
-        # an attack within an attack has a short name too
-        within = short_names(fields[member][_WITHIN] for member in members) if _WITHIN in differing else {}
         for member in members:
-            told = [
-                within.get(fields[member][key], f"{key}={fields[member][key]}")
-                for key in differing
-                if key in fields[member]
-            ]
-            names[member] = " ".join([common, *told])
-    return {setting: names[setting] for setting in known}
+            told = [f"{key}={fields[member][key]}" for key in differing if key in fields[member]]
+            names[member] = member if "" in differing else " ".join([common, *told])
+    return {spec: names[spec] for spec in known}
+
+
+def _read(spec: str) -> NamedSpec | GroupSpec | None:
+    try:
+        return read_spec(spec)
+    except BadConfigError:
+        return None
+
+
+def _title(name: str) -> str:
+    try:
+        return attack_class(name).__name__
+    except BadConfigError:
+        return name
+
+
+def _joined(read: NamedSpec | GroupSpec) -> str:
+    if isinstance(read, NamedSpec):
+        return _title(read.name)
+    parts = [_joined(part) for part in read.parts]
+    return read.sign.join(f"({part})" if "|" in part and read.sign == "+" else part for part in parts)
 
 
 def labels(rows: Sequence[AccuracyResult]) -> dict[tuple[str, str], str]:
@@ -74,25 +115,6 @@ def labels(rows: Sequence[AccuracyResult]) -> dict[tuple[str, str], str]:
         for against in several:
             found[model, against] = model if len(several) == 1 else f"{model} ({names[against] or 'untrained'})"
     return found
-
-
-def _fields(setting: str) -> dict[str, str]:
-    """The top-level fields of a dataclass's repr; fields without a name are numbered."""
-    inside = readable(setting).partition("(")[2].removesuffix(")")
-    fields, depth, part = [], 0, ""
-    for letter in inside:
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and depth == 0:
-            fields.append(part.strip())
-            part = ""
-        else:
-            part += letter
-    fields.append(part.strip())
-    named = {}
-    for position, field in enumerate(fields):
-        key, equals, value = field.partition("=")
-        named[key if equals else str(position)] = value if equals else field
-    return named
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from loradar.adapters import fingerprint
-from loradar.attacks import layers_read
 from loradar.core.config import Config
 from loradar.core.types import Attack, Images, Labels, NullProgress, Progress, ProgressBar
 from loradar.evaluation.measure import correct, run_attack
@@ -51,7 +50,7 @@ class Workbench:
 
     def optimized(self, model: nn.Module, attack: Attack | None = None) -> nn.Module:
         """A copy of `model`, as it is now, for `attack` and for counting; see `loradar.models.inference`."""
-        apart = layers_read(attack)
+        apart = attack.traits.layers if attack else frozenset()
         return optimize_for_inference(
             model, self.precision, merge=[pair for pair in self.merge if not apart & set(pair)]
         )
@@ -92,6 +91,9 @@ class _Named:
 
     def task(self, name: str, total: int, unit: str = "images") -> ProgressBar:  # noqa: ARG002
         return self.progress.task(self.name, total, unit)
+
+    def message(self, text: str) -> None:
+        self.progress.message(text)
 
 
 class BenchConfig(Protocol):

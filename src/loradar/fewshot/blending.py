@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from loradar.attacks import PGD
-from loradar.core.balls import Linf
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.types import Images, Labels
 from loradar.fewshot.config import BlendConfig
 from loradar.fewshot.heads import CENTROID, Centroids, HeadConfig, TaskClassifier, cosine_logits, cosines, prototypes_of
 
 Scoring: TypeAlias = Literal["compactness", "loss", "attacked"]
-SCORED_UNDER = PGD(ball=Linf(radius=4 / 255), step=2 / 255, steps=2)
+SCORED_UNDER = PGD(eps=4 / 255, step_size=2 / 255, steps=2)
 """What the augmented support is attacked with where members are scored by it. Where it fools no member, the score says
 nothing: small supports of easy tasks."""
 _TEMPERATURES = tuple(2 ** (step / 2) for step in range(24))

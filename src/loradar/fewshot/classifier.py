@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from loradar.adapters import Adapter, AdapterPool, save
 from loradar.core.checks import check_images
-from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadImagesError, did_you_mean
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadImagesError, BadTargetError, did_you_mean
 from loradar.core.types import Images
 from loradar.evaluation import device_of
 from loradar.fewshot.blending import Blending, Scoring
@@ -32,8 +32,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Nothing is trained: `fit` scores the pool's members on the support, blends the best, and makes a head in closed form.
 
     Args:
-        base: a module from images in [0, 1] to logits, a `Base`, or a spec such as "runs/base". Features are what its
-            classification layer sees, or its output (n, d) where it has no such layer. It is never changed.
+        base: a module from images in [0, 1] to logits, a `Base`, or a spec such as "runs/base". It is never changed.
         pool: an `AdapterPool` on that base, a folder that `loradar meta-tune` wrote, or None for the untuned base.
         head: "ridge" regression on features of length 1, or "centroid" (class means, as in the paper).
         member_score: what members are chosen by: "attacked" (stay right on the support when it is attacked), "compactness" (as
@@ -43,6 +42,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         top: how many members are blended.
         rank_keep_ratio: share of the singular values that are kept of the blended weights, in (0, 1].
         n_augmentations: augmented copies of the support that members are scored on.
+        features: "head", what the base's classification layer sees, or "output", the output (n, d) of a base that is no
+            classifier (without a pool; such a task cannot be saved).
         transductive: answer all images of a call together. Better for many images of several classes, under corruptions
             above all; worse where all are of one class.
         seed: seeds the augmentation.
@@ -75,6 +76,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         top: int = 2,
         rank_keep_ratio: float = 0.9,
         n_augmentations: int = 2,
+        features: Literal["head", "output"] = "head",
         transductive: bool = False,
         seed: int = 0,
     ) -> None:
@@ -87,6 +89,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.top = top
         self.rank_keep_ratio = rank_keep_ratio
         self.n_augmentations = n_augmentations
+        self.features = features
         self.transductive = transductive
         self.seed = seed
 
@@ -117,7 +120,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(classes) < 2:
             raise BadDataError(f"the support has 1 class, {classes.tolist()[0]!r}; a task needs 2 or more")
         pool = open_pool(Path(self.pool)) if isinstance(self.pool, str | Path) else self.pool
-        models = PoolModels.of(model, pool, n_augmentations=self.n_augmentations, seed=self.seed)
+        if self.features not in ("head", "output") or (self.features == "output" and pool is not None):
+            raise BadConfigError(f"features is {self.features!r}; expected 'head', or, without a pool, 'output'")
+        try:
+            models = PoolModels.of(
+                model,
+                pool,
+                n_augmentations=self.n_augmentations,
+                seed=self.seed,
+                from_output=self.features == "output",
+            )
+        except BadTargetError as error:
+            raise BadTargetError(f"{error}; of a base that gives features, features='output' takes these") from error
         _check_features(models.features, x[:1])
         job = FitJob(
             models=models,
@@ -155,13 +169,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def save(self, folder: Path | str) -> Path:
         """Writes the adapter, which `load`, `plug` and `loradar few-shot classify` take; returns the folder.
 
-        Raises BadConfigError where the base has no classification layer that the task's could take the place of.
+        Raises BadConfigError where the base has no classification layer, or several, for the task's to replace.
         """
         self._check_fitted()
         if not self.adapter_.card.head:
             raise BadConfigError(
-                "the base has no classification layer, so an adapter cannot hold the task's; give the base one, for example "
-                "torch.nn.Sequential(base, torch.nn.Linear(features, 2)), and fit again"
+                "an adapter holds a task's head in the place of the base's, and this base has none, or several; put one "
+                "behind it (torch.nn.Sequential(base, torch.nn.Linear(features, 2))) and fit again"
             )
         return save(self.adapter_.with_card(name=Path(folder).name), folder)
 

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loradar.adapters import Adapter, add_weighted, truncate_spectrum
-from loradar.attacks import AutoAttack, OneOf, WorstOf
 from loradar.core.errors import BadConfigError
-from loradar.core.types import Attack, Images, NullProgress, ProgressBar
+from loradar.core.types import Images, NullProgress, ProgressBar
 from loradar.data import varied
 from loradar.fewshot.blending import Blending, attacked_score
 from loradar.fewshot.heads import CENTROID, HeadConfig, MeanLogits, TaskClassifier, cosine_logits, prototypes_of
@@ -57,12 +56,6 @@ def attacked_through(models: Sequence[TaskModel]) -> list[list[TaskModel]]:
             if [model.key for model in simpler] != [model.key for model in models]:
                 tried.append(simpler)
     return tried
-
-
-def keeps_batches_whole(attack: Attack) -> bool:
-    """Whether an attack climbs the whole batch to its end. Others go on with some of the images alone, which for
-    voters that answer together is another classifier than the one that is asked in the end."""
-    return not isinstance(attack, AutoAttack | OneOf | WorstOf) and getattr(attack, "restarts", 1) == 1
 
 
 def _simpler(model: TaskModel, rounds: int | None) -> TaskModel:

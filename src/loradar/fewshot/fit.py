@@ -16,6 +16,7 @@ from loradar.adapters import (
     AdapterPool,
     feature_extractor,
     find_head,
+    find_heads,
     full_adapter,
     init_adapter,
     load,
@@ -23,7 +24,7 @@ from loradar.adapters import (
     save,
     truncated,
 )
-from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadTargetError
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.core.modules import unwrap
 from loradar.core.types import Images, Labels, NullProgress, Progress
 from loradar.data import Source, load_source, varied
@@ -95,6 +96,7 @@ def resolve(
     pool = open_pool(config.pool) if pool is None else pool
     spec = config.base or (base_of(config.pool) if base is None else "")
     base = open_base(spec, config.device) if base is None else base
+    find_head(base.model)  # an adapter holds one
     source = load_source(config.support, size=base.input_size[1:]) if source is None else source
     x, y = support_of(source, config.shot)
     if config.fine_tune and len(y) > MOST_TUNED:
@@ -169,12 +171,12 @@ def _tuned(models: PoolModels, blend: Adapter, task: Task) -> tuple[Adapter, flo
 def _with_head(
     engine: TaskEngine, model: TaskModel, adapter: Adapter, classes: tuple[str, ...], weights: dict[str, float]
 ) -> tuple[Adapter, nn.Module]:
-    """The adapter with the task's head as its own, if the base has a layer for it; and the head to answer with.
+    """The adapter with the task's head as its own, if the base has one layer for it; and the head to answer with.
 
     Of centroids the rows get length 1: the largest logit is then the largest cosine. Neither kind has a bias: the plugged
     logits are those of the head times the length of the features, the answers the same, a softmax is not.
     """
-    rule, base = model.head, engine.models.base
+    rule = model.head
     if rule.last is not None:
         raise BadConfigError("an adapter's head reads all features of its base; expected a rule without `last`")
     head = engine.head(dataclasses.replace(model, head=dataclasses.replace(rule, transduction=None)))
@@ -182,23 +184,25 @@ def _with_head(
         head = Centroids(F.normalize(head.prototypes, dim=1))
     data = {**adapter.card.data, FEW_SHOT: weights, HEAD: rule.kind}
     adapter = adapter.with_card(classes=classes, data=data)
-    try:
-        name = find_head(base)
-    except BadTargetError:
-        if engine.models.pool is not None:
-            raise
-    else:
-        layer = unwrap(base).get_submodule(name)
+    if name := _head_layer(engine.models):
+        layer = unwrap(engine.models.base).get_submodule(name)
         weight = _weight_of(head)
-        like = layer.get_parameter("weight")
         modules_to_save = {
             **adapter.modules_to_save,
-            f"{name}.weight": nn.Parameter(weight.reshape(-1, *like.shape[1:])),
+            f"{name}.weight": nn.Parameter(weight.reshape(-1, *layer.get_parameter("weight").shape[1:])),
         }
         if layer.bias is not None:
             modules_to_save[f"{name}.bias"] = nn.Parameter(weight.new_zeros(len(weight)))
         adapter = dataclasses.replace(adapter, modules_to_save=modules_to_save).with_card(head=name)
     return adapter, engine.head(model) if rule.transduction else head
+
+
+def _head_layer(models: PoolModels) -> str:
+    """The layer of the base that a task's head replaces; "" where there is none, or several."""
+    if models.from_output:
+        return ""
+    heads = find_heads(models.base)
+    return heads[0] if len(heads) == 1 else ""
 
 
 def _weight_of(head: nn.Module) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError, BadDataError, did_you_mean
+from loradar.core.modules import Wrapper
 from loradar.core.types import Images, Labels, Logits
 from loradar.fewshot.transduction import Transduction, TransductiveHead
 
@@ -152,7 +153,7 @@ def ridge(features: Tensor, targets: Tensor, weights: Tensor, *, penalty: float 
     return weight.to(features)
 
 
-class TaskClassifier(nn.Module):
+class TaskClassifier(Wrapper):
     """A classifier of one task: `wrapped` maps images to features, `head` those to logits.
 
     Differentiable in the images, so that it can be attacked.

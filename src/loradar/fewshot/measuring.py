@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from loradar.core.files import write_atomically
+from loradar.core.old_attacks import spec_of_repr
 from loradar.core.types import Attack, Images, Progress
 from loradar.data import corrupt, varied
 from loradar.evaluation import NO_ATTACK
 from loradar.evaluation.corruptions import corruption_of
 from loradar.fewshot.blending import Blending
 from loradar.fewshot.config import FewShotEvalConfig
-from loradar.fewshot.engine import ModelsKey, TaskEngine, keeps_batches_whole
+from loradar.fewshot.engine import ModelsKey, TaskEngine
 from loradar.fewshot.episode import Sampler
 from loradar.fewshot.finetune import FineTuning
 from loradar.fewshot.heads import CENTROID
@@ -54,7 +55,7 @@ class Measuring:
         found = []
         for index in range(count):
             path = self.directory / f"{domain.name}-{setting}" / f"{index:04d}.json"
-            known: Results = json.loads(path.read_text()) if path.exists() else {}
+            known: Results = _upgraded(json.loads(path.read_text())) if path.exists() else {}
             missing = [what for what in self.wanted(index) if what not in known]
             if missing:
                 task = domain.task(sampler, index, self.models.device)
@@ -70,7 +71,7 @@ class Measuring:
         config = self.config
         wanted = [WEIGHTS, NO_ATTACK] if index < config.episodes else []
         wanted += [CORRUPTIONS] if index < config.corrupted_episodes else []
-        wanted += [repr(attack) for attack in self.every_attack] if index < config.attacked_episodes else []
+        wanted += [attack.spec for attack in self.every_attack] if index < config.attacked_episodes else []
         return wanted + ([TUNED] if index < config.fine_tune_episodes else [])
 
     def measure(self, what: str, engine: TaskEngine, index: int) -> dict[str, float]:
@@ -98,7 +99,7 @@ class Measuring:
                 if one.corrupted
             }
             return own | self._peers(engine, labels, on_base=features_of(base, query), on_blend=query)
-        return self._attacked(next(attack for attack in self.every_attack if repr(attack) == what), engine)
+        return self._attacked(next(attack for attack in self.every_attack if attack.spec == what), engine)
 
     @property
     def every_attack(self) -> tuple[Attack, ...]:
@@ -117,7 +118,8 @@ class Measuring:
         found = {}
         for one in attacked:
             own = one.models(engine)
-            if any(model.head.transduction for model in own) and not keeps_batches_whole(attack):
+            # a transductive head is another classifier for an attack that goes on with some images alone
+            if any(model.head.transduction for model in own) and not attack.traits.whole_batches:
                 continue
             found[one.name] = least_right(engine, own, attack, x, y, crafted)
         if is_curve:
@@ -167,3 +169,8 @@ class Measuring:
             for (method, attack), values in shares.items()
             if len(values) > 1
         ]
+
+
+def _upgraded(results: Results) -> Results:
+    """Figures of an earlier version, whose attacks go by their reprs."""
+    return {spec_of_repr(what): by_method for what, by_method in results.items()}

@@ -19,7 +19,6 @@ from loradar.adapters import (
     residual,
     save,
 )
-from loradar.attacks import reseeded
 from loradar.core.names import ADAPTER_CONFIG, CHECKPOINT
 from loradar.core.randomness import generator, mix
 from loradar.core.types import Attack, Images, Labels, Progress
@@ -114,7 +113,7 @@ def train_member(member: MetaMember, job: MetaTuneJob, progress: Progress) -> Ad
         count=config.episodes,
         settings=settings,
         checkpoint=folder / CHECKPOINT,
-        run=f"{member!r} {config.model_dump_json(exclude={'out', 'device', *FREE})}",
+        run=f"{member.name} {member.head!r} {_against(member)} {config.model_dump_json(exclude={'out', 'device', *FREE})}",
         unit="tasks",
         validation=Validation(
             folder=folder / "epochs", measure=partial(_measure, member, job, adapter), save=partial(save, adapter)
@@ -129,7 +128,7 @@ def train_member(member: MetaMember, job: MetaTuneJob, progress: Progress) -> Ad
 
 
 def _against(member: MetaMember) -> str:
-    return " or ".join(map(repr, member.attacks))
+    return " or ".join(attack.spec for attack in member.attacks)
 
 
 def _perturbation(member: MetaMember, config: MetaTuneConfig) -> WeightPerturbation | None:
@@ -163,7 +162,7 @@ def _loss_of(member: MetaMember, job: MetaTuneJob, adapter: Adapter) -> LossOf:
 def _drawn(member: MetaMember, seed: int) -> Attack:
     """The attack of one task: the only one, or one at random where there are several."""
     chosen = int(torch.randint(len(member.attacks), (1,), generator=generator(seed)))
-    return reseeded(member.attacks[chosen], seed)
+    return member.attacks[chosen].reseeded(seed)
 
 
 def _robust_loss(model: nn.Module, task: Task, x_adv: Images, make_head: HeadConfig, config: MetaTuneConfig) -> Tensor:

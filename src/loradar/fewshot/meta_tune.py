@@ -106,10 +106,10 @@ def _attack(config: MetaTuneConfig, budget: float) -> Attack:
     name, _, settings = config.attack.partition(":")
     if name not in ("pgd", "pyramid"):
         raise BadConfigError(f"attack is {config.attack!r}; expected pgd or pyramid, with settings")
-    for taken in ("radius", "step"):
+    for taken in ("eps", "step_size"):
         if any(part.partition("=")[0].strip() == taken for part in settings.split(",")):
             raise BadConfigError(f"attack sets {taken}, which follows from --eps-255 and --step; leave it out")
-    own = f"radius={budget}/255,step={budget * config.step}/255"
+    own = f"eps={budget}/255,step_size={budget * config.step}/255"
     return parse_attack(f"{name}:{settings},{own}" if settings else f"{name}:{own}")
 
 

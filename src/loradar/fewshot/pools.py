@@ -77,7 +77,7 @@ def targets_of(model: nn.Module, asked: Sequence[str]) -> tuple[str, ...]:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PoolModels:
     """A base, the pool on it if there is one, and all weights that do not depend on a task: `fixed` holds their feature
-    extractors by name, the base and the members among them.
+    extractors by name, the base and the members among them. `from_output`: the base's own output is the features.
 
     Members are attacked in `precision`, and scored on `n_augmentations` augmented copies of a support.
     """
@@ -90,6 +90,7 @@ class PoolModels:
     precision: Precision
     n_augmentations: int
     seed: int
+    from_output: bool
 
     @classmethod
     def of(
@@ -101,15 +102,17 @@ class PoolModels:
         precision: Precision = "auto",
         n_augmentations: int = 2,
         seed: int = 0,
+        from_output: bool = False,
     ) -> "PoolModels":
         """Merges the weights of every member, and of the `baselines`, which then stand beside the members' average.
 
-        Without a pool, a base that has no classification layer gives its output as features. Raises WrongBaseError for a
-        pool of another base or of several starts, BadTargetError for one on a base without that layer.
+        Raises WrongBaseError for a pool of another base or of several starts, BadTargetError for a base whose classification
+        layer cannot be told, unless its features are its output.
         """
         if n_augmentations < 1:
             raise BadConfigError(f"n_augmentations is {n_augmentations}; expected 1 or more")
-        features = _extractor(base, pool).eval()
+        extractor = merge_weights(base, Adapter(), check=False) if from_output else feature_extractor(base)
+        features = extractor.eval()
         device = device_of(features)
         if pool is not None:
             check_shared_start(pool)
@@ -131,6 +134,7 @@ class PoolModels:
             precision=precision,
             n_augmentations=n_augmentations,
             seed=seed,
+            from_output=from_output,
         )
 
     @property
@@ -159,15 +163,6 @@ class PoolModels:
         """How many of the features are the last layer's own, where the base shows those of several stages."""
         backbone = unwrap(self.base)
         return backbone.last if isinstance(backbone, MultiStageFeatures) else None
-
-
-def _extractor(base: nn.Module, pool: AdapterPool | None) -> nn.Module:
-    try:
-        return feature_extractor(base)
-    except BadTargetError:
-        if pool is not None:
-            raise
-        return merge_weights(base, Adapter(), check=False)
 
 
 @torch.no_grad()

@@ -3,17 +3,19 @@
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from loradar.attacks import FIA, AutoAttack, OneOf, WorstOf, ascend, strongest
+from loradar.attacks import BaseAttack, RandomChoice, WorstOf, ascend, strongest
+from loradar.attacks.settings import Interval, count, setting
 from loradar.core.balls import Rectangle
 from loradar.core.checks import check_images, check_labels
 from loradar.core.errors import BadConfigError
 from loradar.core.losses import cross_entropy
 from loradar.core.modules import evaluating
-from loradar.core.types import Attack, Ball, Images, Labels
+from loradar.core.types import Attack, Ball, Images, Labels, LabelUse, Traits
 from loradar.guard.surrogate import Surrogate
 
 ENOUGH = 2.0
@@ -22,7 +24,7 @@ ENOUGH = 2.0
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ThroughSurrogate:
-    """`attack` on a guard, given its Surrogate as the model; the repr is the attack's own.
+    """`attack` on a guard, given its Surrogate as the model; spec and traits are the attack's own.
 
     An attack on a layer's features has no layer to aim at in a guard: it is made on each of `voters`, and each image
     keeps the one that is strongest against the surrogate.
@@ -31,21 +33,36 @@ class ThroughSurrogate:
     attack: Attack
     voters: tuple[nn.Module, ...]
 
-    def __repr__(self) -> str:
-        return repr(self.attack)
+    @property
+    def spec(self) -> str:
+        """The attack's own."""
+        return self.attack.spec
+
+    @property
+    def traits(self) -> Traits:
+        """The attack's own."""
+        return self.attack.traits
+
+    def reseeded(self, seed: int) -> "ThroughSurrogate":
+        """The attack with other draws."""
+        return dataclasses.replace(self, attack=self.attack.reseeded(seed))
+
+    def relabelled(self, label: LabelUse) -> "ThroughSurrogate":
+        """The attack with the labels used so."""
+        return dataclasses.replace(self, attack=self.attack.relabelled(label))
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
         """(batch, C, H, W) in [0, 1]."""
-        if isinstance(self.attack, FIA):
-            return strongest(model, x, y, [partial(self.attack, voter) for voter in self.voters])
-        if isinstance(self.attack, WorstOf | OneOf):
+        if isinstance(self.attack, WorstOf | RandomChoice):
             parts = tuple(dataclasses.replace(self, attack=part) for part in self.attack.attacks)
             return dataclasses.replace(self.attack, attacks=parts)(model, x, y)
+        if self.traits.layers:
+            return strongest(model, x, y, [partial(self.attack, voter) for voter in self.voters])
         return self.attack(model, x, y)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorEvasion:
+class DetectorEvasion(BaseAttack):
     """Goes on from `attack`'s image, in the same ball, towards an answer that is wrong and an image named clean.
 
     Ascends min(cross-entropy, ENOUGH) plus `weight` times the log-probability of the name clean, with steps of a
@@ -54,9 +71,24 @@ class DetectorEvasion:
     Descent", 2022, say why both goals need minding; here the first is capped, so that the second gets its turn.
     """
 
+    spec_name: ClassVar[str] = "evade"
+
     attack: Attack
-    steps: int = 20
-    weight: float = 1.0
+    steps: int = count(20, "Gradient steps.")
+    weight: float = setting(1.0, "Of looking clean beside being misclassified.", limits=Interval(low=0, high=1e6))
+
+    @property
+    def traits(self) -> Traits:
+        """Those of the attack that it goes on from; it climbs itself."""
+        return dataclasses.replace(self.attack.traits, needs_gradients=True)
+
+    def reseeded(self, seed: int) -> "DetectorEvasion":
+        """The attack with other draws."""
+        return dataclasses.replace(self, attack=self.attack.reseeded(seed))
+
+    def relabelled(self, label: LabelUse) -> "DetectorEvasion":
+        """The attack with the labels used so."""
+        return dataclasses.replace(self, attack=self.attack.relabelled(label))
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
         """(batch, C, H, W) in [0, 1]. Raises BadConfigError where the model is no Surrogate or the attack has no ball."""
@@ -75,29 +107,25 @@ class DetectorEvasion:
             best, current = start, start
             value = _value(objective, start)
             for _ in range(self.steps):
-                current = ascend(objective, x, current, ball=ball, step=step, steps=1)
+                current = ascend(objective, x, current, ball=ball, step_size=step, steps=1)
                 now = _value(objective, current)
                 best = torch.where((now > value)[:, None, None, None], current, best)
                 value = torch.maximum(now, value)
         return best
 
     def _ball(self, x: Images, x_adv: Images) -> tuple[Ball, float]:
-        inner = self.attack
-        while not can_evade(inner) and hasattr(inner, "attack"):  # what wraps an attack: Through, a memory
-            inner = inner.attack
-        ball = getattr(inner, "ball", None)
-        if ball is not None:
-            return ball, ball.radius / 15
-        if hasattr(inner, "height"):
+        region = self.attack.traits.region
+        if region is None:
+            raise BadConfigError(f"{self.attack.spec} moves in no ball or rectangle; expected PGD, FIA or ROA, say")
+        if isinstance(region, tuple):
             return Rectangle(mask=_bounding(x != x_adv)), 1 / 15
-        raise BadConfigError(f"{inner!r} has neither a ball nor a rectangle; expected PGD, FIA or ROA, say")
+        return region, region.radius / 15
 
 
 def can_evade(attack: Attack) -> bool:
     """Whether `DetectorEvasion` can go on from this attack."""
-    return not isinstance(attack, WorstOf | OneOf | AutoAttack) and (
-        hasattr(attack, "ball") or hasattr(attack, "height")
-    )
+    # an ensemble whose members stop where an image is fooled leaves the others where they were
+    return attack.traits.region is not None and attack.traits.independent_rows
 
 
 def _value(objective: partial[Tensor] | object, x: Images) -> Tensor:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from loradar.adapters import Adapter, fingerprint, load
-from loradar.attacks import AutoAttack, named_attacks, parse_attack
+from loradar.attacks import named_attacks, parse_attack
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.files import make_folder
 from loradar.core.types import Attack, Images, Labels, Progress, Threat
 from loradar.data import CORRUPTIONS, load_source, split
 from loradar.evaluation import NO_ATTACK, AccuracyResult, check_classes, check_unseen, everything, run_attack, versions
 from loradar.evaluation.corruptions import Corrupted
+from loradar.evaluation.names import kind
 from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.guard.attacks import DetectorEvasion, ThroughSurrogate, can_evade
 from loradar.guard.calibration_split import refuse_calibrated
@@ -104,14 +105,14 @@ class _Audit:
         for one in candidates:
             meetings[Meeting(candidate=one.name, attack=NO_ATTACK, threat="clean")] = one.right(self.x, self.y)
             for attack in self.attacks.values() if "transfer" in self.config.threat else ():
-                meeting = Meeting(candidate=one.name, attack=repr(attack), threat="transfer")
+                meeting = Meeting(candidate=one.name, attack=attack.spec, threat="transfer")
                 meetings[meeting] = one.right(self.transferred(attack, self.x, self.y), self.y)
         for one in candidates if "adaptive" in self.config.threat else ():
             for attack in self._adaptive(one):
                 x_adv, y = self._crafted(one, attack)
-                meetings[Meeting(candidate=one.name, attack=repr(attack), threat="adaptive")] = one.right(x_adv, y)
+                meetings[Meeting(candidate=one.name, attack=attack.spec, threat="adaptive")] = one.right(x_adv, y)
                 if one.guard is not None:
-                    crafted[one.key, repr(attack)] = x_adv
+                    crafted[one.key, attack.spec] = x_adv
         guards = [one for one in candidates if one.guard is not None]
         few = self.y[: self.config.max_adaptive_images]
         return Tally(
@@ -125,7 +126,7 @@ class _Audit:
         )
 
     def transferred(self, attack: Attack, x: Images, y: Labels) -> Images:
-        name = f"craft {_short(attack)} on the base, {len(y)} reported images"
+        name = f"craft {kind(attack.spec)} on the base, {len(y)} reported images"
         return self.bench.attacked(attack, self.bench.base.model, x, y, name=name)
 
     def _adaptive(self, one: _Candidate) -> list[Attack]:
@@ -139,11 +140,11 @@ class _Audit:
         """The attack on the candidate itself: on a guard through its surrogate, unless the attack needs no gradient."""
         bench = self.bench
         x, y = self.x[: self.config.max_adaptive_images], self.y[: self.config.max_adaptive_images]
-        name = f"craft {_short(attack)} on {one.name}, {len(y)} reported images"
+        name = f"craft {kind(attack.spec)} on {one.name}, {len(y)} reported images"
         if one.guard is None:
             return bench.attacked(attack, one.target, x, y, name=name), y
         target, made, key = one.target, self._through(one, attack), one.key
-        if _needs_no_gradient(attack):
+        if not attack.traits.needs_gradients:
             target, made, key = one.guard, attack, fingerprint(one.guard)
         kept = bench.cache.through(made, target, model_key=key)
         return run_attack(kept, target, x, y, batch_size=bench.batch_size, progress=bench.progress_named(name)), y
@@ -248,10 +249,6 @@ def _passes(one: _Candidate) -> float:
     return 1.0 if one.guard is None else float(one.guard.costs.sum())
 
 
-def _needs_no_gradient(attack: Attack) -> bool:
-    return isinstance(attack, AutoAttack) and attack.attacks is not None and set(attack.attacks) == {"square"}
-
-
 def _rules(names: Sequence[str]) -> list[Rule]:
     for name in names:
         if name not in RULES:
@@ -280,9 +277,3 @@ def _settings(opened: OpenGuard) -> dict[str, object]:
         "masker": settings.masker,
         "forwards": {name: round(cost, 4) for name, cost in opened.record.costs.items()},
     }
-
-
-def _short(attack: Attack) -> str:
-    return repr(attack).partition("(")[0] + (
-        f" of {_short(attack.attack)}" if isinstance(attack, DetectorEvasion) else ""
-    )

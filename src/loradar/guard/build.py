@@ -227,7 +227,7 @@ def _specialist(name: str, attack: Attack, adapters: Mapping[str, Adapter]) -> s
     """The adapter called as the threat is, or trained against this very setting; "" for none."""
     if name in adapters:
         return name
-    return next((n for n, adapter in adapters.items() if adapter.card.trained_against == repr(attack)), "")
+    return next((n for n, adapter in adapters.items() if adapter.card.trained_against == attack.spec), "")
 
 
 def _masks(base: Base, config: GuardBuildConfig) -> Tensor:

@@ -152,6 +152,7 @@ def suspects_of(
 ) -> tuple[Suspect, ...]:
     """The first images of each kind; a rectangle is drawn where the name given is that of an attack on one."""
     window, labels = guard.settings.window, guard.settings.labels
+    rectangles = {name for name, attack in attacks.items() if isinstance(attack.traits.region, tuple)}
     found = []
     for done, verdict in looked.known.items():
         x = looked.images[done][:_EXAMPLES]
@@ -162,7 +163,7 @@ def suspects_of(
             found.append(
                 Suspect.of(
                     x[i],
-                    rectangle=(*corner, *window) if hasattr(attacks.get(named), "height") else None,
+                    rectangle=(*corner, *window) if named in rectangles else None,
                     done=done,
                     named=named,
                     probability=probabilities[i],

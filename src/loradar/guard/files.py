@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from loradar.core.errors import BadConfigError, BadFileError
 from loradar.core.files import sha256, write_atomically
 from loradar.core.names import GUARD_RECORD, GUARD_TENSORS
+from loradar.core.old_attacks import upgraded_spec
 from loradar.guard.identify import Identifier
 from loradar.guard.settings import GuardSettings
 
@@ -72,6 +73,8 @@ def read_guard(folder: Path) -> tuple[GuardRecord, Identifier, Identifier]:
             f"{folder / GUARD_TENSORS} is truncated or changed: {GUARD_RECORD} has another sha256; get it anew"
         )
     try:
+        if isinstance(attacks := content.get("attacks"), dict):  # of before, in other words
+            content["attacks"] = {name: upgraded_spec(str(spec)) for name, spec in attacks.items()}
         record = _RECORD.validate_json(json.dumps(content))
         tensors = safetensors.torch.load(data)
         identifier, gate = (

@@ -13,8 +13,8 @@ SETTINGS: dict[str, Any] = {
     # takes fewer and larger steps, and fewer candidates and masks, than the default strengths that are measured with
     "attack_target": "defended",
     "attacks": [
-        "roa=roa:steps=8,step=0.15,candidates=5",
-        "fia=fia:steps=5,step=3.2/255,masks=5",
+        "roa=roa:steps=8,step_size=0.15,n_candidates=5",
+        "fia=fia:steps=5,step_size=3.2/255,n_masks=5",
         "pgd=pgd:steps=5",
     ],
     "transfer_attacks": ["roa", "fia", "pgd"],

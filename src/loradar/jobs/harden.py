@@ -134,7 +134,7 @@ def run(job: HardenJob, *, progress: Progress | None = None) -> HardenResult:
     report = _report(measuring, trained, job.splits, job.classes)
     adapters = {}
     for one in trained:
-        own = (one.member.model, repr(one.member.attack))
+        own = (one.member.model, one.member.attack.spec)
         rows = [dataclasses.asdict(r) for r in report.rows if (r.model, r.trained_against) == own]
         card = {"measured": rows, "selected_epoch": one.selected.epoch}
         adapter = load(one.selected.folder).with_card(**card)

@@ -41,7 +41,7 @@ def resolve(config: PretrainConfig, *, base: Base | None = None, source: Source 
     """
     check_place(config.out, BASE_CONFIG, "a base")
     device = pick_device(config.device)
-    source = load_source(config.data) if source is None else source
+    source = load_source(config.data, size=config.size) if source is None else source
     splits = split(
         source, train=config.train, validation=config.validation, reported=config.max_test_images, seed=config.seed
     )

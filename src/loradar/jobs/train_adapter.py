@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from loradar.adapters import Adapter, find_targets, init_adapter, merge_weights, plug, save
-from loradar.attacks import reseeded
 from loradar.core.names import CHECKPOINT
 from loradar.core.types import Images
 from loradar.data import Splits, augment
@@ -65,7 +64,7 @@ def train_adapter(member: Member, bench: Workbench, splits: Splits, config: Hard
         count=len(splits.train),
         settings=FitSettings(**{name: getattr(config, name) for name in given}),
         checkpoint=folder / CHECKPOINT,
-        run=f"{member!r} {config.model_dump_json(exclude=ELSEWHERE)}",
+        run=f"{member.name} {member.kind} {member.target} {member.attack.spec} {config.model_dump_json(exclude=ELSEWHERE)}",
         validation=Validation(folder=folder / "epochs", measure=measure, save=partial(save, adapter)),
         tensorboard=config.out / "tensorboard" / member.name if config.tensorboard else None,
     )
@@ -84,7 +83,7 @@ def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfi
         seed=config.seed,
         name=member.name,
     )
-    return adapter.with_card(trained_against=repr(member.attack), attack_target=member.target, data=dict(splits.record))
+    return adapter.with_card(trained_against=member.attack.spec, attack_target=member.target, data=dict(splits.record))
 
 
 def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenConfig, adapter: Adapter) -> LossOf:
@@ -108,7 +107,7 @@ def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenCon
             (x,) = augment((x,), crop=config.crop, flip=config.flip, seed=seed)
             # merged weights are cheaper to attack than two branches, and give the same gradient; plug has checked the base
             folded = bench.optimized(merge_weights(base, adapter, check=False), member.attack)
-            x_adv = reseeded(member.attack, seed)(folded, x, y)
+            x_adv = member.attack.reseeded(seed)(folded, x, y)
         with torch.no_grad():
             before = undefended(x) if config.distill_weight else None
         return mixed_adversarial_loss(fast, x, x_adv, y, before=before, distill_weight=config.distill_weight)

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
+from loradar.core.modules import Wrapper, take_logits
 from loradar.core.types import Images, Logits
 
 
-class Normalized(nn.Module):
+class Normalized(Wrapper):
     """`wrapped((x - mean) / std)`: from images in [0, 1] to logits.
+
+    Logits that `wrapped` gives in a dictionary or a named tuple are taken out of it (see `take_logits`).
 
     `mean` and `std` are one number per channel, in units of [0, 1] pixels, kept as buffers (1, channels, 1, 1). Raises
     BadConfigError where they differ in length, or where a `std` is not above 0.
@@ -27,8 +30,7 @@ class Normalized(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, x: Images) -> Logits:
-        logits: Logits = self.wrapped((x - self.mean) / self.std)
-        return logits
+        return take_logits(self.wrapped((x - self.mean) / self.std))
 
 
 def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: int | None = None) -> None:

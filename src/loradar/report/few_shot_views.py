@@ -1,16 +1,12 @@
 """What the few-shot page shows, computed from a report: who to compare, tables of methods, curves over radii."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loradar.core.attack_specs import number
 from loradar.evaluation.measure import NO_ATTACK
-from loradar.evaluation.names import short_names
+from loradar.evaluation.names import attack_fields, kind, short_names
 from loradar.report.few_shot import AVERAGE, CORRUPTIONS, FewShotReport, FewShotRow
-
-_BALL = re.compile(r"ball=(\w+)\(radius=([\d.e-]+)\)")
-
-_SHORT_BALL = re.compile(r"ball=(\w+)\(radius=([^)]+)\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +28,9 @@ class Curve:
 
 
 def attack_names(report: FewShotReport) -> dict[str, str]:
-    """A short name for every attack: "PGD Linf 1/255", with a step only where it is not the attack's own."""
+    """A short name for every attack: "PGD eps=1/255", with a step size only where it is not the attack's own."""
     known = [row.attack for row in report.rows]
-    told = {
-        attack: _SHORT_BALL.sub(r"\1 \2", name).replace(" step=None", "") for attack, name in short_names(known).items()
-    }
+    told = {attack: name.replace(" step_size=none", "") for attack, name in short_names(known).items()}
     return {**told, NO_ATTACK: "clean", CORRUPTIONS: "corruptions"}
 
 
@@ -85,8 +79,8 @@ def curves(report: FewShotReport, setting: str, norm: str) -> list[Curve]:
 def _radius(attack: str, norm: str) -> float | None:
     if attack == NO_ATTACK:
         return 0.0
-    ball = _BALL.search(attack)
-    return float(ball[2]) if ball and ball[1] == norm and attack.startswith("PGD") else None
+    fields = attack_fields(attack)
+    return number(fields["eps"]) if kind(attack) == "PGD" and fields["norm"] == norm.lower() else None
 
 
 def _table(report: FewShotReport, setting: str) -> Table:

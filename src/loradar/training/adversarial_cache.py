@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
-from loradar.core.files import make_folder, sha256, write_atomically
-from loradar.core.types import Attack, Images, Labels
+from loradar.core.files import expand_home, make_folder, sha256, write_atomically
+from loradar.core.types import Attack, Images, Labels, LabelUse, Traits
 
 Place = tuple[Path, int]
 
@@ -24,25 +24,28 @@ class AdversarialCache:
 
     folder: Path
 
-    def through(self, attack: Attack, model: nn.Module, *, model_key: str) -> "CachedAttack":
+    def through(self, attack: Attack, model: nn.Module, *, model_key: str) -> Attack:
         """`attack` on `model`, reading what this folder holds and keeping what it does not.
 
-        `model_key` must name the model's weights and precision (its fingerprint): it is trusted.
+        `model_key` must name the model's weights and precision (its fingerprint): it is trusted. An attack whose spec
+        does not tell everything comes back as it is: nothing is kept of it.
         """
-        directory = self.folder / sha256(f"{attack!r} {model_key}".encode())[:24]
+        if not attack.traits.cacheable:
+            return attack
+        directory = self.folder / sha256(f"{attack.spec} {model_key}".encode())[:24]
         return CachedAttack(attack=attack, model=model, directory=directory, index=_index(directory))
 
 
 def cache_at(folder: Path) -> AdversarialCache:
     """The cache in `folder`, which is made. Raises BadFileError."""
-    place = folder.expanduser() / "adversarial"
+    place = expand_home(folder) / "adversarial"
     make_folder(place)
     return AdversarialCache(place)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class CachedAttack:
-    """An attack with a memory, for one model; its repr is the attack's own.
+    """An attack with a memory, for one model; its spec and traits are the attack's own.
 
     An image is known by the sha256 of its pixels and its label. Each call is one file, written atomically, so a killed
     run loses one batch at most; a damaged file is passed over, and what it held is crafted again.
@@ -53,8 +56,23 @@ class CachedAttack:
     directory: Path
     index: dict[str, Place] = field(default_factory=dict)
 
-    def __repr__(self) -> str:
-        return repr(self.attack)
+    @property
+    def spec(self) -> str:
+        """The attack's own."""
+        return self.attack.spec
+
+    @property
+    def traits(self) -> Traits:
+        """The attack's own."""
+        return self.attack.traits
+
+    def reseeded(self, seed: int) -> Attack:
+        """Other draws, without the memory."""
+        return self.attack.reseeded(seed)
+
+    def relabelled(self, label: LabelUse) -> Attack:
+        """The labels used so, without the memory."""
+        return self.attack.relabelled(label)
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
         """Raises BadConfigError for a model that is not the one whose images these are."""
