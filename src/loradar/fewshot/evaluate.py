@@ -21,8 +21,9 @@ from loradar.fewshot.reporting import make_report
 from loradar.fewshot.search import Chooser, search, validation_engines
 from loradar.fewshot.tasks import Domain, named_domain
 from loradar.models import Base, open_base
-from loradar.report.few_shot import FewShotReport, FewShotRow
-from loradar.report.writing import write_few_shot_report
+from loradar.report.few_shot import FewShotRow
+from loradar.report.files import write_report
+from loradar.report.schema import Report
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +44,7 @@ class FewShotEvalJob:
 class FewShotEvalResult:
     """The report, and the path of its page."""
 
-    report: FewShotReport
+    report: Report
     page: Path
 
 
@@ -123,7 +124,7 @@ def run(job: FewShotEvalJob, *, progress: Progress | None = None) -> FewShotEval
             found[domain.name, name] = results
             rows += measuring.rows(domain.name, name, results)
     report = make_report(measuring, job.base, job.domains, (setting, sampler), rows, found, searched=searched)
-    return FewShotEvalResult(report=report, page=write_few_shot_report(report, config.out))
+    return FewShotEvalResult(report=report, page=write_report(report, config.out))
 
 
 def _check(

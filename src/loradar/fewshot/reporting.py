@@ -16,11 +16,12 @@ from loradar.fewshot.engine import TaskEngine
 from loradar.fewshot.episode import Sampler
 from loradar.fewshot.heads import CENTROID
 from loradar.fewshot.measuring import WEIGHTS, Measuring, Results
-from loradar.fewshot.methods import FULL, ablation_chain
+from loradar.fewshot.methods import FULL, NO_TUNING, ablation_chain
 from loradar.fewshot.pools import FeatureCache
 from loradar.fewshot.tasks import Domain
 from loradar.models import Base
-from loradar.report.few_shot import BlendWeights, FewShotReport, FewShotRow, Shown, TaskPicture, averaged
+from loradar.report.few_shot import BlendWeights, FewShotRow, FewShotSection, Shown, TaskPicture, averaged
+from loradar.report.schema import Report
 
 QUERIES = 15
 
@@ -34,27 +35,30 @@ def make_report(
     found: Mapping[tuple[str, str], Sequence[Results]],
     *,
     searched: Blending | None,
-) -> FewShotReport:
+) -> Report:
     """Puts the `rows` under their averages; `setting` is that of the pictures, `found` what each task gave."""
     config, models, full = measuring.config, measuring.models, measuring.full
     inside = [domain.name for domain in domains if domain.name in config.in_domain]
     outside = [domain.name for domain in domains if domain.name not in config.in_domain]
     every = [*averaged(rows, outside, "out of domain"), *averaged(rows, inside, "in domain")] if inside else []
     every = [*(every or averaged(rows, outside, "of all domains")), *rows]
-    return FewShotReport(
-        rows=tuple(every),
+    return Report(
+        title="Few-shot report",
+        rows=(),
         base=base.description | {"fingerprint": fingerprint(base.model)},
         data={domain.name: _describe(domain) for domain in domains},
         versions=versions(),
-        full=FULL,
         settings=json.loads(config.model_dump_json(exclude={"out", "domain", "base", "pool", "search"}))
         | {"searched": repr(searched) if searched else None},
-        pool={name: _member(adapter.card) for name, adapter in (models.pool or {}).items()},
-        ablation_chain={
-            step: method for step, method in ablation_chain(full).items() if method in {row.method for row in rows}
-        },
-        blends=tuple(_blends_of(found)),
-        tasks=tuple(_picture(measuring, domain, setting) for domain in domains),
+        few_shot=FewShotSection(
+            rows=tuple(every),
+            full=FULL,
+            reference=NO_TUNING,
+            pool={name: _member(adapter.card) for name, adapter in (models.pool or {}).items()},
+            ablation_chain={s: m for s, m in ablation_chain(full).items() if m in {row.method for row in rows}},
+            blends=tuple(_blends_of(found)),
+            tasks=tuple(_picture(measuring, domain, setting) for domain in domains),
+        ),
         notes=notes_of(config, full, has_peers=bool(measuring.peers)),
     )
 
