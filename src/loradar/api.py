@@ -23,7 +23,7 @@ from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack, Images, Labels, Progress
 from loradar.data import Source, as_source
 from loradar.evaluation import AccuracyResult, accuracy_row, everything, run_attack
-from loradar.export import export as export  # one of the names of the front door
+from loradar.exporting import export as export  # one of the names of the front door
 from loradar.hub import fetch_folder
 from loradar.jobs import check as check_job
 from loradar.jobs import harden as harden_job
