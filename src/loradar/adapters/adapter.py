@@ -35,14 +35,14 @@ class Adapter:
 
     def parameters(self) -> list[Tensor]:
         """What an optimiser moves: the factors and the head (the leaves that require grad)."""
-        factors = [tensor for delta in self.deltas.values() for tensor in (delta.a, delta.b)]
+        factors = [tensor for delta in self.deltas.values() for tensor in delta.tensors.values()]
         return [tensor for tensor in (*factors, *self.modules_to_save.values()) if tensor.requires_grad]
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that training may move, under flat names. Views: they move along; `clone` them to keep them."""
         state: dict[str, Tensor] = {}
         for name, delta in self.deltas.items():
-            state |= {f"{name}.lora_A": delta.a.detach(), f"{name}.lora_B": delta.b.detach()}
+            state |= {f"{name}.{own}": tensor.detach() for own, tensor in delta.tensors.items()}
         return state | {name: tensor.detach() for name, tensor in self.modules_to_save.items()}
 
     def with_card(self, **changes: Any) -> "Adapter":

@@ -15,9 +15,17 @@ from torch import Tensor, nn
 from loradar.adapters.adapter import Adapter, keep
 from loradar.adapters.card import Card
 from loradar.adapters.delta import Delta, narrowed
+from loradar.adapters.fits import check_fits
 from loradar.adapters.model_card import model_card
-from loradar.adapters.peft_format import PREFIX, config_of, from_peft, names_of, tensors_of
-from loradar.adapters.plug import check_fits
+from loradar.adapters.peft_format import (
+    PREFIX,
+    config_of,
+    from_peft,
+    further_names_of,
+    is_plain_lora,
+    names_of,
+    tensors_of,
+)
 from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
 from loradar.core.modules import unwrap
@@ -33,6 +41,8 @@ class _DeltaRecord:
     init_factors: int
     branch_equivalent: bool
     groups: int = 1
+    bias: bool = False
+    magnitude: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +71,7 @@ def save(adapter: Adapter, folder: str | Path, base: nn.Module | None = None) ->
     check_place(folder, ADAPTER_CONFIG, "an adapter")
     tensors = tensors_of(adapter)
     _check_finite(tensors, "the adapter")
-    readable = all(delta.branch_equivalent for delta in adapter.deltas.values()) and not _misread(adapter, base)
+    readable = is_plain_lora(adapter) and not _misread(adapter, base)
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     files = {
         ADAPTER_WEIGHTS: weights,
@@ -139,6 +149,8 @@ def _record(adapter: Adapter, tensors: dict[str, Tensor], weights: bytes) -> _Re
             init_factors=len(delta.init_factors[0]) if delta.init_factors else 0,
             branch_equivalent=delta.branch_equivalent,
             groups=delta.groups,
+            bias=delta.bias is not None,
+            magnitude=delta.magnitude is not None,
         )
         for name, delta in adapter.deltas.items()
     }
@@ -154,7 +166,7 @@ def _rebuild(record: _Record, tensors: dict[str, Tensor]) -> Adapter:
             f"{ADAPTER_WEIGHTS} has {odd} as {found.get(odd)}; {ADAPTER_RECORD} expects {record.tensors.get(odd)}"
         )
     deltas = {name: _rebuild_delta(name, delta, tensors) for name, delta in record.deltas.items()}
-    factors = {key for name in deltas for key in names_of(name)}
+    factors = {key for name in deltas for key in (*names_of(name), *further_names_of(name))}
     # in the record's order, which is that of the adapter saved: an optimiser's state goes by it
     modules_to_save = {key.removeprefix(PREFIX): tensors[key] for key in record.tensors if key not in factors}
     whole = record.card.modules_to_save
@@ -173,6 +185,9 @@ def _rebuild_delta(name: str, record: _DeltaRecord, tensors: dict[str, Tensor]) 
     # the frozen part comes apart again, so that an SVD start goes on, and computes, to the bit as before
     init_factors = (a[rank:].clone(), -narrowed(b[:, rank:], groups)) if record.init_factors else None
     a, b = a[:rank].clone().requires_grad_(), narrowed(b[:, :rank], groups).clone().requires_grad_()
+    key_bias, key_magnitude = further_names_of(name)
+    if (record.bias and key_bias not in tensors) or (record.magnitude and key_magnitude not in tensors):
+        raise BadFileError(f"{ADAPTER_RECORD} describes more of {name} than is there; get the folder anew")
     return Delta(
         a=a,
         b=b,
@@ -181,6 +196,8 @@ def _rebuild_delta(name: str, record: _DeltaRecord, tensors: dict[str, Tensor]) 
         init_factors=init_factors,
         branch_equivalent=record.branch_equivalent,
         groups=groups,
+        bias=tensors[key_bias].clone().requires_grad_() if record.bias else None,
+        magnitude=tensors[key_magnitude].clone().requires_grad_() if record.magnitude else None,
     )
 
 
