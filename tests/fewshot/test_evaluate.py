@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError
+from loradar.evaluation.names import kind
 from loradar.fewshot.config import FewShotEvalConfig
 from loradar.fewshot.evaluate import few_shot_eval
 from loradar.fewshot.methods import MAIN_METHODS
@@ -40,7 +41,7 @@ def test_every_method_is_measured_on_the_same_tasks(report: Path) -> None:
     found = read_few_shot_report(report)
     rows: dict[tuple[str, str], list[FewShotRow]] = {}
     for row in found.rows:
-        rows.setdefault((row.method, row.attack.partition("(")[0]), []).append(row)
+        rows.setdefault((row.method, kind(row.attack)), []).append(row)
     everywhere = [
         *("AMT", "AMT without trimming", "no tuning", "clean meta-tuning (PMF)", "one adapter, random budgets"),
         *("one adapter, random budgets, unperturbed", "single member by support loss", "average of weights"),
@@ -75,7 +76,7 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
     means = {(row.method, row.attack): row.mean for row in found.rows if row.domain == "digits"}
     for name in ("AMT, nearest centroid", "no tuning, ridge head", "AMT, nearest centroid, last features"):
         assert len({attack for method, attack in means if method == name}) == 4
-    on_curve = {method for method, attack in means if "L2" in attack}
+    on_curve = {method for method, attack in means if "norm=l2" in attack}
     assert on_curve == set(MAIN_METHODS), "the further attack is on the main methods alone"
     # the same weights below: without tuning, the last features are those of the plain base
     expected = {row.attack: row.mean for row in beside.rows if row.method == "no tuning" and row.domain == "digits"}
@@ -94,7 +95,7 @@ def test_peers_stand_on_the_base_and_on_the_blend(report: Path) -> None:
     pytest.importorskip("easyfsl", reason="easyfsl is not installed (extra: peers)")
     attacks: dict[str, set[str]] = {}
     for row in read_few_shot_report(report).rows:
-        attacks.setdefault(row.method, set()).add(row.attack.partition("(")[0])
+        attacks.setdefault(row.method, set()).add(kind(row.attack))
     assert attacks["easyfsl BD-CSPN (transductive)"] == {"none", "corruptions", "PGD"}
     # an attack on the blend's own peer is none of those that are measured, and another would flatter it
     assert attacks["AMT with easyfsl BD-CSPN (transductive)"] == {"none", "corruptions"}
