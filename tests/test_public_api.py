@@ -12,8 +12,8 @@ PUBLIC = {
     """,
     "adapters": """
         Adapter AdapterPool AdapterSwitch Card Delta Init PRESETS add_weighted check_shared_start
-        feature_extractor find_head find_norms find_targets fingerprint full_adapter init_adapter init_delta
-        load merge_weights on_residual plug residual save truncate_spectrum truncated verify
+        feature_extractor find_head find_heads find_norms find_targets fingerprint full_adapter init_adapter init_delta
+        load merge_weights on_residual plug residual save target_share truncate_spectrum truncated verify
     """,
     "models": """
         Autocast Base MultiStageFeatures Normalized Pair Precision build cast_weights foldable_conv_bn

@@ -6,6 +6,7 @@ from torch import nn
 
 from loradar.adapters import Card, fingerprint, init_adapter, plug
 from loradar.core.errors import BadFileError, WrongBaseError
+from loradar.core.modules import Wrapper
 from tests.adapters.tiny import Centred, images, resnet, snapshot, trained, vit
 
 
@@ -69,7 +70,7 @@ def test_the_fingerprint_overlooks_what_does_not_change_the_function() -> None:
             tensor += 1
     assert fingerprint(base.to(memory_format=torch.channels_last)) == before
 
-    class Bare(nn.Module):
+    class Bare(Wrapper):
         def __init__(self, wrapped: nn.Module) -> None:
             super().__init__()
             self.wrapped = wrapped

@@ -9,10 +9,11 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from loradar.adapters import Adapter, init_adapter, plug
+from loradar.core.modules import Wrapper
 from loradar.core.types import Images
 
 
-class Centred(nn.Module):
+class Centred(Wrapper):
     """A wrapper as the models family makes them: pixels in [0, 1] to a backbone that wants them normalised."""
 
     mean: Tensor

@@ -4,12 +4,12 @@ from torch import Tensor, nn
 
 from loradar.attacks import FIA, ascend, objectives
 from loradar.core.errors import BadConfigError, BadTargetError
-from loradar.core.modules import capture
+from loradar.core.modules import Wrapper, capture
 from loradar.core.randomness import mix, uniform
 from tests.attacks.toys import Counting, Linear, Net, answers, pictures
 
 
-class Centred(nn.Module):
+class Centred(Wrapper):
     """A normalisation that moves 0 elsewhere, with a record of what reaches it."""
 
     def __init__(self, wrapped: nn.Module) -> None:

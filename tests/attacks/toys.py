@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from loradar.core.modules import Wrapper
+
 SHAPE = (3, 8, 8)
 
 
@@ -57,7 +59,7 @@ class Net(nn.Module):
         return logits
 
 
-class Counting(nn.Module):
+class Counting(Wrapper):
     """Hands its images on, and counts them."""
 
     def __init__(self, wrapped: nn.Module) -> None:

@@ -10,7 +10,6 @@ from PIL import Image
 
 from loradar.cli import main
 from loradar.data import load_source
-from loradar.guard.build import build_guard
 from tests.guard import built as guards
 
 
@@ -19,7 +18,7 @@ def work(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guard-cli")
     for name in ("roa", "fast"):
         guards.adapter(base_folder, folder / "adapters", name)
-    build_guard(guards.settings(base_folder, folder))
+    guards.build(base_folder, folder)
     (folder / "in").mkdir()
     x, _ = load_source("digits", size=(32, 32)).train.fetch(torch.arange(3))
     for i, image in enumerate(x):
@@ -49,7 +48,7 @@ def test_classify_prints_an_object_for_each_image(
         assert one["answer"] in set("0123456789")
         assert set(one["voters"]) == {"base", "roa", "fast"}
         assert all(0 <= confidence <= 1 for _, confidence in one["voters"].values())
-        assert one["suspected"] in ("clean", "roa-steps1-n_candidates2", "fast", "unknown")
+        assert one["suspected"] in ("clean", "roa-steps1-ncandidates2", "fast", "unknown")
         assert one["level"] == "raised"
 
 
@@ -58,7 +57,7 @@ def test_classify_shows_a_table(
 ) -> None:
     assert run(monkeypatch, "classify", work / "in" / "0.png", "--guard", work / "guard") == 0
     shown = capsys.readouterr().out
-    for word in ("image", "answer", "base", "roa", "fast", "suspected", "measures", "0.png"):
+    for word in ("image", "answer", "base", "roa", "fast", "suspected", "defenses", "0.png"):
         assert word in shown
 
 
@@ -78,7 +77,7 @@ def test_watch_takes_what_is_there_and_logs_why(
     assert code == 0
     said = capsys.readouterr()
     assert said.out.count("suspected unknown") == 3
-    assert "passed over:" in said.err
+    assert "skipped:" in said.err
     assert "broken.png cannot be read as an image" in said.err
     logged = [json.loads(line) for line in events.read_text().splitlines()]
     assert [event["kind"] for event in logged] == ["raised"]
@@ -101,7 +100,7 @@ BAD = {
     "a guard over something else": (["build", "{base}", "--out", "{work}/in"], "exists and is not a guard"),
     "a guard over a file": (["build", "{base}", "--out", "{work}/broken.png"], "exists and is not a guard"),
     "events that cannot be written": (["watch", "{work}/in", "--events", "{work}/no/events.jsonl"], "could not write"),
-    "no image": (["classify"], "Missing argument 'images'"),
+    "no image": (["classify"], "Missing argument 'IMAGES'"),
     "no adapter": (["build", "{base}", "--attacks", "roa"], "an adapter at least"),
     "an unknown fusion": (["build", "{base}", "--fusion", "vote"], "fusion is 'vote'"),
     "an audit of nothing": (["audit", "{work}/in"], "expected a guard's folder"),

@@ -38,6 +38,7 @@ from loradar.attacks import (
 from loradar.attacks.rectangles import grid
 from loradar.attacks.registry import PRESETS, attack_class
 from loradar.core.errors import BadImagesError
+from loradar.core.modules import Wrapper
 from loradar.core.types import Attack
 from tests.attacks.toys import Counting, Linear, Net, answers, pictures
 
@@ -321,7 +322,7 @@ def test_linear_model_comes_near_the_closed_form(case: Case) -> None:
 
 @every
 def test_model_that_computes_in_half_precision(case: Case) -> None:
-    class Half(nn.Module):
+    class Half(Wrapper):
         def __init__(self) -> None:
             super().__init__()
             self.wrapped = Net()

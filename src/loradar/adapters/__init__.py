@@ -3,15 +3,17 @@
 from loradar.adapters.adapter import Adapter, full_adapter, init_adapter
 from loradar.adapters.card import Card
 from loradar.adapters.delta import Delta
+from loradar.adapters.features import feature_extractor
 from loradar.adapters.files import load, save, verify
 from loradar.adapters.fingerprint import fingerprint
+from loradar.adapters.heads import find_head, find_heads
 from loradar.adapters.init import Init, init_delta
-from loradar.adapters.layers import find_head, find_norms
-from loradar.adapters.plug import feature_extractor, merge_weights, plug
-from loradar.adapters.pool import AdapterPool, add_weighted, check_shared_start
+from loradar.adapters.layers import find_norms
+from loradar.adapters.plug import merge_weights, plug
+from loradar.adapters.pool import AdapterPool, add_weighted, check_shared_start, load_named
 from loradar.adapters.spectrum import on_residual, residual, truncate_spectrum, truncated
 from loradar.adapters.switch import AdapterSwitch
-from loradar.adapters.targets import PRESETS, find_targets
+from loradar.adapters.targets import PRESETS, find_targets, target_share
 
 __all__ = [
     "PRESETS",
@@ -25,6 +27,7 @@ __all__ = [
     "check_shared_start",
     "feature_extractor",
     "find_head",
+    "find_heads",
     "find_norms",
     "find_targets",
     "fingerprint",
@@ -32,11 +35,13 @@ __all__ = [
     "init_adapter",
     "init_delta",
     "load",
+    "load_named",
     "merge_weights",
     "on_residual",
     "plug",
     "residual",
     "save",
+    "target_share",
     "truncate_spectrum",
     "truncated",
     "verify",

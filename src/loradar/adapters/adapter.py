@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from loradar.adapters.card import Card, Norm
 from loradar.adapters.delta import Delta
 from loradar.adapters.fingerprint import fingerprint
+from loradar.adapters.heads import find_heads
 from loradar.adapters.init import Init, init_delta
-from loradar.adapters.layers import STATISTICS, find_head, find_norms, fused_matrices, is_branch_equivalent, weight_of
+from loradar.adapters.layers import STATISTICS, find_norms, fused_matrices, is_branch_equivalent, weight_name, weight_of
 from loradar.adapters.targets import find_targets
 from loradar.core.errors import BadConfigError, BadTargetError
 from loradar.core.modules import unwrap
@@ -24,8 +25,8 @@ from loradar.core.modules import unwrap
 class Adapter:
     """Deltas by layer name, tensors that replace the base's by name, and the card.
 
-    Names are relative to the base's innermost backbone. `modules_to_save` holds the head, and with owned statistics every
-    tensor of every layer that has them. Training moves these very tensors; a plugged model wears them.
+    Names are relative to the user's own backbone. `modules_to_save` holds the heads, and with owned statistics every
+    tensor of every layer that has them. Training moves these very tensors; a plugged model has them in place of the base's.
     """
 
     deltas: Mapping[str, Delta] = field(default_factory=dict)
@@ -68,11 +69,11 @@ def keep(name: str, tensor: Tensor, *, trainable: bool) -> Tensor:
 def init_adapter(
     base: nn.Module,
     *,
-    target_modules: str | Sequence[str],
+    target_modules: str | Sequence[str] = "auto",
     rank: int = 4,
     lora_alpha: float | None = None,
     init: Init = "random",
-    head: bool = True,
+    head: bool | str | Sequence[str] = True,
     norm: Norm = "frozen",
     fused: Literal["whole", "split"] = "whole",
     seed: int = 0,
@@ -80,9 +81,10 @@ def init_adapter(
 ) -> Adapter:
     """A trainable adapter of `base` that changes nothing yet, on the device of `base`.
 
-    The scale of a delta is lora_alpha / rank; lora_alpha is rank unless given. `head` trains a copy of the classifier's last
-    layer. `norm="owned"` gives the adapter running statistics of its own. `fused="split"` takes a fused attention layer
-    as its three matrices, each with factors of its own. No targets, or rank 0, mean no deltas (the head-only baseline).
+    The scale of a delta is lora_alpha / rank; lora_alpha is rank unless given. `head` trains copies of the layers that
+    make the logits (see `find_heads`), or of those that it names. `norm="owned"` gives the adapter running statistics of
+    its own. `fused="split"` takes a fused attention layer as its three matrices, each with factors of its own. No targets,
+    or rank 0, mean no deltas (the head-only baseline).
     Raises BadTargetError for targets or a rank that do not fit.
     """
     backbone = unwrap(base)
@@ -91,11 +93,12 @@ def init_adapter(
             f"rank is {rank} and lora_alpha {lora_alpha}; expected rank 0 or more and lora_alpha above 0"
         )
     lora_alpha = float(rank if lora_alpha is None else lora_alpha)
-    layers = find_targets(base, target_modules) if rank else ()
-    own_head = find_head(base) if head else ""
-    if own_head and own_head in layers:
+    named: str | Sequence[str] = () if isinstance(head, bool) else head
+    heads = find_heads(base, named) if head else ()
+    layers = find_targets(base, target_modules, head=named) if rank else ()
+    if both := set(heads) & set(layers):
         raise BadTargetError(
-            f"{own_head} is the head, which is trained whole; leave it out of the targets, or head=False"
+            f"{min(both)} is the head, which is trained whole; leave it out of the targets, or head=False"
         )
     if init == "zeros" and layers:
         warnings.warn(
@@ -109,7 +112,8 @@ def init_adapter(
         rank=rank,
         lora_alpha=lora_alpha,
         init=init,
-        head=own_head,
+        head=heads[0] if heads else "",
+        modules_to_save=heads,
         norm=norm,
         seed=seed,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -119,15 +123,15 @@ def init_adapter(
 
 
 def full_adapter(base: nn.Module, *, weights: nn.Module | None = None, seed: int = 0) -> Adapter:
-    """A trainable adapter that owns every parameter of `base` but the head's, as large as the base itself.
+    """A trainable adapter that owns every parameter of `base` but those of its heads, as large as the base itself.
 
     They start as copies of those of `weights`, a model with the same layers (its head does not matter), or of the base's.
     """
-    head, backbone = find_head(base), unwrap(base if weights is None else weights)
+    heads, backbone = find_heads(base), unwrap(base if weights is None else weights)
     modules_to_save = {
         name: nn.Parameter(tensor.detach().clone())
         for name, tensor in backbone.named_parameters()
-        if name.rpartition(".")[0] != head
+        if name.rpartition(".")[0] not in heads
     }
     return Adapter(
         modules_to_save=modules_to_save, card=Card(base_fingerprint=fingerprint(base), init="whole", seed=seed)
@@ -141,7 +145,7 @@ def _deltas(backbone: nn.Module, card: Card, kind: Init, *, split: bool) -> dict
             card.rank,
             kind,
             card.seed,
-            name=f"{layer}.weight",
+            name=f"{layer}.{weight_name(backbone.get_submodule(layer))}",
             scale=card.lora_alpha / card.rank,
             branch_equivalent=is_branch_equivalent(backbone, layer),
             groups=fused_matrices(backbone, layer) if split else 1,
@@ -151,10 +155,9 @@ def _deltas(backbone: nn.Module, card: Card, kind: Init, *, split: bool) -> dict
 
 
 def _copies(backbone: nn.Module, card: Card) -> dict[str, Tensor]:
-    owned = [card.head] if card.head else []
-    owned += find_norms(backbone) if card.norm == "owned" else ()
+    owned = [*card.modules_to_save, *(find_norms(backbone) if card.norm == "owned" else ())]
     return {
-        f"{layer}.{leaf}": keep(f"{layer}.{leaf}", tensor.detach().clone(), trainable=layer == card.head)
+        f"{layer}.{leaf}": keep(f"{layer}.{leaf}", tensor.detach().clone(), trainable=layer in card.modules_to_save)
         for layer in owned
         for leaf, tensor in backbone.get_submodule(layer).state_dict().items()
     }

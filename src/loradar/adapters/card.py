@@ -25,7 +25,8 @@ class Card:
     """Plain values only: it goes to JSON and back unchanged.
 
     `base_fingerprint` is "" where it is not known (a folder that PEFT wrote). `rank` and `alpha` are what was asked
-    for; a merged adapter has rank 0 here and its deltas say more. `head` is the layer trained whole, "" for none.
+    for; a merged adapter has rank 0 here and its deltas say more. `head` is the first layer that makes the logits, "" where
+    the adapter has none of its own; `modules_to_save` are all modules trained whole, the heads first.
     `classes` names what the head answers, in order, where that is not what the base answers.
     `trained_against` is the attack's spec, `attack_target` the model it was computed on. `measured` holds rows, each
     with its counts, attack, threat and seed. `created` is an ISO 8601 time.
@@ -38,6 +39,7 @@ class Card:
     lora_alpha: float = 0.0
     init: str = "random"
     head: str = ""
+    modules_to_save: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     norm: Norm = "frozen"
     trained_against: str = ""
@@ -48,6 +50,11 @@ class Card:
     seed: int = 0
     loradar_version: str = field(default_factory=installed_version)
     created: str = ""
+
+    def __post_init__(self) -> None:
+        # cards of the first version name a head alone
+        if self.head and self.head not in self.modules_to_save:
+            object.__setattr__(self, "modules_to_save", (self.head, *self.modules_to_save))
 
     def to_json(self) -> str:
         return _ADAPTER.dump_json(self, indent=2).decode()

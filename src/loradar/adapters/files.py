@@ -157,8 +157,8 @@ def _rebuild(record: _Record, tensors: dict[str, Tensor]) -> Adapter:
     factors = {key for name in deltas for key in names_of(name)}
     # in the record's order, which is that of the adapter saved: an optimiser's state goes by it
     modules_to_save = {key.removeprefix(PREFIX): tensors[key] for key in record.tensors if key not in factors}
-    head = record.card.head
-    modules_to_save = {n: keep(n, t, trainable=n.rpartition(".")[0] == head) for n, t in modules_to_save.items()}
+    whole = record.card.modules_to_save
+    modules_to_save = {n: keep(n, t, trainable=n.rpartition(".")[0] in whole) for n, t in modules_to_save.items()}
     return Adapter(deltas=deltas, modules_to_save=modules_to_save, card=record.card)
 
 

@@ -5,6 +5,8 @@ import hashlib
 import torch
 from torch import nn
 
+from loradar.core.modules import Wrapper
+
 
 def fingerprint(base: nn.Module) -> str:
     """64 hex digits: sha256 over name, dtype, shape and bytes of the state dict, in the order of the names.
@@ -23,8 +25,6 @@ def fingerprint(base: nn.Module) -> str:
 
 
 def _without_empty_wrappers(model: nn.Module) -> nn.Module:
-    while isinstance(inner := getattr(model, "wrapped", None), nn.Module):
-        if len(model.state_dict()) > len(inner.state_dict()):
-            break
-        model = inner
+    while isinstance(model, Wrapper) and len(model.state_dict()) == len(model.wrapped.state_dict()):
+        model = model.wrapped
     return model

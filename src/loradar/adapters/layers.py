@@ -28,47 +28,35 @@ def is_branch_equivalent(backbone: nn.Module, name: str) -> bool:
     return type(module) is nn.Linear
 
 
+def weight_name(module: nn.Module) -> str:
+    """Returns what the weight that a delta changes is called: `in_proj_weight` in an nn.MultiheadAttention, else `weight`."""
+    return "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
+
+
 def weight_of(backbone: nn.Module, name: str) -> Tensor:
-    """The weight of the Conv2d or Linear `name`. Raises BadTargetError where a delta cannot be put on it."""
+    """Returns the weight of layer `name`: of a Conv2d, a Linear, or the fused one of an nn.MultiheadAttention.
+
+    Raises BadTargetError where a delta cannot be put on it.
+    """
     modules = dict(backbone.named_modules())
     if name not in modules:
         raise BadTargetError(f"the model has no layer {name!r}; {did_you_mean(name, [n for n in modules if n])}")
     module = modules[name]
-    if not isinstance(module, nn.Conv2d | nn.Linear):
+    if not isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
         raise BadTargetError(f"{name} is a {type(module).__name__}; a delta goes on a Conv2d or a Linear")
-    if isinstance(backbone.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
-        raise BadTargetError(
-            f"{name} belongs to an nn.MultiheadAttention, whose forward never calls it; target the 'mlp' instead, or "
-            "use a timm ViT, whose attention is made of layers"
-        )
-    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+    weight = module._parameters.get(weight_name(module))
+    if not isinstance(weight, nn.Parameter):
         raise BadTargetError(f"the weight of {name} is parametrized or not a parameter; expected a plain one")
-    return module.weight
+    return weight
 
 
 def fused_matrices(backbone: nn.Module, name: str) -> int:
     """How many matrices stand one above the other in the weight of layer `name`: 3 for a fused query, key and value."""
     module = backbone.get_submodule(name)
+    if isinstance(module, nn.MultiheadAttention):
+        return 3
     square = isinstance(module, nn.Linear) and module.out_features == 3 * module.in_features
     return 3 if square and name.rpartition(".")[2] == "qkv" else 1
-
-
-def find_head(model: nn.Module) -> str:
-    """The name of the layer that makes the logits, relative to the innermost backbone.
-
-    timm models are asked (`get_classifier`); in any other it is the last Linear. Raises BadTargetError where there
-    is none.
-    """
-    backbone = unwrap(model)
-    ask = getattr(backbone, "get_classifier", None)
-    answer = ask() if callable(ask) else None
-    linears: list[tuple[str, nn.Module]] = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Linear)]
-    for name, module in linears:
-        if module is answer:
-            return name
-    if not linears or isinstance(answer, nn.Identity):
-        raise BadTargetError(f"{type(backbone).__name__} has no Linear head; expected a classifier, or head=False")
-    return linears[-1][0]
 
 
 def find_norms(model: nn.Module) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ def model_card(card: Card, *, readable: bool, size: int) -> str:
     layers = ", ".join(f"`{name}`" for name in card.target_modules) or "none"
     against = f"`{card.trained_against}`" if card.trained_against else "not recorded"
     on = {"base": ", computed on the unmodified base", "defended": ", computed on the defended model"}
+    whole = ", ".join(f"`{name}`" for name in card.modules_to_save) or "nothing"
     lines = [
         "---",
         "library_name: peft" if readable else "library_name: loradar",
@@ -36,7 +37,7 @@ def model_card(card: Card, *, readable: bool, size: int) -> str:
         f"- trained against: {against}{on.get(card.attack_target, '')}",
         f"- base: fingerprint `{card.base_fingerprint or 'unknown'}`",
         f"- low-rank layers: {layers}; rank {card.rank}, alpha {card.lora_alpha:g}, start {card.init}",
-        f"- trained whole: {f'`{card.head}`' if card.head else 'nothing'}; normalisation statistics: {card.norm}",
+        f"- trained whole: {whole}; normalisation statistics: {card.norm}",
         f"- data: {', '.join(f'{k} {v}' for k, v in card.data.items()) or 'not recorded'}; seed {card.seed}",
         f"- size of the weights: {size:,} bytes; loradar {card.loradar_version}, {card.created or 'undated'}",
         "",

@@ -1,115 +1,89 @@
-"""A model that wears an adapter, beside a base that does not notice."""
+"""Copies of a base that share its parameters and have an adapter applied: plugged, or with merged weights."""
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MethodType
-from typing import TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from loradar.adapters.adapter import Adapter
 from loradar.adapters.delta import Delta
 from loradar.adapters.fingerprint import fingerprint
-from loradar.adapters.layers import find_head, has_statistics, is_branch_equivalent, weight_of
+from loradar.adapters.layers import has_statistics, is_branch_equivalent, weight_name, weight_of
+from loradar.adapters.reach import watch
+from loradar.core.copying import copy_model
 from loradar.core.errors import BadTargetError, WrongBaseError
-from loradar.core.modules import unwrap
-
-M = TypeVar("M", bound=nn.Module)
+from loradar.core.modules import fold_norm, unwrap
 
 
 def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterable[tuple[str, str]] = ()) -> nn.Module:
-    """A twin of `base` that wears `adapter`: for training, and for using adapters as they come and go.
+    """Returns a shared copy of `base` with `adapter` applied: for training, and for adapters that come and go.
 
-    The twin shares the base's parameters (frozen, as views of their own: a gradient never reaches the base) and copies
+    The copy shares the base's parameters (frozen, as views of their own: a gradient never reaches the base) and copies
     its buffers. It holds the adapter's very tensors, so that training moves the adapter. Statistics that the adapter
-    does not own stay in eval mode whatever `train()` says. Unplugging is using the base. Moving the twin to another
+    does not own stay in eval mode whatever `train()` says. Unplugging is using the base. Moving the copy to another
     device afterwards parts it from the adapter: move the base and the adapter first.
 
-    `merge` names convolutions and the batch normalisation behind each (as `models.mergeable` gives them): where it is
-    frozen, it goes into the convolution's weights and the delta's gain. Half the activations that training keeps are its
-    inputs. Logits and gradients are then the same but for rounding, and the merged weights are the twin's own.
+    `merge` names convolutions and the batch normalisation behind each (as `models.foldable_conv_bn` gives them): where it
+    is frozen, it goes into the convolution's weights and the delta's gain. Half the activations that training keeps are
+    its inputs. Logits and gradients are then the same but for rounding, and the merged weights are the copy's own.
 
     Raises WrongBaseError where the adapter was made for another base (`check=False` skips the hash of the weights, not
-    the shapes) or is on another device, BadTargetError for a pair in `merge` that is none.
+    the shapes) or is on another device, BadTargetError for a pair in `merge` that is none, and BadConfigError for a base
+    that cannot be copied (see `copy_model`). The first batch in eval mode is looked at as well: it raises BadTargetError
+    where the forward pass uses a changed weight without its layer, and where it comes by none of the changes.
     """
     check_fits(base, adapter, hashed=check)
-    twin = _twin(base)
-    backbone = unwrap(twin)
-    gains = _merge(backbone, adapter, merge)
+    plugged = copy_model(base, share=True)
+    backbone = unwrap(plugged)
+    gains = _fold_norms(backbone, adapter, merge)
+    reached: set[str] = set()
     for name, delta in adapter.deltas.items():
-        _wear(backbone, name, delta, gains.get(name))
+        _apply(backbone, name, delta, gains.get(name), reached)
     for name, tensor in adapter.modules_to_save.items():
         _replace(backbone, name, tensor)
-    for module in twin.modules():
-        if has_statistics(module) and adapter.card.norm == "frozen":
+    for name, module in backbone.named_modules():
+        if has_statistics(module) and f"{name}.running_mean".lstrip(".") not in adapter.modules_to_save:
             module.eval()
-            # on the instance: `twin.train()` asks each module in turn, and this one declines
+            # on the instance: `plugged.train()` asks each module in turn, and this one declines
             object.__setattr__(module, "train", MethodType(_stay, module))
-    return twin
+    watch(plugged, adapter, reached)
+    return plugged
 
 
 def merge_weights(base: nn.Module, adapter: Adapter, *, check: bool = True) -> nn.Module:
-    """A plain model of merged weights, as they are now: for attacking and serving. No hooks, nothing requires grad.
+    """Returns a plain model of merged weights, as they are now: for attacking and serving. No hooks, no gradients.
 
     It shares the base's unchanged parameters and copies its buffers; later training of the adapter does not move it.
     Raises as `plug` does.
     """
     check_fits(base, adapter, hashed=check)
-    folded = _twin(base)
-    backbone = unwrap(folded)
+    merged_model = copy_model(base, share=True)
+    backbone = unwrap(merged_model)
     for name, delta in adapter.deltas.items():
         weight = weight_of(backbone, name)
         # clone first: it keeps the memory format
         merged = weight.detach().clone()
         merged += delta.weight().detach()
-        backbone.get_submodule(name).register_parameter("weight", nn.Parameter(merged, requires_grad=False))
+        module = backbone.get_submodule(name)
+        module.register_parameter(weight_name(module), nn.Parameter(merged, requires_grad=False))
     for name, tensor in adapter.modules_to_save.items():
         value = tensor.detach().clone()
         is_parameter = name.rpartition(".")[2] in backbone.get_submodule(name.rpartition(".")[0])._parameters
         _replace(backbone, name, nn.Parameter(value, requires_grad=False) if is_parameter else value)
-    return folded
+    return merged_model
 
 
-def feature_extractor(model: M) -> M:
-    """A twin of `model` that gives what its head sees: (batch, features) instead of logits.
-
-    For a timm ViT that is the class token after the last LayerNorm, for a ResNet the pooled last feature map. Raises
-    BadTargetError for a model that has no Linear head.
-    """
-    headless = _twin(model)
-    backbone = unwrap(headless)
-    layer, _, leaf = find_head(model).rpartition(".")
-    setattr(backbone.get_submodule(layer), leaf, nn.Identity())
-    return headless
-
-
-def _merge(backbone: nn.Module, adapter: Adapter, pairs: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
-    """Of each convolution that now normalises, by its name: what multiplies its output channels."""
+def _fold_norms(backbone: nn.Module, adapter: Adapter, pairs: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """Folds frozen normalisation into the convolutions before it. Returns their gains per output channel, by name."""
     gains: dict[str, Tensor] = {}
-    if adapter.card.norm != "frozen":
-        return gains
+    owned = {name.rpartition(".")[0] for name in adapter.modules_to_save}
     for first, second in pairs:
-        convolution, norm = backbone.get_submodule(first), backbone.get_submodule(second)
-        if not (isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
-            raise BadTargetError(
-                f"{first}, {second}: no convolution and its normalisation; take what mergeable() gives"
-            )
-        mean, variance = norm.running_mean, norm.running_var
-        if mean is None or variance is None:
-            raise BadTargetError(f"{second} keeps no running statistics to merge; take what mergeable() gives")
-        if first in adapter.deltas and not adapter.deltas[first].branch_equivalent:
-            continue
-        convolution.weight, convolution.bias = fuse_conv_bn_weights(
-            convolution.weight, convolution.bias, mean, variance, norm.eps, norm.weight, norm.bias
-        )
-        gain = (variance + norm.eps).rsqrt()
-        gains[first] = gain if norm.weight is None else gain * norm.weight.detach()
-        parent, _, leaf = second.rpartition(".")
-        setattr(backbone.get_submodule(parent), leaf, nn.Identity())
+        composed = first in adapter.deltas and not adapter.deltas[first].branch_equivalent
+        if not composed and not owned & {first, second}:
+            gains[first] = fold_norm(backbone, first, second)
     return gains
 
 
@@ -120,12 +94,6 @@ def _replace(backbone: nn.Module, name: str, tensor: Tensor) -> None:
     if isinstance(module, nn.Linear) and leaf == "weight":
         # a head may be for another number of classes
         module.out_features = len(tensor)
-
-
-def _twin(base: M) -> M:
-    # deepcopy takes what the memo already holds: parameters become frozen views, all else is copied
-    memo: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in base.parameters()}
-    return copy.deepcopy(base, memo)
 
 
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
@@ -154,7 +122,7 @@ def check_fits(base: nn.Module, adapter: Adapter, *, hashed: bool = True) -> Non
         if name not in own:
             raise WrongBaseError(f"adapter {card.name!r} replaces {name}, which this base does not have")
         shape = tuple(own[name].shape)
-        if card.classes and name.rpartition(".")[0] == card.head:
+        if card.classes and name.rpartition(".")[0] in card.modules_to_save:
             # a head of its own classes, from the base's features
             shape = (len(card.classes), *shape[1:])
         _check_one(card.name, name, tensor, tuple(tensor.shape), shape, own[name])
@@ -182,26 +150,30 @@ def _check_one(
         )
 
 
-def _wear(backbone: nn.Module, name: str, delta: Delta, gain: Tensor | None) -> None:
+def _apply(backbone: nn.Module, name: str, delta: Delta, gain: Tensor | None, reached: set[str]) -> None:
     module = backbone.get_submodule(name)
     if delta.branch_equivalent:
-        module.register_forward_hook(_Branch(delta, gain))
+        module.register_forward_hook(_Branch(delta, gain, name, reached))
     else:
-        parametrize.register_parametrization(module, "weight", _Composed(delta))
+        parametrize.register_parametrization(module, weight_name(module), _Composed(delta, name, reached))
 
 
 @dataclass(frozen=True, eq=False)
 class _Branch:
     """Adds B(A x) to a layer's output: cheaper to train than a changed weight, which pays for its full gradient.
 
-    `gain` multiplies the output's channels, where the layer's own weights hold the normalisation behind it.
+    `gain` multiplies the output's channels, where the layer's own weights hold the normalisation behind it. The `name` of
+    the layer is added to `reached` when a forward pass comes by.
     """
 
     delta: Delta
     gain: Tensor | None
+    name: str
+    reached: set[str]
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (x,) = args
+        self.reached.add(self.name)
         branch = self._through(module, x, self.delta.a, self.delta.b)
         if self.delta.init_factors is not None:
             branch = branch - self._through(module, x, *self.delta.init_factors)
@@ -222,9 +194,10 @@ class _Branch:
 class _Composed(nn.Module):
     """The changed weight itself, where a branch would be wrong."""
 
-    def __init__(self, delta: Delta) -> None:
+    def __init__(self, delta: Delta, name: str, reached: set[str]) -> None:
         super().__init__()
-        self.delta = delta
+        self.delta, self.name, self.reached = delta, name, reached
 
     def forward(self, weight: Tensor) -> Tensor:
+        self.reached.add(self.name)
         return weight + self.delta.weight().to(weight.dtype)

@@ -15,6 +15,7 @@ from loradar.attacks.registry import register
 from loradar.attacks.settings import seed_setting, setting
 from loradar.core.checks import check_labels
 from loradar.core.errors import BadConfigError
+from loradar.core.modules import Wrapper
 from loradar.core.randomness import seeded_rng
 from loradar.core.types import Images, Labels, Traits
 
@@ -92,7 +93,7 @@ def _package() -> Any:
     return pyautoattack
 
 
-class _Plain(nn.Module):
+class _Plain(Wrapper):
     """The model, with logits in single precision at least."""
 
     def __init__(self, model: nn.Module) -> None:

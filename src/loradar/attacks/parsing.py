@@ -89,7 +89,7 @@ def named_attack(text: str) -> tuple[str, Attack]:
     own = re.match(r"^([A-Za-z0-9_.-]+)=(.+)$", text)
     if own:
         return own[1], parse_attack(own[2])
-    name = re.sub(r"[^A-Za-z0-9_.+-]", "", text.replace(":", "-").replace(",", "-").replace("/", "o"))
+    name = re.sub(r"[^A-Za-z0-9.+-]", "", text.replace(":", "-").replace(",", "-").replace("/", "o"))
     return name, parse_attack(text)
 
 

@@ -1,21 +1,107 @@
-"""What is asked of somebody else's model: its innermost backbone, its mode for a moment, one layer's output."""
+"""Helpers for models that others wrote: the backbone below our wrappers, the logits, eval mode, the output of a layer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from loradar.core.errors import BadTargetError, did_you_mean
+from loradar.core.errors import BadConfigError, BadTargetError, did_you_mean
+from loradar.core.types import Logits
+
+
+class Wrapper(nn.Module):
+    """Marks a module of ours around a user's model, which is kept as `wrapped`; `unwrap` follows these and no others."""
+
+    wrapped: nn.Module
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own backbone, below our wrappers (a wrapper keeps what it wraps as `wrapped`).
+    """Returns the user's own backbone, below our wrappers.
 
-    Names of layers, in adapters and in attacks, are relative to it.
+    Names of layers, in adapters and in attacks, are relative to it. An attribute of the user's own that is called
+    `wrapped` is not followed.
     """
-    while isinstance(inner := getattr(model, "wrapped", None), nn.Module):
-        model = inner
+    while isinstance(model, Wrapper):
+        model = model.wrapped
     return model
+
+
+def take_logits(output: object) -> Logits:
+    """Returns the logits in what a model gave back: a tensor as it is, and what a container names `logits`.
+
+    Such containers are dictionaries (a ModelOutput of transformers is one) and named tuples (GoogLeNet and Inception of
+    torchvision in train mode). Raises BadConfigError for any other container; the tensor is not looked at (`check_logits`).
+    """
+    if isinstance(output, Mapping) and "logits" in output:
+        return take_logits(output["logits"])
+    if isinstance(output, tuple) and "logits" in getattr(output, "_fields", ()):
+        return take_logits(output.logits)  # type: ignore[attr-defined]
+    if output is None or isinstance(output, Mapping | tuple | list):
+        raise BadConfigError(
+            f"the model gives {_said(output)}; expected logits (batch, classes): wrap it in an nn.Module whose forward "
+            "returns the logits alone"
+        )
+    return cast(Logits, output)
+
+
+def check_logits(output: object) -> Logits:
+    """Returns the logits (batch, classes) of what a model gave back, of two classes or more.
+
+    The logits of a dictionary, of a ModelOutput of transformers and of a named tuple are taken by that name. Raises
+    BadConfigError for anything else, in one line that says how to mend the model: another container, maps, a single
+    column, and whole numbers, which are answers and have no gradient.
+    """
+    logits = take_logits(output)
+    if not isinstance(logits, Tensor):
+        raise BadConfigError(f"the model gives {_said(logits)}; expected logits (batch, classes)")
+    shape = tuple(logits.shape)
+    if len(shape) == 2 and not shape[1]:
+        raise BadConfigError(f"the model gives shape {shape}, of no class; expected logits of two classes or more")
+    if len(shape) == 1 or shape[1:] == (1,):
+        raise BadConfigError(
+            f"the model gives one value per image, of shape {shape}; expected logits (batch, classes) of two classes or more: "
+            "for the values z of a sigmoid return torch.stack([torch.zeros_like(z), z], 1), whose softmax is that sigmoid"
+        )
+    if len(shape) != 2:
+        mend = "add nn.Flatten() behind it" if shape[2:] and set(shape[2:]) == {1} else "pool it first"
+        raise BadConfigError(f"the model gives shape {shape}; expected logits (batch, classes): {mend}")
+    if not logits.is_floating_point():
+        raise BadConfigError(f"the model gives {logits.dtype}; expected logits of a float type, before any argmax")
+    return logits
+
+
+def _said(output: object) -> str:
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} of {', '.join(map(repr, output)) or 'nothing'}"
+    if isinstance(output, tuple | list):
+        return f"a {type(output).__name__} of {len(output)}"
+    return f"a {type(output).__name__}"
+
+
+def fold_norm(backbone: nn.Module, convolution: str, norm: str) -> Tensor:
+    """Folds a batch normalisation into the convolution before it, in place: of `backbone`, both by name.
+
+    The convolution gets new weights and the normalisation becomes an identity. Returns the gain, (out channels,): what the
+    convolution's own output is now multiplied by. Jacob et al., "Quantization and Training of Neural Networks for
+    Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2. Raises BadTargetError for a pair that is none.
+    """
+    first, second = backbone.get_submodule(convolution), backbone.get_submodule(norm)
+    if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d)):
+        raise BadTargetError(
+            f"{convolution}, {norm}: no convolution and its normalisation; take what foldable_conv_bn() gives"
+        )
+    mean, variance = second.running_mean, second.running_var
+    if mean is None or variance is None:
+        raise BadTargetError(f"{norm} keeps no running statistics to merge; take what foldable_conv_bn() gives")
+    first.weight, first.bias = fuse_conv_bn_weights(
+        first.weight, first.bias, mean, variance, second.eps, second.weight, second.bias
+    )
+    parent, _, leaf = norm.rpartition(".")
+    setattr(backbone.get_submodule(parent), leaf, nn.Identity())
+    gain = (variance + second.eps).rsqrt()
+    return gain if second.weight is None else gain * second.weight.detach()
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:

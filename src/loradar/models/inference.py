@@ -1,16 +1,15 @@
 """The same logits with less work: copies that will not learn again, and convolutions of a single pixel."""
 
-import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from loradar.core.errors import BadTargetError
-from loradar.core.modules import unwrap
+from loradar.core.copying import copy_model
+from loradar.core.modules import fold_norm, unwrap
+from loradar.core.tracing import trace
 from loradar.models.precision import Autocast, Precision, resolve_precision
 
 Pair = tuple[str, str]
@@ -24,7 +23,7 @@ def foldable_conv_bn(model: nn.Module) -> tuple[Pair, ...]:
     """
     backbone = unwrap(model)
     try:
-        graph = fx.Tracer().trace(backbone)
+        graph = trace(backbone)
     except Exception:  # whatever a user's forward does with a traced tensor: nothing is merged then
         return ()
     return tuple(_pairs(graph, dict(backbone.named_modules())))
@@ -56,26 +55,15 @@ def optimize_for_inference(model: nn.Module, precision: Precision = "auto", *, m
     """
     parameter = next(model.parameters(), None)
     dtype = resolve_precision(precision, "cpu" if parameter is None else parameter.device)
-    one = copy.deepcopy(model).eval().requires_grad_(False)
+    one = copy_model(model).eval().requires_grad_(False)
     backbone = unwrap(one)
     for first, second in merge:
-        convolution, normalisation = backbone.get_submodule(first), backbone.get_submodule(second)
-        if not (isinstance(convolution, nn.Conv2d) and isinstance(normalisation, nn.BatchNorm2d)):
-            raise BadTargetError(
-                f"{first}, {second}: no convolution and its normalisation; take what mergeable() gives"
-            )
-        _replace(backbone, first, fuse_conv_bn_eval(convolution, normalisation).requires_grad_(False))
-        _replace(backbone, second, nn.Identity())
-    one = skip_padding(one).to(memory_format=torch.channels_last)
+        fold_norm(backbone, first, second)
+    one = skip_padding(one.requires_grad_(False)).to(memory_format=torch.channels_last)
     if dtype == torch.float32:
         return one
     cast_weights(backbone, dtype)
     return Autocast(one, dtype)
-
-
-def _replace(backbone: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(backbone.get_submodule(parent), leaf, module)
 
 
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:

@@ -6,29 +6,35 @@ import torch
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
+from loradar.core.modules import Wrapper, take_logits
 from loradar.core.types import Images, Logits
 
 
-class Normalized(nn.Module):
+class Normalized(Wrapper):
     """`wrapped((x - mean) / std)`: from images in [0, 1] to logits.
 
-    `mean` and `std` are one number per channel, in units of [0, 1] pixels, kept as buffers (1, channels, 1, 1). Raises
+    Logits that `wrapped` gives in a dictionary or a named tuple are taken out of it (see `take_logits`).
+
+    `mean` and `std` are one number per channel, in units of [0, 1] pixels, kept as buffers (1, channels, 1, 1). With
+    `skip_identity`, a mean of 0 and a std of 1 are no part of its state, so that it is the same base as `wrapped`. Raises
     BadConfigError where they differ in length, or where a `std` is not above 0.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, wrapped: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, wrapped: nn.Module, mean: Sequence[float], std: Sequence[float], *, skip_identity: bool = False
+    ) -> None:
         super().__init__()
         check_normalisation(mean, std)
         self.wrapped = wrapped
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+        is_kept = not skip_identity or any(mean) or any(s != 1 for s in std)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=is_kept)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=is_kept)
 
     def forward(self, x: Images) -> Logits:
-        logits: Logits = self.wrapped((x - self.mean) / self.std)
-        return logits
+        return take_logits(self.wrapped((x - self.mean) / self.std))
 
 
 def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: int | None = None) -> None:

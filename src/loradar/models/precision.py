@@ -6,12 +6,13 @@ import torch
 from torch import nn
 
 from loradar.core.errors import BadConfigError, did_you_mean
+from loradar.core.modules import Wrapper, take_logits
 from loradar.core.types import Images, Logits
 
 Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
 
 
-class Autocast(nn.Module):
+class Autocast(Wrapper):
     """`wrapped` under autocast to `dtype`; takes images of any float type and memory layout, returns float32 logits.
 
     Images are brought to channels-last, which is how convolutions of half precision are fast. Parameters stay float32, so
@@ -27,7 +28,7 @@ class Autocast(nn.Module):
         # autocast leaves float64 alone, and float64 images would then meet half-precision weights
         x = x.float().contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, self.dtype):
-            logits: Logits = self.wrapped(x)
+            logits = take_logits(self.wrapped(x))
         return logits.float()
 
 
