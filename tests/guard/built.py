@@ -43,7 +43,7 @@ def settings(base: Path, folder: Path, **changes: object) -> GuardBuildConfig:
         "out": folder / "guard",
         "cache": folder / "cache",
         "precision": "fp32",
-        "respond": ["roa-steps1-candidates2=mask", "fast=smooth"],
+        "respond": ["roa-steps1-ncandidates2=mask", "fast=smooth"],
         "masks": 2,
         "fusion": "mean",
     }

@@ -26,7 +26,7 @@ from loradar.models import load_base, new_base, save_base
 from loradar.report.files import read_report
 from tests.guard import built as guards
 
-ROA = "roa-steps1-candidates2"
+ROA = "roa-steps1-ncandidates2"
 
 
 @pytest.fixture(scope="module")
