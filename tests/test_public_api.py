@@ -21,8 +21,8 @@ PUBLIC = {
         skip_padding staged with_autocast wrap
     """,
     "data": """
-        CORRUPTIONS Corruption ImageSet SEVERITIES Source Splits as_source augment corrupt fetch_all load_source read_images split
-        varied
+        CORRUPTIONS Corruption ImageSet SEVERITIES Source Splits as_source augment corrupt fetch_all load_source read_images
+        split varied
     """,
     "training": """
         AWP AdversarialCache FitSettings KL LossOf RawPerturbation Step WeightPerturbation cache_at clean_loss

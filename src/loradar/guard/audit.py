@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradar.adapters import Adapter, load_named
-from loradar.adapters.plug import check_base
+from loradar.adapters.fits import check_base
 from loradar.attacks import named_attacks, parse_attack
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.files import make_folder

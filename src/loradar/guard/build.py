@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from loradar.adapters import Adapter, AdapterPool, fingerprint, load_named
-from loradar.adapters.plug import check_base
+from loradar.adapters.fits import check_base
 from loradar.attacks import named_attacks
 from loradar.core.errors import BadConfigError
 from loradar.core.files import check_place
