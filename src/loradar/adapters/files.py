@@ -22,6 +22,7 @@ from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_CONFIG, ADAPTER_RECORD, ADAPTER_WEIGHTS
+from loradar.core.old_attacks import with_specs
 
 SCHEMA = 2
 
@@ -218,6 +219,7 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
             for name, delta in deltas.items()
         }
     card = renamed(content.get("card"), {"targets": "target_modules", "alpha": "lora_alpha", "start": "init"})
+    card = with_specs(card)
     return content | {"schema": SCHEMA, "card": card, "deltas": deltas}
 
 
