@@ -78,7 +78,7 @@ def contest(claim: str, base: nn.Module) -> dict[str, Craft]:
     """Ours first, then those beside us."""
     match claim:
         case "pgd":
-            attack = f"pgd:radius={RADIUS},step={STEP},steps={STEPS}"
+            attack = f"pgd:eps={RADIUS},step_size={STEP},steps={STEPS}"
             return ours(base, attack, precisions=("fp32", "bf16")) | peers_of_pgd(base)
         case "roa":
             return ours(base, "roa", "roa-quick") | plain(references.roa, base)

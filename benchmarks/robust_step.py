@@ -17,7 +17,6 @@ from benchmarks.beside import Candidate, in_turns, operations, peak, ratio, show
 from benchmarks.crafting import OURS, RADIUS, STEP, STEPS
 from loradar.adapters import find_targets, init_adapter, merge_weights, plug
 from loradar.attacks import PGD
-from loradar.core.balls import Linf
 from loradar.models import (
     Precision,
     foldable_conv_bn,
@@ -30,7 +29,7 @@ from loradar.models import (
 from loradar.training import mixed_adversarial_loss
 
 TARGETS = "block-conv1+stem"
-ATTACK = PGD(ball=Linf(radius=RADIUS), step=STEP, steps=STEPS)
+ATTACK = PGD(eps=RADIUS, step_size=STEP, steps=STEPS)
 Craft = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -6,13 +6,14 @@ import pytest
 
 PUBLIC = {
     "attacks": """
-        AutoAttack FGSM FIA MIFGSM OneOf PGD Pyramid ROA UniformNoise WorstOf ascend layers_read named_attack
-        named_attacks parse_attack reseeded strongest
+        AttackInfo AutoAttack BaseAttack FGSM FIA FoolboxAttack ForeignAttack FunctionAttack MIFGSM NormAttack PGD
+        Pyramid ROA RandomChoice SettingInfo TorchAttack UniformNoise WorstOf as_attack ascend available_attacks
+        describe_attack named_attack named_attacks parse_attack register strongest without_gradient
     """,
     "adapters": """
         Adapter AdapterPool AdapterSwitch Card Delta Init PRESETS add_weighted check_shared_start
-        feature_extractor find_head find_norms find_targets fingerprint full_adapter init_adapter init_delta
-        load merge_weights on_residual plug residual save truncate_spectrum truncated verify
+        feature_extractor find_head find_heads find_norms find_targets fingerprint full_adapter init_adapter init_delta
+        load merge_weights on_residual plug residual save target_share truncate_spectrum truncated verify
     """,
     "models": """
         Autocast Base MultiStageFeatures Normalized Pair Precision build cast_weights foldable_conv_bn

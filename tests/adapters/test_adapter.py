@@ -36,7 +36,7 @@ def test_the_card_goes_to_json_and_back() -> None:
         lora_alpha=4.0,
         attack_target="base",
         data={"source": "digits", "train": 900},
-        measured=[{"attack": "PGD(steps=10)", "correct": 412, "total": 500, "low": 0.1, "threat": "adaptive"}],
+        measured=[{"attack": "pgd", "correct": 412, "total": 500, "low": 0.1, "threat": "adaptive"}],
         selected_epoch=2,
     )
     assert Card.from_json(card.to_json()) == card

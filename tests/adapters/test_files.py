@@ -46,7 +46,7 @@ def test_a_good_folder(folder: Path, base: nn.Module) -> None:
 
 def test_the_model_card_says_how_to_load_and_what_was_measured(adapter: Adapter, tmp_path: Path) -> None:
     row = {
-        "attack": "PGD()",
+        "attack": "pgd",
         "threat": "adaptive",
         "correct": 412,
         "total": 500,

@@ -8,9 +8,9 @@ import torch
 import torchvision
 from torch import nn
 
-from loradar.adapters import find_head, find_norms, find_targets
+from loradar.adapters import find_head, find_heads, find_norms, find_targets, target_share
 from loradar.core.errors import BadTargetError
-from tests.adapters.tiny import resnet, vit
+from tests.adapters.tiny import resnet
 
 
 def on_no_device(make: str, **settings: object) -> nn.Module:
@@ -53,20 +53,22 @@ def test_timm_transformer_presets() -> None:
     assert find_norms(model) == ()
 
 
-def test_attention_that_torchvision_never_calls_is_refused() -> None:
+def test_the_attention_of_torchvision_is_its_fused_weight_and_its_projection() -> None:
     model = on_no_device("vit_b_16")
-    for preset in ("attention", "attention+mlp", "*.out_proj"):
-        with pytest.raises(BadTargetError, match="MultiheadAttention, whose forward never calls"):
-            find_targets(model, preset)
-    assert len(find_targets(model, "mlp")) == 24
-    assert find_targets(model, "all-linear") == find_targets(model, "mlp")
+    attention = find_targets(model, "attention")
+    assert attention[:2] == (
+        "encoder.layers.encoder_layer_0.self_attention",
+        "encoder.layers.encoder_layer_0.self_attention.out_proj",
+    )
+    assert len(attention) == len(find_targets(model, "mlp")) == 24
+    assert find_targets(model, "all-linear") == find_targets(model, "attention+mlp") == find_targets(model, "auto")
     assert find_head(model) == "heads.head"
 
 
 def test_the_head_is_no_mlp() -> None:
     model = on_no_device("vgg11")
     assert find_head(model) == "classifier.6"
-    with pytest.raises(BadTargetError, match="presets that fit: 'all-conv', 'all-linear'"):
+    with pytest.raises(BadTargetError, match="presets that fit: 'auto', 'all-conv', 'all-linear'"):
         find_targets(model, "mlp")
     assert find_targets(model, "all-linear") == ("classifier.0", "classifier.3")
 
@@ -87,12 +89,59 @@ def test_near_misses_are_named() -> None:
         find_targets(resnet(), "layer1.0.con1")
     with pytest.raises(BadTargetError, match="did you mean 'block-conv1'"):
         find_targets(resnet(), "block_conv1")
-    with pytest.raises(BadTargetError, match="no layers for 'attention'; presets that fit: 'block-conv1'"):
+    with pytest.raises(BadTargetError, match="no layers for 'attention'; presets that fit: 'auto', 'block-conv1'"):
         find_targets(resnet(), "attention")
 
 
-def test_a_model_without_a_head() -> None:
-    with pytest.raises(BadTargetError, match="no Linear head"):
-        find_head(nn.Sequential(nn.Conv2d(3, 4, 1)))
-    with pytest.raises(BadTargetError, match="no Linear head"):
-        find_head(vit(classes=0))
+AUTO = {
+    "resnet18": "block-conv1+stem",
+    "resnet50": "block-conv1+stem",
+    "resnext50_32x4d": "block-conv1+stem",
+    "wide_resnet50_2": "block-conv1+stem",
+    "timm:resnet26d": "block-conv1+stem",
+    "timm:resnetv2_50": "block-conv1+stem",
+    "timm:seresnet18": "block-conv1+stem",
+    "timm:vit_tiny_patch16_224": "attention+mlp",
+    "timm:deit_tiny_distilled_patch16_224": "attention+mlp",
+    "timm:mixer_s32_224": None,
+    "timm:convnext_atto": None,
+    "timm:mobilenetv3_small_050": None,
+    "timm:efficientnet_b0": None,
+    "timm:coatnet_nano_rw_224": None,
+    "timm:swin_tiny_patch4_window7_224": None,
+    "mobilenet_v2": None,
+    "convnext_tiny": None,
+    "swin_t": None,
+    "squeezenet1_1": None,
+    "vgg11": None,
+    "maxvit_t": None,
+}
+
+
+@pytest.mark.parametrize(("make", "preset"), AUTO.items())
+def test_auto_fits_every_kind_of_model(make: str, preset: str | None) -> None:
+    model = on_no_device(make)
+    found = find_targets(model, "auto")
+    heads = find_heads(model)
+    assert not set(heads) & set(found)
+    if preset is not None:
+        assert found == find_targets(model, preset)
+    else:
+        assert target_share(model, found) > 0.5
+        layers = [model.get_submodule(name) for name in found]
+        depthwise = [m for m in layers if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1]
+        assert depthwise == []
+
+
+def test_the_share_is_of_the_parameters_below_the_head() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4 * 64, 5, bias=False), nn.Linear(5, 3))
+    assert target_share(model, ()) == 0
+    assert target_share(model, ["0"]) == 12 / (16 + 1280)
+    assert target_share(model, ["0", "2"]) == (12 + 1280) / (16 + 1280)
+    assert target_share(model, ["0", "3"]) == 12 / (16 + 1280), "the head does not count"
+    assert target_share(model, ["3"], head="2") == 15 / (16 + 18)
+
+
+def test_auto_on_a_model_of_tiny_layers() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2 * 64, 3))
+    assert find_targets(model, "auto") == ("0",)

@@ -17,10 +17,10 @@ def test_one_step_is_the_formula() -> None:
     def objective(x_adv: Tensor) -> Tensor:
         return (weights * x_adv).flatten(1).sum(1)
 
-    plain = ascend(objective, x, x, ball=Linf(radius=0.1), step=0.02, steps=1)
+    plain = ascend(objective, x, x, ball=Linf(radius=0.1), step_size=0.02, steps=1)
     torch.testing.assert_close(plain, (x + 0.02 * weights.sign()).clamp(0, 1))
     norm = weights.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    euclid = ascend(objective, x, x, ball=L2(radius=0.1), step=0.02, steps=1)
+    euclid = ascend(objective, x, x, ball=L2(radius=0.1), step_size=0.02, steps=1)
     torch.testing.assert_close(euclid, (x + 0.02 * weights / norm).clamp(0, 1))
 
 
@@ -34,19 +34,19 @@ def test_momentum_sums_gradients_of_mean_size_one() -> None:
         velocity = 0.7 * velocity + grad / scale
         expected = expected + 0.01 * velocity.sign()
     objective = loss_of(model, y, cross_entropy)
-    found = ascend(objective, x, x, ball=Linf(radius=0.1), step=0.01, steps=4, momentum=0.7)
+    found = ascend(objective, x, x, ball=Linf(radius=0.1), step_size=0.01, steps=4, momentum=0.7)
     torch.testing.assert_close(found, expected)
 
 
 def test_linear_steps_shrink_in_equal_parts() -> None:
     x = torch.full((1, 1, 1, 1), 0.2)
-    found = ascend(lambda v: v.flatten(1).sum(1), x, x, ball=Linf(radius=1), step=0.08, steps=4, schedule="linear")
+    found = ascend(lambda v: v.flatten(1).sum(1), x, x, ball=Linf(radius=1), step_size=0.08, steps=4, schedule="linear")
     torch.testing.assert_close(found, x + 0.08 + 0.06 + 0.04 + 0.02)
 
 
 def test_last_iterate_is_in_the_ball_though_steps_leave_it() -> None:
     x = pictures(2, low=0.4, high=0.6)
-    far = ascend(lambda x_adv: x_adv.flatten(1).sum(1), x, x, ball=Linf(radius=0.05), step=0.04, steps=3)
+    far = ascend(lambda x_adv: x_adv.flatten(1).sum(1), x, x, ball=Linf(radius=0.05), step_size=0.04, steps=3)
     torch.testing.assert_close(far, x + 0.05)
 
 
@@ -55,12 +55,14 @@ def test_zero_gradient_moves_nothing(momentum: float) -> None:
     model, x = Constant((1.0, 2.0)), pictures(2)
     objective = loss_of(model, torch.tensor([0, 1]), cross_entropy)
     for ball in (Linf(radius=0.1), L2(radius=0.1)):
-        assert torch.equal(ascend(objective, x, x, ball=ball, step=0.1, steps=2, momentum=momentum), x)
+        assert torch.equal(ascend(objective, x, x, ball=ball, step_size=0.1, steps=2, momentum=momentum), x)
 
 
 def test_tiny_gradients_still_count() -> None:
     x = pictures(2, low=0.3, high=0.7).float()
-    tiny = ascend(lambda v: v.flatten(1).sum(1) * 1e-30, x, x, ball=Linf(radius=0.1), step=0.1, steps=2, momentum=1.0)
+    tiny = ascend(
+        lambda v: v.flatten(1).sum(1) * 1e-30, x, x, ball=Linf(radius=0.1), step_size=0.1, steps=2, momentum=1.0
+    )
     torch.testing.assert_close(tiny, x + 0.1)
 
 
@@ -69,15 +71,17 @@ def test_tiny_gradients_count_as_much_as_any_in_the_momentum() -> None:
     weights = iter([torch.tensor([1.0, 1.0, 1.0, 1.0]) * 1e-30, torch.tensor([-0.5, -1.5, -1.5, -1.5])])
     objective = lambda v: (v * next(weights)).flatten(1).sum(1)  # noqa: E731
     # the first value: 1 - 0.5 / 1.25 is still above 0; the others: 1 - 1.5 / 1.25 is below
-    found = ascend(objective, x, x, ball=Linf(radius=0.4), step=0.1, steps=2, momentum=1.0)
+    found = ascend(objective, x, x, ball=Linf(radius=0.4), step_size=0.1, steps=2, momentum=1.0)
     torch.testing.assert_close(found.flatten(), torch.tensor([0.7, 0.5, 0.5, 0.5]))
 
 
 def test_start_is_not_touched_and_no_steps_give_it_back() -> None:
     x, start = pictures(2), pictures(2, seed=1)
     kept = start.clone()
-    assert torch.equal(ascend(lambda v: v.flatten(1).sum(1), x, start, ball=Linf(radius=1), step=0.1, steps=0), kept)
-    ascend(lambda v: v.flatten(1).sum(1), x, start, ball=Linf(radius=1), step=0.1, steps=2)
+    assert torch.equal(
+        ascend(lambda v: v.flatten(1).sum(1), x, start, ball=Linf(radius=1), step_size=0.1, steps=0), kept
+    )
+    ascend(lambda v: v.flatten(1).sum(1), x, start, ball=Linf(radius=1), step_size=0.1, steps=2)
     assert torch.equal(start, kept)
     assert not start.requires_grad
 

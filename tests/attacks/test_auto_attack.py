@@ -12,7 +12,7 @@ from tests.attacks.toys import Linear, answers, pictures
 pytest.importorskip("pyautoattack", reason="the extra `autoattack` is not installed")
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_fools_exactly_where_the_closed_form_says(norm: str) -> None:
     """On a linear model of two classes, far from the border of the box, the best margin is known."""
     model, x = Linear(seed=1).float(), pictures(12, low=0.45, high=0.55).float()
@@ -20,9 +20,9 @@ def test_fools_exactly_where_the_closed_form_says(norm: str) -> None:
     w = Linear(seed=1).margin_weights(y).float()
     logits = model(x).detach()
     gap = (logits.gather(1, y[:, None]) - logits.gather(1, 1 - y[:, None])).squeeze(1)
-    sizes = w.abs().sum((1, 2, 3)) if norm == "Linf" else w.flatten(1).norm(dim=1)
+    sizes = w.abs().sum((1, 2, 3)) if norm == "linf" else w.flatten(1).norm(dim=1)
     radius = float((gap / sizes).median())
-    attack = AutoAttack(norm=norm, radius=radius, attacks=("apgd-ce", "fab-t"))  # type: ignore[arg-type]
+    attack = AutoAttack(norm=norm, eps=radius, attacks=("apgd-ce", "fab-t"))  # type: ignore[arg-type]
     fooled = answers(model, attack(model, x, y)) != y
     clear = ((gap / sizes) / radius - 1).abs() > 0.02
     assert torch.equal(fooled[clear], (gap / sizes < radius)[clear])
@@ -35,14 +35,14 @@ def test_standard_version_runs_for_few_classes(classes: int) -> None:
     model, x = Linear(classes).float(), pictures(3).float()
     y = answers(model, x)
     # large enough that the first members fool all: Square's 5,000 queries are not for a quick test
-    x_adv = AutoAttack(radius=0.5)(model, x, y)
+    x_adv = AutoAttack(eps=0.5)(model, x, y)
     assert (answers(model, x_adv) != y).all()
 
 
 def test_square_runs_where_there_is_no_gradient() -> None:
     model, x = Linear().float(), pictures(2).float()
     y = answers(model, x)
-    attack = AutoAttack(radius=0.5, attacks=("square",))
+    attack = AutoAttack(eps=0.5, attacks=("square",))
     with torch.no_grad():
         assert (answers(model, attack(model, x, y)) != y).all()
 

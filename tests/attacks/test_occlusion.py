@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loradar.attacks import ROA
-from loradar.attacks import objectives as door
+from loradar.attacks import ROA, objectives
 from loradar.attacks.occlusion import painted_losses
 from loradar.attacks.rectangles import GREY, around, gradient_candidates, grid, most_harmful, sparse
 from loradar.core.errors import BadConfigError
@@ -21,7 +20,7 @@ def test_gradient_candidates_are_those_of_a_loop_over_positions() -> None:
     model, x = Net().double(), pictures(4)
     y = answers(model, x)
     places = grid(x, height=3, width=2, stride=2)
-    found = gradient_candidates(door.loss_of(model, y, cross_entropy), x, places, count=5, seed=0)
+    found = gradient_candidates(objectives.loss_of(model, y, cross_entropy), x, places, count=5, seed=0)
     corners = [(int(row), int(column)) for row in places.rows for column in places.columns]
     for i, image in enumerate(loss_gradient(model, x, y)):
         scores = [float(image[:, r : r + 3, c : c + 2].square().sum()) for r, c in corners]
@@ -42,7 +41,7 @@ def test_tiny_gradients_are_scored() -> None:
 def test_position_is_the_most_harmful_of_a_loop(search: str) -> None:
     model, x = Net().double(), pictures(5)
     y = answers(model, x)
-    roa = ROA(height=2, width=3, search=search, candidates=42, steps=1)  # type: ignore[arg-type]
+    roa = ROA(height=2, width=3, search=search, n_candidates=42, steps=1)  # type: ignore[arg-type]
     x_adv = roa(model, x, y)
     for i, (row, column) in enumerate(corner(x_adv, x)):
         losses = {}
@@ -61,7 +60,7 @@ def test_few_candidates_choose_among_the_highest_scores() -> None:
         mask = torch.zeros(4, 8, 8, dtype=torch.float64)
         mask[:, 6:, 6:] = 1
         model.fc.weight *= mask.flatten()
-    x_adv = ROA(height=2, width=2, candidates=1, steps=1)(model, x, answers(model, x))
+    x_adv = ROA(height=2, width=2, n_candidates=1, steps=1)(model, x, answers(model, x))
     assert corner(x_adv, x) == [(6, 6)] * 3  # the last row and column
 
 
@@ -110,7 +109,7 @@ def test_a_coarse_search_looks_around_the_best() -> None:
 def test_pgd_inside_is_the_formula() -> None:
     model, x = Net().double(), pictures(2)
     y = answers(model, x)
-    x_adv = ROA(height=3, width=3, candidates=1, steps=4, step=0.2)(model, x, y)
+    x_adv = ROA(height=3, width=3, n_candidates=1, steps=4, step_size=0.2)(model, x, y)
     mask = torch.zeros_like(x, dtype=torch.bool)
     for i, (r, c) in enumerate(corner(x_adv, x)):
         mask[i, :, r : r + 3, c : c + 3] = True
@@ -155,7 +154,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     places = grid(x, height=3, width=3, stride=1)
     tried = torch.arange(places.count).expand(3, -1)
     whole = painted_losses(model, x, y, places, tried)
-    monkeypatch.setitem(door._PIXELS_AT_ONCE, "cpu", 64 * 7)
+    monkeypatch.setitem(objectives._PIXELS_AT_ONCE, "cpu", 64 * 7)
     counting = Counting(model)
     torch.testing.assert_close(painted_losses(counting, x, y, places, tried), whole)
     assert max(len(seen) for seen in counting.seen) == 7
@@ -165,7 +164,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_restarts_are_never_weaker_and_spare_the_fooled() -> None:
     model, x = Net().double(), pictures(8)
     y = answers(model, x)
-    settings = {"height": 2, "width": 2, "steps": 2, "candidates": 5}
+    settings = {"height": 2, "width": 2, "steps": 2, "n_candidates": 5}
     once = ROA(**settings)(model, x, y)  # type: ignore[arg-type]
     counting = Counting(model)
     several = ROA(**settings, restarts=4)(counting, x, y)  # type: ignore[arg-type]
@@ -210,7 +209,7 @@ def test_uniform_start() -> None:
     model, x = Constant((1.0, 1.0)), pictures(1)
     y = torch.tensor([0])
     grey = ROA(height=2, width=2, steps=1)(model, x, y)
-    uniform = ROA(height=2, width=2, steps=1, start="uniform")(model, x, y)
+    uniform = ROA(height=2, width=2, steps=1, init="uniform")(model, x, y)
     inside = (grey != x).any(1, keepdim=True).expand_as(x)
     assert (grey[inside] == GREY).all()
     assert len(set(uniform[inside].tolist())) == 12
@@ -224,5 +223,5 @@ def test_rectangle_larger_than_the_image_is_refused() -> None:
 def test_one_step_costs_what_the_method_says() -> None:
     """One gradient, the candidates in one batch, and a pass for each step: no pass for each position or image."""
     counting = Counting(Net())
-    ROA(height=3, width=3, candidates=20, steps=3)(counting, pictures(2).float(), torch.tensor([0, 1]))
+    ROA(height=3, width=3, n_candidates=20, steps=3)(counting, pictures(2).float(), torch.tensor([0, 1]))
     assert [len(x) for x in counting.seen] == [2, 40, 2, 2, 2]

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from loradar.attacks import FGSM, MIFGSM, PGD
-from loradar.core.balls import L2, Linf
 from loradar.core.types import Attack
 from tests.attacks.toys import Net, answers, pictures
 
@@ -32,19 +31,18 @@ def setting() -> tuple[Net, torch.Tensor, torch.Tensor]:
 def test_torchattacks(setting: tuple[Net, torch.Tensor, torch.Tensor]) -> None:
     theirs = peer("torchattacks")
     model, x, y = setting
-    linf = Linf(radius=RADIUS)
     pairs: list[tuple[Attack, Any]] = [
-        (FGSM(ball=linf), theirs.FGSM(model, eps=RADIUS)),
+        (FGSM(eps=RADIUS), theirs.FGSM(model, eps=RADIUS)),
         (
-            PGD(ball=linf, step=STEP, steps=STEPS, random_start=False),
+            PGD(eps=RADIUS, step_size=STEP, steps=STEPS, random_start=False),
             theirs.PGD(model, eps=RADIUS, alpha=STEP, steps=STEPS, random_start=False),
         ),
         (
-            PGD(ball=L2(radius=0.4), step=0.1, steps=STEPS, random_start=False),
+            PGD(eps=0.4, norm="l2", step_size=0.1, steps=STEPS, random_start=False),
             theirs.PGDL2(model, eps=0.4, alpha=0.1, steps=STEPS, random_start=False),
         ),
         (
-            MIFGSM(ball=linf, step=STEP, steps=STEPS),
+            MIFGSM(eps=RADIUS, step_size=STEP, steps=STEPS),
             theirs.MIFGSM(model, eps=RADIUS, alpha=STEP, steps=STEPS, decay=1.0),
         ),
     ]
@@ -57,15 +55,15 @@ def test_foolbox(setting: tuple[Net, torch.Tensor, torch.Tensor]) -> None:
     model, x, y = setting
     wrapped = theirs.PyTorchModel(model, bounds=(0, 1))
     pairs: list[tuple[Attack, Any, float]] = [
-        (FGSM(ball=Linf(radius=RADIUS)), theirs.attacks.LinfFastGradientAttack(random_start=False), RADIUS),
-        (FGSM(ball=L2(radius=0.4)), theirs.attacks.L2FastGradientAttack(random_start=False), 0.4),
+        (FGSM(eps=RADIUS), theirs.attacks.LinfFastGradientAttack(random_start=False), RADIUS),
+        (FGSM(eps=0.4, norm="l2"), theirs.attacks.L2FastGradientAttack(random_start=False), 0.4),
         (
-            PGD(ball=Linf(radius=RADIUS), step=STEP, steps=STEPS, random_start=False),
+            PGD(eps=RADIUS, step_size=STEP, steps=STEPS, random_start=False),
             theirs.attacks.LinfPGD(abs_stepsize=STEP, steps=STEPS, random_start=False),
             RADIUS,
         ),
         (
-            PGD(ball=L2(radius=0.4), step=0.1, steps=STEPS, random_start=False),
+            PGD(eps=0.4, norm="l2", step_size=0.1, steps=STEPS, random_start=False),
             theirs.attacks.L2PGD(abs_stepsize=0.1, steps=STEPS, random_start=False),
             0.4,
         ),

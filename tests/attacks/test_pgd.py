@@ -2,34 +2,33 @@ import pytest
 import torch
 
 from loradar.attacks import FGSM, MIFGSM, PGD, UniformNoise
-from loradar.core.balls import L2, Linf
 from loradar.core.errors import BadConfigError
 from loradar.core.losses import cross_entropy
 from tests.attacks.toys import Counting, Net, answers, pictures
 
-SMALL = Linf(radius=0.01)
+SMALL = 0.01
 
 
 def test_default_step_crosses_the_ball_two_and_a_half_times() -> None:
     model, x = Net().double(), pictures(3)
     y = answers(model, x)
-    assert torch.equal(PGD(steps=5)(model, x, y), PGD(steps=5, step=2.5 * 8 / 255 / 5)(model, x, y))
-    assert not torch.equal(PGD(steps=5)(model, x, y), PGD(steps=5, step=0.001)(model, x, y))
+    assert torch.equal(PGD(steps=5)(model, x, y), PGD(steps=5, step_size=2.5 * 8 / 255 / 5)(model, x, y))
+    assert not torch.equal(PGD(steps=5)(model, x, y), PGD(steps=5, step_size=0.001)(model, x, y))
 
 
 def test_one_full_step_without_random_start_is_fgsm() -> None:
     model, x = Net().double(), pictures(3)
     y = answers(model, x)
-    for ball in (SMALL, L2(radius=0.3)):
-        pgd = PGD(ball=ball, steps=1, step=ball.radius, random_start=False)
-        torch.testing.assert_close(pgd(model, x, y), FGSM(ball=ball)(model, x, y))
+    for eps, norm in ((SMALL, "linf"), (0.3, "l2")):
+        pgd = PGD(eps=eps, norm=norm, steps=1, step_size=eps, random_start=False)  # type: ignore[arg-type]
+        torch.testing.assert_close(pgd(model, x, y), FGSM(eps=eps, norm=norm)(model, x, y))  # type: ignore[arg-type]
 
 
 def test_mi_fgsm_without_momentum_is_plain_ascent() -> None:
     model, x = Net().double(), pictures(3)
     y = answers(model, x)
-    plain = PGD(ball=SMALL, steps=4, step=0.0025, random_start=False)
-    assert torch.equal(MIFGSM(ball=SMALL, steps=4, momentum=0.0)(model, x, y), plain(model, x, y))
+    plain = PGD(eps=SMALL, steps=4, step_size=0.0025, random_start=False)
+    assert torch.equal(MIFGSM(eps=SMALL, steps=4, momentum=0.0)(model, x, y), plain(model, x, y))
     assert not torch.equal(MIFGSM(steps=4)(model, x, y), MIFGSM(steps=4, momentum=0.0)(model, x, y))
 
 
@@ -42,7 +41,7 @@ def test_each_step_is_one_forward_pass() -> None:
 def test_restarts_are_never_weaker_and_start_apart() -> None:
     model, x = Net().double(), pictures(6)
     y = answers(model, x)
-    losses = [cross_entropy(model(PGD(ball=SMALL, steps=2, restarts=k)(model, x, y)), y) for k in (1, 2, 6)]
+    losses = [cross_entropy(model(PGD(eps=SMALL, steps=2, restarts=k)(model, x, y)), y) for k in (1, 2, 6)]
     assert (losses[1] >= losses[0]).all()
     assert (losses[2] >= losses[1]).all()
     assert (losses[2] > losses[0]).any()
@@ -51,7 +50,7 @@ def test_restarts_are_never_weaker_and_start_apart() -> None:
 def test_restarts_without_random_start_are_not_repetitions() -> None:
     counting = Counting(Net().double())
     x = pictures(2)
-    PGD(ball=SMALL, steps=1, restarts=2, random_start=False)(counting, x, answers(counting.wrapped, x))
+    PGD(eps=SMALL, steps=1, restarts=2, random_start=False)(counting, x, answers(counting.wrapped, x))
     first, _, second, _ = counting.seen
     assert torch.equal(first, x)
     assert not torch.equal(second, x)
@@ -75,7 +74,7 @@ def test_margin_loss_moves_where_cross_entropy_has_underflowed() -> None:
 
 def test_noise_is_uniform_in_the_ball() -> None:
     x = torch.full((40, 3, 8, 8), 0.5, dtype=torch.float64) + torch.arange(40).view(-1, 1, 1, 1) / 1000
-    moved = UniformNoise(ball=Linf(radius=0.1))(Net(), x, torch.zeros(40, dtype=torch.int64)) - x
+    moved = UniformNoise(eps=0.1)(Net(), x, torch.zeros(40, dtype=torch.int64)) - x
     assert abs(float(moved.mean())) < 0.005
     assert abs(float(moved.std()) - 0.1 / 3**0.5) < 0.002
 

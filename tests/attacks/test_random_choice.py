@@ -1,20 +1,23 @@
 """One of several attacks for each image: equal shares, by image, drawn anew with another seed."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from loradar.attacks import FGSM, PGD, OneOf, WorstOf, reseeded
+from loradar.attacks import FGSM, PGD, BaseAttack, RandomChoice, WorstOf
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Images, Labels
 from tests.attacks.toys import Net, answers, pictures
 
 
 @dataclass(frozen=True, kw_only=True)
-class Set:
+class Set(BaseAttack):
     """Every value of the image set to `value`."""
+
+    spec_name: ClassVar[str] = "set"
 
     value: float
 
@@ -24,7 +27,7 @@ class Set:
 
 def drawn(seed: int, count: int = 300) -> torch.Tensor:
     x = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    attack = OneOf(attacks=(Set(value=0.0), Set(value=0.5), Set(value=1.0)), seed=seed)
+    attack = RandomChoice(attacks=(Set(value=0.0), Set(value=0.5), Set(value=1.0)), seed=seed)
     return attack(nn.Identity(), x, torch.zeros(count, dtype=torch.int64))[:, 0, 0, 0]
 
 
@@ -44,21 +47,19 @@ def test_each_image_is_attacked_as_by_its_attack_alone() -> None:
     model, x = Net().double(), pictures(6)
     y = answers(model, x)
     parts = (FGSM(), PGD(steps=3))
-    found = OneOf(attacks=parts)(model, x, y)
+    found = RandomChoice(attacks=parts)(model, x, y)
     alone = [attack(model, x, y) for attack in parts]
     assert all(any(torch.equal(found[i], one[i]) for one in alone) for i in range(6))
 
 
 def test_training_draws_anew_at_every_step_all_the_way_down() -> None:
-    attack = OneOf(attacks=(PGD(), WorstOf(attacks=(FGSM(), PGD()))))
-    first, second = reseeded(attack, 1), reseeded(attack, 2)
-    assert isinstance(first, OneOf)
-    assert isinstance(second, OneOf)
+    attack = RandomChoice(attacks=(PGD(), WorstOf(attacks=(FGSM(), PGD()))))
+    first, second = attack.reseeded(1), attack.reseeded(2)
     assert first.seed != second.seed
     assert first.attacks[0] != second.attacks[0]
     assert first.attacks[1] != second.attacks[1]
 
 
 def test_no_attacks_are_refused() -> None:
-    with pytest.raises(BadConfigError, match="OneOf got no attacks"):
-        OneOf(attacks=())
+    with pytest.raises(BadConfigError, match=r"attacks is \(\); expected one or more"):
+        RandomChoice(attacks=())

@@ -1,10 +1,11 @@
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from loradar.attacks import FGSM, PGD, WorstOf, strongest
+from loradar.attacks import FGSM, PGD, BaseAttack, WorstOf, strongest
 from loradar.core.errors import BadConfigError
 from loradar.core.losses import cross_entropy
 from loradar.core.types import Images, Labels
@@ -20,8 +21,10 @@ class Brightness(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Set:
+class Set(BaseAttack):
     """Every value of the image set to `value`; `seen` counts what it was asked for."""
+
+    spec_name: ClassVar[str] = "set"
 
     value: float
     seen: list[int]

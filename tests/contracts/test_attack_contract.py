@@ -3,8 +3,10 @@
 import dataclasses
 import pickle
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,16 +15,34 @@ import torch
 from torch import Tensor, nn
 
 import loradar.attacks
-from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, AutoAttack, OneOf, Pyramid, UniformNoise, WorstOf
+from loradar.attacks import (
+    FGSM,
+    FIA,
+    MIFGSM,
+    PGD,
+    ROA,
+    AutoAttack,
+    BaseAttack,
+    FoolboxAttack,
+    ForeignAttack,
+    FunctionAttack,
+    NormAttack,
+    Pyramid,
+    RandomChoice,
+    TorchAttack,
+    UniformNoise,
+    WorstOf,
+    available_attacks,
+    parse_attack,
+)
 from loradar.attacks.rectangles import grid
-from loradar.core.balls import L2, Linf
+from loradar.attacks.registry import PRESETS, attack_class
 from loradar.core.errors import BadImagesError
 from loradar.core.modules import Wrapper
 from loradar.core.types import Attack
 from tests.attacks.toys import Counting, Linear, Net, answers, pictures
 
 RADIUS = 0.06
-LINF, EUCLID = Linf(radius=RADIUS), L2(radius=0.5)
 
 
 def in_linf(x_adv: Tensor, x: Tensor) -> bool:
@@ -66,35 +86,77 @@ def best_rectangle(model: Linear, x: Tensor, y: Tensor) -> Tensor:
     return torch.where(masks[position], (w > 0).double(), x)
 
 
+def rude_fgsm(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Right images by the worst of manners: it moves modes, gradients, weights, buffers, draws, and its own inputs."""
+    model.train()
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    leaf = x.clone().requires_grad_()
+    nn.functional.cross_entropy(model(leaf).float(), y, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    made = (x + RADIUS * leaf.grad.sign()).clamp(0, 1)
+    x.zero_()
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.add_(1)
+    np.random.rand(random.randrange(3))
+    torch.rand(2)
+    model.train()
+    return made
+
+
+def made_by_torchattacks(model: nn.Module, eps: float) -> Any:
+    import torchattacks
+
+    return torchattacks.PGD(model, eps=eps, alpha=eps / 4, steps=10)
+
+
+class MadeByFoolbox:
+    """Foolbox's PGD, imported at its first call: the table is made where foolbox may be missing."""
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        import foolbox
+
+        return foolbox.attacks.LinfPGD(abs_stepsize=RADIUS / 4, steps=10)(*args, **settings)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A row. `optimum` is the closed form on a linear model of two classes, `gain` the share of it that is reached."""
+    """A row. `optimum` is the closed form on a linear model of two classes, `gain` the share of it that is reached.
+
+    `needs` is the package that must be installed.
+    """
 
     attack: Attack
     inside: Callable[[Tensor, Tensor], bool]
     optimum: Callable[[Linear, Tensor, Tensor], Tensor]
     gain: float = 0.999
-    rows_alone: bool = True
+    needs: str = ""
+
+    @property
+    def is_foreign(self) -> bool:
+        return isinstance(self.attack, ForeignAttack)
 
 
 CASES = {
-    "FGSM": Case(attack=FGSM(ball=LINF), inside=in_linf, optimum=best_in_linf),
-    "FGSM L2": Case(attack=FGSM(ball=EUCLID), inside=in_l2, optimum=best_in_l2),
-    "PGD": Case(attack=PGD(ball=LINF), inside=in_linf, optimum=best_in_linf),
+    "FGSM": Case(attack=FGSM(eps=RADIUS), inside=in_linf, optimum=best_in_linf),
+    "FGSM L2": Case(attack=FGSM(eps=0.5, norm="l2"), inside=in_l2, optimum=best_in_l2),
+    "PGD": Case(attack=PGD(eps=RADIUS), inside=in_linf, optimum=best_in_linf),
     # what the random start brought in the other 191 directions fades step by step
-    "PGD L2": Case(attack=PGD(ball=EUCLID, steps=40), inside=in_l2, optimum=best_in_l2, gain=0.97),
-    "PGD restarts": Case(attack=PGD(ball=LINF, restarts=3, loss="margin"), inside=in_linf, optimum=best_in_linf),
+    "PGD L2": Case(attack=PGD(eps=0.5, norm="l2", steps=40), inside=in_l2, optimum=best_in_l2, gain=0.97),
+    "PGD restarts": Case(attack=PGD(eps=RADIUS, restarts=3, loss="margin"), inside=in_linf, optimum=best_in_linf),
     # the kl of its own start is what it climbs, so no closed form; its bound is 31 times its radius
-    "Pyramid": Case(attack=Pyramid(radius=RADIUS / 31), inside=in_linf, optimum=best_in_linf, gain=-1.0),
+    "Pyramid": Case(attack=Pyramid(eps=RADIUS / 31), inside=in_linf, optimum=best_in_linf, gain=-1.0),
     "Pyramid, cross-entropy": Case(
-        attack=Pyramid(radius=RADIUS / 31, loss="cross_entropy", steps=5),
+        attack=Pyramid(eps=RADIUS / 31, loss="cross_entropy", steps=5),
         inside=in_linf,
         optimum=best_in_linf,
         gain=-1.0,
     ),
-    "PGD kl": Case(attack=PGD(ball=LINF, loss="kl"), inside=in_linf, optimum=best_in_linf, gain=-1.0),
-    "MIFGSM": Case(attack=MIFGSM(ball=LINF), inside=in_linf, optimum=best_in_linf),
-    "FIA": Case(attack=FIA(ball=LINF, step=RADIUS / 10), inside=in_linf, optimum=best_for_logit),
+    "PGD kl": Case(attack=PGD(eps=RADIUS, loss="kl"), inside=in_linf, optimum=best_in_linf, gain=-1.0),
+    "MIFGSM": Case(attack=MIFGSM(eps=RADIUS), inside=in_linf, optimum=best_in_linf),
+    "FIA": Case(attack=FIA(eps=RADIUS, step_size=RADIUS / 10), inside=in_linf, optimum=best_for_logit),
     "ROA": Case(attack=ROA(height=3, width=2, search="exhaustive"), inside=in_rectangle, optimum=best_rectangle),
     "ROA coarse": Case(
         attack=ROA(height=3, width=2, search="coarse", schedule="linear", momentum=0.5),
@@ -106,27 +168,59 @@ CASES = {
     "ROA gradient": Case(
         attack=ROA(height=3, width=2, restarts=2), inside=in_rectangle, optimum=best_rectangle, gain=0.5
     ),
-    "UniformNoise": Case(attack=UniformNoise(ball=LINF), inside=in_linf, optimum=best_in_linf, gain=-1.0),
+    "UniformNoise": Case(attack=UniformNoise(eps=RADIUS), inside=in_linf, optimum=best_in_linf, gain=-1.0),
     "WorstOf": Case(
-        attack=WorstOf(attacks=(UniformNoise(ball=LINF), PGD(ball=LINF))), inside=in_linf, optimum=best_in_linf
+        attack=WorstOf(attacks=(UniformNoise(eps=RADIUS), PGD(eps=RADIUS))), inside=in_linf, optimum=best_in_linf
     ),
-    "OneOf": Case(attack=OneOf(attacks=(FGSM(ball=LINF), PGD(ball=LINF))), inside=in_linf, optimum=best_in_linf),
+    "RandomChoice": Case(
+        attack=RandomChoice(attacks=(FGSM(eps=RADIUS), PGD(eps=RADIUS))), inside=in_linf, optimum=best_in_linf
+    ),
     # it stops where an image is fooled, and draws for the batch as a whole
     "AutoAttack": Case(
-        attack=AutoAttack(radius=RADIUS, attacks=("apgd-ce",)),
+        attack=AutoAttack(eps=RADIUS, attacks=("apgd-ce",)),
         inside=in_linf,
         optimum=best_in_linf,
         gain=-1.0,
-        rows_alone=False,
+    ),
+    # what is not ours: a function that minds nothing, and the field's libraries where they are installed
+    "FunctionAttack": Case(attack=FunctionAttack(rude_fgsm, name="rude"), inside=in_linf, optimum=best_in_linf),
+    "TorchAttack": Case(
+        attack=TorchAttack(partial(made_by_torchattacks, eps=RADIUS), name="torchattacks-pgd"),
+        inside=in_linf,
+        optimum=best_in_linf,
+        needs="torchattacks",
+    ),
+    "FoolboxAttack": Case(
+        attack=FoolboxAttack(MadeByFoolbox(), eps=RADIUS, name="foolbox-pgd"),
+        inside=in_linf,
+        optimum=best_in_linf,
+        needs="foolbox",
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def _installed(request: pytest.FixtureRequest) -> None:
+    case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
+    if case is not None and case.needs:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a library warns of when it is imported is not ours
+            pytest.importorskip(case.needs, reason=f"{case.needs} (a peer) is not installed")
+
+
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
 def test_every_public_attack_has_a_row() -> None:
     public = {getattr(loradar.attacks, name) for name in loradar.attacks.__all__}
-    classes = {entry for entry in public if isinstance(entry, type)}
-    assert classes == {type(case.attack) for case in CASES.values()}
+    classes = {entry for entry in public if isinstance(entry, type) and issubclass(entry, BaseAttack)}
+    assert classes - {BaseAttack, NormAttack, ForeignAttack} == {type(case.attack) for case in CASES.values()}
+
+
+def test_every_registered_attack_has_a_row() -> None:
+    assert {attack_class(name) for name in available_attacks() if name not in PRESETS} <= {
+        type(case.attack) for case in CASES.values()
+    }
 
 
 @every
@@ -197,7 +291,7 @@ def test_same_seed_same_bits_whatever_the_grad_mode(case: Case) -> None:
 
 @every
 def test_batch_of_one_equals_its_row_of_a_batch(case: Case) -> None:
-    if not case.rows_alone:
+    if not case.attack.traits.independent_rows:
         pytest.skip("draws for the batch as a whole")
     model, x = Net().double(), pictures(8)
     y = answers(model, x)
@@ -257,15 +351,28 @@ def test_refuses_what_is_no_image_or_no_label(case: Case) -> None:
 
 
 @every
-def test_is_a_frozen_setting_whose_repr_says_all(case: Case) -> None:
+def test_is_a_frozen_setting_whose_repr_and_spec_say_all(case: Case) -> None:
     attack = case.attack
     assert isinstance(attack, Attack)
     assert dataclasses.is_dataclass(attack)
-    names = vars(loradar.attacks) | {"Linf": Linf, "L2": L2}
-    assert eval(repr(attack), dict(names)) == attack
-    assert hash(attack) == hash(eval(repr(attack), dict(names)))
     with pytest.raises(dataclasses.FrozenInstanceError):
         attack.seed = 1
+    assert "\n" not in attack.spec
+    if case.is_foreign:
+        assert not attack.traits.cacheable  # its name does not tell what its code does
+        return
+    names = dict(vars(loradar.attacks))
+    for again in (eval(repr(attack), names), parse_attack(attack.spec)):
+        assert again == attack
+        assert hash(again) == hash(attack)
+        assert again.spec == attack.spec
+
+
+@every
+def test_other_draws_are_another_identity(case: Case) -> None:
+    first, second = case.attack.reseeded(1), case.attack.reseeded(2)
+    assert first == case.attack.reseeded(1)
+    assert len({first.spec, second.spec, case.attack.spec}) == 3
 
 
 @every

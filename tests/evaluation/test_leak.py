@@ -1,9 +1,11 @@
 import dataclasses
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from loradar.attacks import BaseAttack
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack
 from loradar.evaluation import LabelLeakResult, leak_test
@@ -79,8 +81,10 @@ def test_a_model_that_answers_at_random_passes_nearly_always() -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shake:
+class Shake(BaseAttack):
     """Noise that depends on the label given."""
+
+    spec_name: ClassVar[str] = "shake"
 
     seed: int = 0
 
@@ -111,7 +115,7 @@ def test_wrong_labels_are_wrong_and_uniform() -> None:
 def test_every_row_says_its_attack_and_that_it_was_computed_on_the_base() -> None:
     found = leak(FirstPixel(), Paint())
     assert found.clean.attack == "none"
-    assert found.true.attack == repr(Paint())
+    assert found.true.attack == Paint().spec == "paint"
     assert {found.true.threat, found.predicted.threat, found.wrong.threat} == {"transfer"}
 
 

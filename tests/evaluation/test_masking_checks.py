@@ -1,19 +1,24 @@
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from loradar.attacks import BaseAttack
 from loradar.core.types import Attack
 from loradar.evaluation import Check, check_masking, check_transfer
+from loradar.evaluation.masking_checks import check_gradients
 from tests.evaluation.toys import FirstPixel, Keep, Paint, coded_images, row
 
 LABELS = torch.arange(60) % 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fool:
+class Fool(BaseAttack):
     """Makes the first `share` of a batch wrong."""
+
+    spec_name: ClassVar[str] = "fool"
 
     share: float
 
@@ -56,11 +61,11 @@ def test_checks_carry_counts_and_the_model() -> None:
 
 def test_an_attack_on_the_model_itself_must_not_be_the_weaker_one() -> None:
     rows = [
-        row("good", "PGD(steps=10)", "transfer", 300),
-        row("good", "PGD(steps=10)", "adaptive", 310),
-        row("masked", "PGD(steps=10)", "transfer", 100),
-        row("masked", "PGD(steps=10)", "adaptive", 400),
-        row("masked", "FGSM()", "adaptive", 400),
+        row("good", "pgd", "transfer", 300),
+        row("good", "pgd", "adaptive", 310),
+        row("masked", "pgd", "transfer", 100),
+        row("masked", "pgd", "adaptive", 400),
+        row("masked", "fgsm", "adaptive", 400),
     ]
     good, masked = check_transfer(rows)
     assert (good.model, good.passed) == ("good", True)
@@ -70,8 +75,18 @@ def test_an_attack_on_the_model_itself_must_not_be_the_weaker_one() -> None:
 
 def test_baselines_that_share_a_name_are_compared_with_themselves() -> None:
     rows = [
-        row("fc-only", "ROA()", "transfer", 400, "ROA()"),
-        row("fc-only", "ROA()", "transfer", 10, "FIA()"),
-        row("fc-only", "ROA()", "adaptive", 390, "ROA()"),
+        row("fc-only", "roa", "transfer", 400, "roa"),
+        row("fc-only", "roa", "transfer", 10, "fia"),
+        row("fc-only", "roa", "adaptive", 390, "roa"),
     ]
     assert [(check.model, check.passed) for check in check_transfer(rows)] == [("fc-only (ROA)", True)]
+
+
+def test_images_without_a_gradient_are_pointed_at() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10)).eval()
+    x = coded_images(LABELS)
+    assert check_gradients(model, x, LABELS, batch_size=7).passed
+    dead = nn.Sequential(nn.Flatten(), nn.Linear(48, 10), nn.Threshold(1e6, 0.0)).eval()
+    found = check_gradients(dead, x, LABELS, name="m", batch_size=7)
+    assert (found.model, found.passed) == ("m", False)
+    assert found.numbers == {"without": 60, "total": 60}

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from loradar.attacks import BaseAttack
 from loradar.core.errors import BadConfigError, BadImagesError
 from loradar.core.types import ProgressBar
 from loradar.evaluation import AccuracyResult, accuracy_row, predict, run_attack
@@ -33,7 +34,9 @@ class Broken(nn.Module):
         return logits
 
 
-class Grow:
+class Grow(BaseAttack):
+    spec_name = "grow"
+
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
         return x + 1
 

@@ -1,6 +1,6 @@
 import pytest
 
-from loradar.evaluation.names import flat, readable, short_names
+from loradar.evaluation.names import attack_fields, flat, kind, readable, short_names
 
 
 @pytest.mark.parametrize(
@@ -19,19 +19,48 @@ def test_only_steps_of_the_pixel_scale_are_rewritten(setting: str, expected: str
 
 
 def test_a_kind_that_is_there_once_is_named_by_its_class() -> None:
-    assert short_names(["ROA(height=5)", "none", "ROA(height=5)"]) == {"ROA(height=5)": "ROA", "none": "none"}
+    assert short_names(["roa:height=7", "none", "roa:height=7"]) == {"roa:height=7": "ROA", "none": "none"}
 
 
-def test_what_differs_is_told_even_below_brackets() -> None:
-    first = "PGD(ball=Linf(radius=0.03137254901960784), loss='a,b', seed=0)"
-    second = "PGD(ball=L2(radius=0.5), loss='a,b', seed=0)"
-    assert list(short_names([first, second]).values()) == ["PGD ball=Linf(radius=8/255)", "PGD ball=L2(radius=0.5)"]
+def test_what_differs_is_told_defaults_too() -> None:
+    first, second = "pgd:steps=20", "pgd:norm=l2,steps=20"
+    assert list(short_names([first, second]).values()) == ["PGD eps=8/255 norm=linf", "PGD eps=0.5 norm=l2"]
+    assert list(short_names(["roa", "roa:restarts=3"]).values()) == ["ROA restarts=1", "ROA restarts=3"]
 
 
-def test_members_of_a_tuple_are_told_too() -> None:
-    names = short_names(["WorstOf(attacks=(PGD(steps=1), FGSM(seed=0)))", "WorstOf(attacks=(PGD(steps=2),))"])
-    assert len(set(names.values())) == 2
-    assert all(name.startswith("WorstOf attacks=(PGD(") for name in names.values())
+def test_an_attack_within_an_attack_is_told_too() -> None:
+    specs = ["evade:attack=pgd", 'evade:attack="pgd:norm=l2,steps=3"', "evade:attack=roa"]
+    assert list(short_names(specs).values()) == [
+        "evade PGD eps=8/255 norm=linf steps=10",
+        "evade PGD eps=0.5 norm=l2 steps=3",
+        "evade ROA",
+    ]
+
+
+def test_several_attacks_are_told_apart() -> None:
+    specs = ["pgd+roa", "pgd|roa", "(pgd|roa)+fgsm", "pgd:steps=2+roa", "roa"]
+    names = short_names(specs)
+    assert len(set(names.values())) == len(specs)
+    assert [kind(spec) for spec in specs] == ["PGD+ROA", "PGD|ROA", "(PGD|ROA)+FGSM", "PGD+ROA", "ROA"]
+
+
+def test_what_is_no_spec_and_what_nobody_here_knows_keep_their_names() -> None:
+    odd = ["union(attacks=12)", "corruptions", "blink:times=3", "blink:times=4", "function:name=mine", ""]
+    assert list(short_names(odd).values()) == ["union", "corruptions", "blink times=3", "blink times=4", "mine", ""]
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("pgd:norm=l2", {"eps": "0.5", "norm": "l2", "steps": "10", "step_size": "none"}),
+        ("pgd:eps=4/255", {"eps": "4/255", "norm": "linf"}),
+        ("fia", {"eps": "16/255"}),
+        ("none", {}),
+    ],
+)
+def test_every_setting_is_known_whether_written_or_not(spec: str, expected: dict[str, str]) -> None:
+    fields = attack_fields(spec)
+    assert {key: fields[key] for key in expected} == expected
 
 
 def test_flat_values() -> None:

@@ -1,10 +1,12 @@
 """Small models and attacks whose right answers are known by construction."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from loradar.attacks import BaseAttack
 from loradar.core.types import Threat
 from loradar.evaluation import AccuracyResult
 
@@ -22,8 +24,10 @@ class FirstPixel(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paint:
+class Paint(BaseAttack):
     """Writes the label's code (plus `shift`) into the first pixel: what a leaking perturbation does, made plain."""
+
+    spec_name: ClassVar[str] = "paint"
 
     classes: int = 10
     shift: int = 0
@@ -35,8 +39,10 @@ class Paint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keep:
+class Keep(BaseAttack):
     """Leaves the images as they are."""
+
+    spec_name: ClassVar[str] = "keep"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
         return x.clone()

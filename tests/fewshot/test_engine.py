@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from loradar.attacks import parse_attack
-from loradar.fewshot.engine import Voter, attacked_through, keeps_batches_whole
+from loradar.fewshot.engine import Voter, attacked_through
 from loradar.fewshot.heads import HeadConfig
 from loradar.fewshot.transduction import Transduction
 
@@ -43,4 +43,4 @@ KEPT_WHOLE = {"pgd": True, "pgd:restarts=2": False, "roa-quick": True, "autoatta
 
 @pytest.mark.parametrize("spec", KEPT_WHOLE)
 def test_which_attacks_leave_a_batch_whole(spec: str) -> None:
-    assert keeps_batches_whole(parse_attack(spec)) == KEPT_WHOLE[spec]
+    assert parse_attack(spec).traits.whole_batches == KEPT_WHOLE[spec]

@@ -71,7 +71,7 @@ def test_what_one_setting_moves(case: str, runs: dict[str, Path], tmp_path: Path
 BAD_TUNING: dict[str, tuple[dict[str, Any], str]] = {
     "kl from a zero start": ({"attack": "pgd:random_start=false,loss=kl"}, "a zero start would never leave it"),
     "another attack": ({"attack": "roa"}, "expected pgd or pyramid"),
-    "a radius of its own": ({"attack": "pgd:radius=3"}, "which follows from --eps-255"),
+    "a radius of its own": ({"attack": "pgd:eps=3"}, "which follows from --eps-255"),
     "a budget twice": ({"eps_255": [8, 8]}, "none of them twice"),
     "an unknown member": ({"member": ["eps-9"]}, "did you mean 'eps-8'"),
     "too many classes": ({"setting": "9w1s"}, "9 classes a task asked for, 6 are there"),

@@ -1,10 +1,12 @@
 """The strongest of what is crafted against those that answer together is the one that counts."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from loradar.attacks import BaseAttack
 from loradar.core.types import Images, Labels
 from loradar.fewshot.engine import BASE, VotersKey
 from loradar.fewshot.heads import CENTROID, HeadConfig, TaskClassifier
@@ -13,12 +15,12 @@ from loradar.fewshot.transduction import Transduction, TransductiveHead
 from tests.fewshot.made_pools import view_of
 
 
-class _Harmful:
+@dataclass(frozen=True, kw_only=True)
+class _Harmful(BaseAttack):
     """Turns the images over for heads of some rounds of transduction, and leaves them as they are for all others."""
 
-    def __init__(self, rounds: int | None) -> None:
-        self.rounds = rounds
-        self.asked: list[int | None] = []
+    rounds: int | None
+    asked: list[int | None] = field(default_factory=list, compare=False)
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:  # noqa: ARG002
         assert isinstance(model, TaskClassifier)
@@ -36,7 +38,7 @@ def test_the_strongest_of_three_counts(runs: dict[str, Path], support: Path) -> 
         clean, turned = (float((model(images).argmax(1) == y).float().mean()) for images in (x, x.flip(0)))
     assert turned < clean
     for rounds in (6, 1, None):
-        attack = _Harmful(rounds)
+        attack = _Harmful(rounds=rounds)
         crafted: dict[VotersKey, Images] = {}
         assert least_right(view, [together], attack, x, y, crafted) == turned
         assert attack.asked == [6, 1, None]

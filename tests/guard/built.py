@@ -11,8 +11,8 @@ from loradar.data import load_source, split
 from loradar.guard.config import GuardBuildConfig
 from loradar.models import load_base
 
-ATTACKS = ["roa:steps=1,candidates=2", "fast=pgd:steps=1"]
-TRAINED_AGAINST: dict[str, Attack] = {"roa": ROA(steps=1, candidates=2), "fast": PGD(steps=1), "other": PGD(steps=2)}
+ATTACKS = ["roa:steps=1,n_candidates=2", "fast=pgd:steps=1"]
+TRAINED_AGAINST: dict[str, Attack] = {"roa": ROA(steps=1, n_candidates=2), "fast": PGD(steps=1), "other": PGD(steps=2)}
 LIMIT, TRAIN, VALIDATION = 12, 32, 8
 
 

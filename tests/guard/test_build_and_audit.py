@@ -20,7 +20,7 @@ from loradar.guard.config import GuardAuditConfig
 from loradar.guard.pool import open_guard
 from loradar.guard.surrogate import Surrogate
 from loradar.models import load_base, new_base, save_base
-from loradar.report.schema import read_report
+from loradar.report.files import read_report
 from tests.guard import built as guards
 
 ROA = "roa-steps1-candidates2"
@@ -107,14 +107,16 @@ def test_strays_are_perturbations_without_their_aim() -> None:
 
 
 def test_the_report_has_its_fixed_form(report: dict[str, object]) -> None:
-    assert report["schema"] == 1
-    identification, cost = report["identification"], report["cost"]
+    assert report["schema"] == 2
+    section = report["guard"]
+    assert isinstance(section, dict)
+    identification, cost = section["identification"], section["cost"]
     assert isinstance(identification, dict)
     assert isinstance(cost, dict)
     assert identification["labels"] == ["clean", ROA, "fast", "unknown"]
     assert [sum(row) for row in identification["confusion"]] == [12, 12, 12, 24]
     assert set(identification["auroc"]) == {ROA, "fast"}
-    assert 0 <= identification["false_alarms"] <= 1
+    assert 0 <= identification["fpr95"] <= 1
     assert cost["forwards_per_image"]["everything runs"] > 1
 
 
@@ -134,7 +136,7 @@ def test_names_are_judged_on_the_guards_own_threats_whatever_it_is_audited_by(wo
         precision="fp32",
     )
     found = json.loads((audit_guard(config).parent / "report.json").read_text())
-    assert set(found["identification"]["auroc"]) == {ROA, "fast"}
+    assert set(found["guard"]["identification"]["auroc"]) == {ROA, "fast"}
     assert {row["attack"].partition("(")[0] for row in found["rows"]} >= {"UniformNoise", "union"}
 
 
@@ -164,17 +166,18 @@ def test_the_page_shows_names_cost_and_confidence(report: dict[str, object], wor
     assert report["notes"]
     page = (work / "audit" / "report.html").read_text()
     for part in (
-        "Names given to attacks",
+        "Identification of attacks",
         "forward passes of the base per image",
         "calibration error",
         "Surrogate: a vote",
     ):
         assert part in page
     assert page.count("<svg") >= 2
-    assert "Names given to attacks" in (work / "audit" / "report.md").read_text()
+    assert "Identification of attacks" in (work / "audit" / "report.md").read_text()
     again = read_report(work / "audit")
-    assert again.identification is not None
-    assert len(again.suspects) == 6
+    assert again.guard is not None
+    assert len(again.guard.suspects) == 6
+    assert {row.model for row in again.rows} - set(again.baselines) == {"guard:mean", "base"}
 
 
 def test_through_a_guard_attacks_keep_to_their_balls(work: Path) -> None:
@@ -183,13 +186,13 @@ def test_through_a_guard_attacks_keep_to_their_balls(work: Path) -> None:
     voters = tuple(opened.voters.values())
     x, y = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
     for spec in (
-        "fia:layer=layer2,masks=2,steps=2,radius=8/255",
+        "fia:eps=8/255,n_masks=2,steps=2",
         "pgd:steps=2",
         "fgsm|pgd:steps=1",
         "fgsm+pgd:steps=1",
     ):
         through = ThroughSurrogate(attack=parse_attack(spec), voters=voters)
-        assert repr(through) == repr(parse_attack(spec))
+        assert through.spec == parse_attack(spec).spec == spec
         x_adv = through(surrogate, x, y)
         assert float((x_adv - x).abs().max()) <= 8 / 255 + 1e-6
         assert not torch.equal(x_adv, x)
@@ -199,12 +202,12 @@ def test_an_evading_attack_looks_cleaner_within_the_same_reach(work: Path) -> No
     opened = open_guard(work / "guard", precision="fp32")
     surrogate = Surrogate(opened.guard)
     x, y = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3])
-    for spec in ("pgd:steps=3", "roa:steps=3,candidates=2,start=uniform"):
+    for spec in ("pgd:steps=3", "roa:steps=3,n_candidates=2,init=uniform"):
         plain = ThroughSurrogate(attack=parse_attack(spec), voters=())
         first, after = plain(surrogate, x, y), DetectorEvasion(attack=plain, steps=6, weight=3.0)(surrogate, x, y)
         changed = (after != x).any(1).flatten(1).sum(1)
         assert int(changed.max()) <= (25 if spec.startswith("roa") else 1024)
-        if isinstance(ball := getattr(plain.attack, "ball", None), Linf):
+        if isinstance(ball := plain.traits.region, Linf):
             assert float((after - x).abs().max()) <= ball.radius + 1e-6
         with torch.no_grad():
             cleaner = surrogate.attacked(after)[1] - surrogate.attacked(first)[1]

@@ -1,18 +1,22 @@
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
+from loradar.attacks import BaseAttack, FunctionAttack
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Images, Labels
 from loradar.training import AdversarialCache
 
 
-@dataclass(frozen=True)
-class Shift:
+@dataclass(frozen=True, kw_only=True)
+class Shift(BaseAttack):
     """An attack that counts the images it was asked for."""
+
+    spec_name: ClassVar[str] = "shift"
 
     by: float = 0.25
     asked: list[int] = field(default_factory=list, repr=False, compare=False)
@@ -82,3 +86,15 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_its_repr_is_the_attacks_own(tmp_path: Path) -> None:
     assert repr(AdversarialCache(tmp_path).through(Shift(), MODEL, model_key="m")) == repr(Shift())
+
+
+def test_an_attack_whose_name_does_not_tell_everything_is_not_kept(tmp_path: Path) -> None:
+    attack = FunctionAttack(lambda *args: 1 - args[1], name="negative")
+    assert AdversarialCache(tmp_path).through(attack, MODEL, model_key="m") is attack
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_kept_says_of_itself_what_the_attack_says(tmp_path: Path) -> None:
+    attack = Shift(by=0.5)
+    cached = AdversarialCache(tmp_path).through(attack, MODEL, model_key="m")
+    assert (cached.spec, cached.traits) == ("shift:by=0.5", attack.traits)

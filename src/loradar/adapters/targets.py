@@ -85,7 +85,7 @@ def _auto(backbone: nn.Module, heads: Collection[str]) -> list[str]:
     if blocks and (is_resnet or _share(backbone, blocks, heads) >= _LEAST_SHARE):
         return blocks
     linear = _dense(backbone, [n for n in _all_linear(backbone, heads) if not _is_auxiliary(n)])
-    if linear and _share(backbone, linear, heads) >= _MOST_LINEAR:
+    if _attention(backbone, heads) and _share(backbone, linear, heads) >= _MOST_LINEAR:
         return linear
     every = [*_all_linear(backbone, heads), *_all_conv(backbone, heads)]
     return _dense(backbone, [n for n in every if not _is_auxiliary(n) and not _is_depthwise(backbone.get_submodule(n))])
@@ -170,8 +170,8 @@ PRESETS: dict[str, Callable[[nn.Module, Collection[str]], list[str]]] = {
     "attention+mlp": _attention_and_mlp,
     "all-linear": _all_linear,
 }
-"""auto: block-conv1+stem for a ResNet and what is built alike; else the linear layers where most parameters are theirs,
-or all dense layers, convolutions among them, but depthwise ones.
+"""auto: block-conv1+stem for a ResNet and what is built alike; the linear layers of a transformer; for all others every
+layer but depthwise convolutions and those too small for a low rank.
 block-conv1: the first convolution of each residual block; +stem: the model's first convolution as well.
 attention: the projections of the attention modules; mlp: the Linear layers of the transformer's MLPs.
 all-conv, all-linear: every one but the head."""

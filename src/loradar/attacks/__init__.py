@@ -5,8 +5,10 @@ from loradar.attacks.auto_attack import AutoAttack
 from loradar.attacks.base import BaseAttack, NormAttack
 from loradar.attacks.feature_importance import FIA
 from loradar.attacks.fgsm import FGSM
+from loradar.attacks.foreign import FoolboxAttack, ForeignAttack, FunctionAttack, TorchAttack, as_attack
 from loradar.attacks.mi_fgsm import MIFGSM
 from loradar.attacks.noise import UniformNoise
+from loradar.attacks.objectives import without_gradient
 from loradar.attacks.occlusion import ROA
 from loradar.attacks.parsing import named_attack, named_attacks, parse_attack
 from loradar.attacks.pgd import PGD
@@ -24,12 +26,17 @@ __all__ = [
     "AttackInfo",
     "AutoAttack",
     "BaseAttack",
+    "FoolboxAttack",
+    "ForeignAttack",
+    "FunctionAttack",
     "NormAttack",
     "Pyramid",
     "RandomChoice",
     "SettingInfo",
+    "TorchAttack",
     "UniformNoise",
     "WorstOf",
+    "as_attack",
     "ascend",
     "available_attacks",
     "describe_attack",
@@ -38,4 +45,5 @@ __all__ = [
     "parse_attack",
     "register",
     "strongest",
+    "without_gradient",
 ]

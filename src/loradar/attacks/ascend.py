@@ -4,7 +4,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from loradar.attacks.objectives import Objective, gradient
+from loradar.attacks.objectives import Objective, detour, gradient_and_gaps
 from loradar.core.types import Ball, Images
 
 Schedule: TypeAlias = Literal["constant", "linear"]
@@ -28,18 +28,22 @@ def ascend(
     pixels, measured in the norm of the ball around `x`. With `momentum`, the direction is the running sum of gradients,
     each divided by its mean absolute value per image (Dong et al., "Boosting Adversarial Attacks with Momentum", 2018,
     equations 6 and 7). By a `linear` schedule, `step_size` is the first of steps that shrink: large ones find a corner of
-    the ball, small ones settle there, so that half as many reach the same loss.
+    the ball, small ones settle there, so that half as many reach the same loss. Where the gradient of an image is not
+    finite and leaves nothing to follow, its step is a `detour`: the next one may find a gradient again.
     """
-    x_adv, direction = start.detach(), torch.zeros_like(x)
+    x_adv, direction, aside = start.detach(), torch.zeros_like(x), ball.steepest(detour(x))
     for k in range(steps):
-        grad = gradient(objective, x_adv)
+        grad, gaps = gradient_and_gaps(objective, x_adv)
         if momentum:
             size = grad.abs().mean((1, 2, 3), keepdim=True)
             # the smallest normal number, not an epsilon of taste: gradients of confident models are tiny
             direction = momentum * direction + grad / size.clamp_min(torch.finfo(grad.dtype).tiny)
         else:
             direction = grad
-        # project last: the step may leave the ball; clamping then only moves towards x, which is in [0, 1]
         size_now = step_size * (1 - k / steps) if schedule == "linear" else step_size
-        x_adv = ball.project(x_adv + size_now * ball.steepest(direction), x).clamp(0, 1)
+        steepest = ball.steepest(direction)
+        lost = gaps & ~steepest.flatten(1).any(1)
+        steepest = torch.where(lost[:, None, None, None], aside, steepest)
+        # project last: the step may leave the ball; clamping then only moves towards x, which is in [0, 1]
+        x_adv = ball.project(x_adv + size_now * steepest, x).clamp(0, 1)
     return x_adv

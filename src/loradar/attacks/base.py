@@ -33,10 +33,11 @@ class BaseAttack:
     def spec(self) -> str:
         """`NAME:key=value,...`: what differs from the defaults, in the order of the fields."""
         norm = getattr(self, "norm", "linf")
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        defaults = {f.name: default_of(f, norm) for f in dataclasses.fields(self)}
         options = {} if self.version == 1 else {"version": str(self.version)}
-        options |= {name: text_of(value) for name, value in values.items() if value != defaults[name]}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.compare and value != default_of(field, norm):
+                options[field.name] = text_of(value)
         return write_spec(self.spec_name, options)
 
     @property

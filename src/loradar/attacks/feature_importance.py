@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from loradar.attacks.ascend import Schedule, ascend
 from loradar.attacks.base import NormAttack
-from loradar.attacks.objectives import borrowed, images_at_once, logits_of
+from loradar.attacks.objectives import borrowed, images_at_once, logits_of, without_gaps
 from loradar.attacks.registry import register
 from loradar.attacks.settings import MOMENTUM, Interval, count, eps_of, pixels, seed_setting, setting
 from loradar.core.checks import check_labels
@@ -97,7 +97,8 @@ class FIA(NormAttack):
                 [uniform(x, mix(self.seed, mask), tuple(x.shape[1:])) >= self.drop_prob for mask in drawn]
             )
             grad = _label_gradient(model, self.layer, (x * keep).flatten(0, 1), y.repeat(len(drawn)))
-            total = total + grad.view(len(drawn), len(x), *grad.shape[1:]).sum(0)
+            # a mask under which an image has no finite gradient says nothing of it; the others still do
+            total = total + without_gaps(grad)[0].view(len(drawn), len(x), *grad.shape[1:]).sum(0)
         return -F.normalize(total.flatten(1), eps=torch.finfo(total.dtype).tiny).view_as(total)
 
 

@@ -99,10 +99,15 @@ def check_divergence_starts_at_random(loss: str, *, random_start: bool) -> None:
 
 
 def gradient(objective: Objective, x: Images) -> Tensor:
-    """The gradient of `objective` at `x`, of the shape of `x`. Parameters are not asked for theirs.
+    """The gradient of `objective` at `x`, of the shape of `x`, 0 where it is not finite. Parameters are not asked for theirs.
 
     Raises BadConfigError where the objective has no gradient (a model that runs under `torch.no_grad`, say).
     """
+    return gradient_and_gaps(objective, x)[0]
+
+
+def gradient_and_gaps(objective: Objective, x: Images) -> tuple[Tensor, Tensor]:
+    """As `gradient`, and (batch,) bool: the images for which the model's own held NaN or infinity."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         values = objective(leaf)
@@ -112,4 +117,27 @@ def gradient(objective: Objective, x: Images) -> Tensor:
                 "AutoAttack(attacks=('square',)), which needs none"
             )
         (grad,) = torch.autograd.grad(values.sum(), leaf, materialize_grads=True)
-    return grad.detach()
+    return without_gaps(grad.detach())
+
+
+def without_gaps(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """`grad` with 0 for NaN and infinity, and (batch,) bool: where there were any."""
+    finite = grad.isfinite()
+    return torch.where(finite, grad, 0.0), ~finite.flatten(1).all(1)
+
+
+def detour(x: Tensor) -> Tensor:
+    """A fixed pattern of both signs, of the shape of `x`: a way on where the model gives no finite gradient to follow."""
+    turns = torch.arange(x[0].numel(), dtype=torch.float64, device="cpu") * 0.6180339887498949
+    return (turns.frac() - 0.5).view(x.shape[1:]).to(x).expand_as(x)
+
+
+def without_gradient(model: nn.Module, x: Images, y: Labels) -> Tensor:
+    """(batch,) bool: the images at which the cross-entropy has no usable gradient, NaN or infinite or 0 all over.
+
+    An attack that follows it learns nothing there, so such images count as right without having been tried. Raises
+    BadImagesError.
+    """
+    with borrowed(model, x, y) as (x, y):
+        grad, gaps = gradient_and_gaps(loss_of(model, y, cross_entropy), x)
+        return gaps | ~grad.flatten(1).any(1)

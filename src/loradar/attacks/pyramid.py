@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loradar.attacks.base import BaseAttack
-from loradar.attacks.objectives import Objective, borrowed, check_divergence_starts_at_random, objective_of
+from loradar.attacks.objectives import (
+    Objective,
+    borrowed,
+    check_divergence_starts_at_random,
+    detour,
+    objective_of,
+    without_gaps,
+)
 from loradar.attacks.registry import register
 from loradar.attacks.settings import EPS, STEP, count, pixels, seed_setting, setting
 from loradar.core.randomness import mix, uniform
@@ -73,4 +80,11 @@ def _applied(x: Images, grids: list[Tensor]) -> Images:
 def _gradients(objective: Objective, x: Images, grids: list[Tensor]) -> tuple[Tensor, ...]:
     leaves = [grid.detach().requires_grad_() for grid in grids]
     values = objective(_applied(x, leaves))
-    return torch.autograd.grad(values.sum(), leaves)
+    return tuple(map(_followed, torch.autograd.grad(values.sum(), leaves)))
+
+
+def _followed(gradient: Tensor) -> Tensor:
+    """The gradient of a grid, with a detour for an image whose own is not finite and leaves nothing."""
+    grad, gaps = without_gaps(gradient)
+    lost = gaps & ~grad.flatten(1).any(1)
+    return torch.where(lost[:, None, None, None], detour(grad), grad)

@@ -2,11 +2,10 @@
 
 import dataclasses
 import math
-import operator
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from loradar.core.attack_specs import number, number_text, shown, snapped
@@ -123,7 +122,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if hint is bool:
         fits = isinstance(value, bool)
     elif hint is int:
-        fits = hasattr(value, "__index__") and not isinstance(value, bool)
+        fits = isinstance(value, Integral) and not isinstance(value, bool)
     elif hint is float:
         fits = isinstance(value, Real) and not isinstance(value, bool)
     elif hint is str:
@@ -132,7 +131,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         fits = isinstance(value, Attack) if hint is Attack else True
     if not fits:
         raise BadConfigError(f"{name} is {shown(repr(value))}; expected {type_name(hint)}")
-    return operator.index(value) if hint is int else _float(name, value) if hint is float else value
+    return int(value) if hint is int else _float(name, value) if hint is float else value
 
 
 def _float(name: str, value: Any) -> float:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from loradar import __version__
+from loradar.cli import jobs
 from loradar.cli.adapters import adapters
 from loradar.cli.attacks import attacks
 from loradar.cli.few_shot import few_shot, meta_tune
@@ -16,6 +17,7 @@ from loradar.cli.flags import Interrupted, command, plain_command
 from loradar.cli.guard import guard
 from loradar.cli.help import Group
 from loradar.cli.printing import Output, console, note, show
+from loradar.cli.report import report
 from loradar.core.errors import LoradarError
 from loradar.fewshot.config import MetaTuneConfig
 from loradar.jobs.config import AuditConfig, HardenConfig, PredictConfig, PretrainConfig
@@ -35,6 +37,8 @@ app.add_typer(adapters, name="adapters")
 app.add_typer(attacks, name="attacks")
 app.add_typer(few_shot, name="few-shot")
 app.add_typer(guard, name="guard")
+jobs.register(app)
+plain_command(app, "report", example="loradar report runs/mine")(report)
 _STOPPED = 130
 _UsageError: Any = typer.BadParameter.mro()[1]
 """Of click, or of the copy that newer versions of typer carry: both have it there, neither under a public name."""
@@ -126,7 +130,7 @@ def _demo(
     from loradar.jobs.demo import demo
 
     with watching(console(stderr=True)) as progress:
-        page = demo(folder, seed=seed, progress=progress).page
+        page = demo(folder, seed=seed, progress=progress)
     return summary(page, adapters=folder / "harden" / "adapters")
 
 

@@ -103,12 +103,13 @@ def _classify(
 
 def summary(page: Path) -> Output:
     """The averages of the report beside `page`, a line each."""
-    from loradar.report.few_shot import AVERAGE, read_few_shot_report
-    from loradar.report.few_shot_views import attack_names
+    from loradar.report.few_shot import AVERAGE
+    from loradar.report.files import read_report
+    from loradar.report.measured import attack_names
 
-    report = read_few_shot_report(page.parent)
-    names = attack_names(report)
-    rows = [row for row in report.rows if row.domain.startswith(AVERAGE)]
+    section = read_report(page.parent).few_shot
+    rows = [row for row in section.rows if row.domain.startswith(AVERAGE)] if section else []
+    names = attack_names(row.attack for row in rows)
     table = Rows(
         ("method", "domains", "setting", "attack", "right (95 % interval)", "tasks"),
         [

@@ -24,7 +24,7 @@ from loradar.core.names import ADAPTER_WEIGHTS
 from loradar.evaluation import AccuracyResult, labels, short_names
 from loradar.jobs.predict import Prediction
 from loradar.models import load_base
-from loradar.report.schema import read_report
+from loradar.report.files import read_report
 
 
 def percent(row: AccuracyResult) -> str:

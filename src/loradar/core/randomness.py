@@ -4,10 +4,12 @@ Draws for an image depend on the seed and on the image's own pixels, so that the
 whatever batch, order or run it comes.
 """
 
+import random
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +57,14 @@ def normal(x: Images, seed: int, shape: tuple[int, ...]) -> Tensor:
 
 @contextmanager
 def seeded_rng(seed: int) -> Iterator[None]:
-    """Seeds the global generators for a library that reads them, and puts them back afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
+    """Seeds the global generators (of torch, numpy and Python) for a library that reads them, and puts them back afterwards."""
+    python, numbers = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed & 0xFFFFFFFF)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)

@@ -38,8 +38,9 @@ def kind(spec: str) -> str:
     if read is None:
         return spec.partition("(")[0]
     if isinstance(read, NamedSpec):
-        within = read.options.get(_WITHIN)
-        return f"{_title(read.name)} {kind(within)}" if within else _title(read.name)
+        if _WITHIN in read.options:
+            return f"{read.name} {kind(read.options[_WITHIN])}"
+        return read.options.get("name", _title(read.name))  # a foreign attack goes by the name that it was given
     return _joined(read)
 
 

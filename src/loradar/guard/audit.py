@@ -29,8 +29,9 @@ from loradar.guard.masking import certified, pair_answers, two_round
 from loradar.guard.pool import OpenGuard, folded, named_adapters, open_guard, right_on
 from loradar.guard.surrogate import STATEMENT, Surrogate
 from loradar.guard.tally import UNION, Meeting, Tally
-from loradar.report.schema import Report
-from loradar.report.writing import write_report
+from loradar.report.files import write_report
+from loradar.report.guards import GuardSection
+from loradar.report.schema import BASE, Report
 
 
 def audit_guard(config: GuardAuditConfig, *, progress: Progress | None = None) -> Path:
@@ -60,18 +61,23 @@ def audit_guard(config: GuardAuditConfig, *, progress: Progress | None = None) -
     tally = audit.tally(_candidates(bench, opened, members, extra, rules))
     known = {name: attacks.get(name, attack) for name, attack in fitted.items()}
     looked = audit.look(known, unfitted)
+    rows = (*tally.unions(), *tally.mixtures(), *tally.rows(), *audit.certificate())
     report = Report(
         title="Guard report",
-        rows=(*tally.unions(), *tally.mixtures(), *tally.rows(), *audit.certificate()),
+        rows=rows,
         base=bench.describe(),
         data={name: value for name, value in splits.record.items() if name != "duplicates"}
         | {"calibration": opened.record.data},
         versions=versions(),
         settings=bench.settings(config) | {"guard": _settings(opened)},
-        identification=identification_of(looked, opened.guard.settings.labels),
-        cost=cost_of(looked, opened.guard, tally.costs),
-        reliabilities=reliabilities_of(looked, opened.guard),
-        suspects=suspects_of(looked, opened.guard, opened.base.classes or source.classes, known),
+        # the saved guard is the first candidate
+        baselines=tuple({row.model: None for row in rows if row.model not in (next(iter(tally.against)), BASE)}),
+        guard=GuardSection(
+            identification=identification_of(looked, opened.guard.settings.labels),
+            cost=cost_of(looked, opened.guard, tally.costs),
+            reliabilities=reliabilities_of(looked, opened.guard),
+            suspects=suspects_of(looked, opened.guard, opened.base.classes or source.classes, known),
+        ),
         notes=(STATEMENT, UNION),
     )
     return write_report(report, config.out)
