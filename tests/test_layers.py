@@ -16,7 +16,10 @@ ALLOWED: dict[str, set[str]] = {
     "fewshot": {"core", *TOOLKIT, "evaluation", "report"},
     "guard": {"core", *TOOLKIT, "evaluation", "report"},
     "jobs": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard"},
-    "cli": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs"},
+    "hub": {"core"},
+    "exporting": {"core"},
+    "api": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs", "hub", "exporting"},
+    "cli": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs", "hub", "exporting"},
 }
 
 

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loradar.adapters import Adapter, fingerprint, load
+from loradar.adapters import Adapter, fingerprint, load_named
 from loradar.adapters.plug import check_base, check_fits
 from loradar.attacks import named_attacks
-from loradar.core.errors import BadConfigError
 from loradar.core.files import make_folder
 from loradar.core.types import Attack, Progress
 from loradar.data import Source, Splits, load_source, split
@@ -65,7 +64,7 @@ def resolve(
     """
     attacks = named_attacks(config.attacks) if attacks is None else attacks
     base = at_size(open_base(config.base, config.device) if base is None else base, config.size)
-    adapters = _loaded(config.adapter) if adapters is None else adapters
+    adapters = load_named(config.adapter) if adapters is None else adapters
     found = fingerprint(base.model)
     for adapter in adapters.values():
         check_base(adapter, found)
@@ -127,18 +126,6 @@ def measured(job: AuditJob, progress: Progress | None) -> Report:
         sizes=tuple(_size(name, adapter) for name, adapter in job.adapters.items()),
         pictures=tuple(shown),
     )
-
-
-def _loaded(folders: Sequence[Path]) -> dict[str, Adapter]:
-    """The adapters of `folders` by name. Raises BadConfigError for two of one name."""
-    found: dict[str, Adapter] = {}
-    for folder in folders:
-        adapter = load(folder)
-        name = adapter.card.name
-        if name in (BASE, *found):
-            raise BadConfigError(f"two models are called {name!r}, one of them in {folder}; audit them one by one")
-        found[name] = adapter
-    return found
 
 
 def measure(
