@@ -48,7 +48,7 @@ def test_classify_prints_an_object_for_each_image(
         assert one["answer"] in set("0123456789")
         assert set(one["voters"]) == {"base", "roa", "fast"}
         assert all(0 <= confidence <= 1 for _, confidence in one["voters"].values())
-        assert one["suspected"] in ("clean", "roa-steps1-candidates2", "fast", "unknown")
+        assert one["suspected"] in ("clean", "roa-steps1-ncandidates2", "fast", "unknown")
         assert one["level"] == "raised"
 
 

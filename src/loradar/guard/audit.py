@@ -69,7 +69,9 @@ def resolve(
     if guard is None:
         guard = Guard.open(config.guard, base=config.base, device=config.device, precision=config.precision)
     base, record = guard.state.base, guard.state.record
-    given = named_attacks(config.attacks) if attacks is None else attacks
+    given = attacks or {}
+    if attacks is None and config.attacks:
+        given = named_attacks(config.attacks)
     known = {name: given[name] if name in given else parse_attack(spec) for name, spec in record.attacks.items()}
     unfitted = {spec: _unfitted(spec) for spec in config.unfitted}
     candidates = load_named(config.candidate) if candidates is None else candidates
