@@ -34,6 +34,8 @@ class Stopwatch:
         self.starts.append((time.perf_counter(), stage))
         return self
 
+    def message(self, text: str) -> None: ...
+
     def advance(self, amount: int = 1, note: str = "") -> None:
         """Only the starts count."""
 

@@ -1,5 +1,6 @@
 """The command line as a user meets it: real processes where exit codes and start-up count."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from loradar import __version__
+
 HARDEN = [
     *("--train", "24", "--validation", "8", "--max-test-images", "8", "--batch-size", "8", "--epochs", "8"),
     *("--attacks", "pgd:steps=1", "--no-baselines", "--no-flip", "--precision", "fp32", "--adaptive", "none"),
@@ -17,18 +20,29 @@ HARDEN = [
 
 def loradar(*args: str | Path, wait: float = 120) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "loradar.cli", *map(str, args)]
+    command = [sys.executable, "-m", "loradar", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=wait, check=False, env=environment)
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys, loradar.cli; assert not {'torch', 'timm', 'datasets', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, loradar.cli.app; assert not {'torch', 'timm', 'datasets', 'matplotlib'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_help_names_every_command() -> None:
     shown = loradar("--help").stdout
-    for name in ("demo", "pretrain", "harden", "audit", "inspect", "adapters", "meta-tune", "few-shot"):
+    for name in (
+        "demo",
+        "pretrain",
+        "harden",
+        "audit",
+        "inspect",
+        "predict",
+        "attacks",
+        "adapters",
+        "meta-tune",
+        "few-shot",
+    ):
         assert name in shown
     assert "--attack-target" in loradar("harden", "--help").stdout
 
@@ -55,7 +69,7 @@ def test_a_killed_run_ends_with_the_same_bits(trained: Path, base_folder: Path, 
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "loradar.cli", *map(str, command)], env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "loradar", *map(str, command)], env=environment, stderr=subprocess.DEVNULL
     )
     work = tmp_path / "run" / "work" / "pgd-steps1" / "epochs"
     deadline = time.monotonic() + 100
@@ -76,14 +90,42 @@ def test_adapters_list_show_verify(trained: Path, base_folder: Path) -> None:
     folder = trained / "run" / "adapters"
     assert "pgd-steps1" in loradar("adapters", "list", folder).stdout
     assert "PGD" in loradar("adapters", "show", folder / "pgd-steps1").stdout
-    good = loradar("adapters", "verify", folder / "pgd-steps1", "--base", base_folder)
+    good = loradar("adapters", "verify", folder / "pgd-steps1", "--base", base_folder, "--json")
     assert (good.returncode, good.stderr) == (0, "")
+    assert json.loads(good.stdout)["verified"] is True
+
+
+def test_audit_prints_json_alone_and_progress_beside_it(trained: Path, base_folder: Path, tmp_path: Path) -> None:
+    done = loradar(
+        *("audit", base_folder, "--adapter", trained / "run" / "adapters" / "pgd-steps1", "--max-test-images", "8"),
+        *(
+            "--attacks",
+            "pgd:steps=1",
+            "--precision",
+            "fp32",
+            "--out",
+            tmp_path,
+            "--cache",
+            tmp_path / "cache",
+            "--json",
+        ),
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert {row["threat"] for row in rows} == {"clean", "transfer", "adaptive"}
+    assert all(row["total"] == 8 for row in rows)
+    assert "100 %" in done.stderr
 
 
 def test_inspect_shows_what_the_targets_hit() -> None:
     shown = loradar("inspect", "torchvision:resnet18:pretrained=false,num_classes=10").stdout
     assert "layer4.1.conv1" in shown
     assert "66,646 parameters" in shown
+
+
+def test_version() -> None:
+    done = loradar("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"loradar {__version__}\n", "")
 
 
 BAD = {
@@ -178,20 +220,49 @@ def test_nothing_said_is_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     said = capsys.readouterr()
     assert stopped.value.code == 2
     assert "verify" in said.out
+    assert "Example" in said.out
     assert said.err == ""
 
 
-def test_a_stopped_run_is_told_how_it_goes_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("command", "target", "says"),
+    [
+        (("adapters", "list"), "loradar.cli.show.listing", "Interrupted.\n"),
+        (("demo",), "loradar.jobs.demo.demo", "Interrupted. Run the same command to resume.\n"),
+        (("harden", "x"), "loradar.jobs.harden.resolve", "Interrupted. Run the same command to resume.\n"),
+    ],
+)
+def test_an_interrupted_command_says_whether_it_resumes(
+    command: tuple[str, ...],
+    target: str,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from loradar.cli import main
 
-    def stop(_folder: Path) -> None:
+    def stop(*_args: object, **_settings: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("loradar.cli.show.listing", stop)
-    monkeypatch.setattr(sys, "argv", ["loradar", "adapters", "list"])
+    monkeypatch.setattr(target, stop)
+    monkeypatch.setattr(sys, "argv", ["loradar", *command])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 130
-    assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
+    assert capsys.readouterr().err == says
+
+
+def test_a_closed_pipe_is_no_news() -> None:
+    command = f"{sys.executable} -m loradar attacks list --json | true"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "loradar", "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (2, "loradar: No space left on device\n")

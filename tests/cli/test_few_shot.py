@@ -55,14 +55,14 @@ def test_from_a_folder_to_answers(
         )
     assert stopped.value.code == 0
     said = capsys.readouterr().out
-    assert "classes: digit0, digit1, digit2" in said
-    assert "blend:   eps-8 1.00" in said
+    assert "classes  digit0, digit1, digit2" in said
+    assert "blend    eps-8 1.00" in said
     for step in ("features", "blend", "trim", "head"):
         assert f"{step} " in said
     pictures = [tmp_path / "one.png", tmp_path / "other.png"]
     for label, picture in enumerate(pictures):
         picture.write_bytes((support / f"digit{label}" / "0.png").read_bytes())
-    for flags in ([], ["--together"], ["--together", "--support", support]):
+    for flags in ([], ["--transductive"], ["--transductive", "--support", support]):
         with pytest.raises(SystemExit) as stopped:
             loradar(monkeypatch, "few-shot", "classify", tmp_path / "task", *pictures, *flags)
         assert stopped.value.code == 0
@@ -94,7 +94,7 @@ BAD = {
     "no support": (["fit", "nowhere", "--pool", "{pool}"], "there is no data 'nowhere'"),
     "no pool": (["fit", "{support}", "--pool", "nowhere"], "nowhere holds no pool"),
     "no adapter": (["classify", "{support}", "x.png"], "adapter"),
-    "no picture": (["classify", "{support}"], "Missing argument 'images'"),
+    "no picture": (["classify", "{support}"], "Missing argument 'IMAGES'"),
     "a domain too small": (
         ["eval", "--pool", "{pool}", "--domain", "a={support}"],
         "5 classes a task asked for, 3 are there",

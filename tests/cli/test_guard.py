@@ -77,7 +77,7 @@ def test_watch_takes_what_is_there_and_logs_why(
     assert code == 0
     said = capsys.readouterr()
     assert said.out.count("suspected unknown") == 3
-    assert "passed over:" in said.err
+    assert "skipped:" in said.err
     assert "broken.png cannot be read as an image" in said.err
     logged = [json.loads(line) for line in events.read_text().splitlines()]
     assert [event["kind"] for event in logged] == ["raised"]
@@ -100,7 +100,7 @@ BAD = {
     "a guard over something else": (["build", "{base}", "--out", "{work}/in"], "exists and is not a guard"),
     "a guard over a file": (["build", "{base}", "--out", "{work}/broken.png"], "exists and is not a guard"),
     "events that cannot be written": (["watch", "{work}/in", "--events", "{work}/no/events.jsonl"], "could not write"),
-    "no image": (["classify"], "Missing argument 'images'"),
+    "no image": (["classify"], "Missing argument 'IMAGES'"),
     "no adapter": (["build", "{base}", "--attacks", "roa"], "an adapter at least"),
     "an unknown fusion": (["build", "{base}", "--fusion", "vote"], "fusion is 'vote'"),
     "an audit of nothing": (["audit", "{work}/in"], "expected a guard's folder"),

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from loradar.core.config import default_cache
 from loradar.core.errors import BadFileError
-from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
+from loradar.core.files import check_place, expand_home, folder_atomically, sha256, write_atomically
 
 
 def full_disk(*_: object) -> None:
@@ -93,3 +94,19 @@ def test_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytes
         (folder / "x").write_text("2")
     assert (target / "x").read_text() == "1"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_unknown_home_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadFileError, match="home folder of ~nobody-of-this-name/x"):
+        expand_home(Path("~nobody-of-this-name/x"))
+    monkeypatch.setenv("HOME", "/h")
+    assert expand_home(Path("~/x")) == Path("/h/x")
+    assert default_cache() == Path("~/.cache/loradar")
+
+
+def test_the_cache_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", fail)
+    assert default_cache() == Path("runs/cache")

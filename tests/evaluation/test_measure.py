@@ -21,6 +21,8 @@ class Watch:
         self.total += total
         return self
 
+    def message(self, text: str) -> None: ...
+
     def advance(self, amount: int = 1, note: str = "") -> None:  # noqa: ARG002
         self.done += amount
 

@@ -9,7 +9,8 @@ from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.fewshot.config import FewShotEvalConfig
 from loradar.fewshot.evaluate import few_shot_eval
 from loradar.fewshot.methods import MAIN_METHODS
-from loradar.report.few_shot import FewShotRow, read_few_shot_report
+from loradar.report.few_shot import FewShotRow, FewShotSection
+from loradar.report.files import read_report
 from tests.data.pictures import digits_folder
 
 
@@ -31,13 +32,19 @@ def measuring(tuned: Path, out: Path, **changes: object) -> FewShotEvalConfig:
     return FewShotEvalConfig(**values | changes)
 
 
+def read_section(folder: Path) -> FewShotSection:
+    section = read_report(folder).few_shot
+    assert section is not None
+    return section
+
+
 @pytest.fixture(scope="module")
 def report(runs: dict[str, Path]) -> Path:
     return few_shot_eval(measuring(runs["vit"], runs["vit"].parent / "report")).parent
 
 
 def test_every_method_is_measured_on_the_same_tasks(report: Path) -> None:
-    found = read_few_shot_report(report)
+    found = read_section(report)
     rows: dict[tuple[str, str], list[FewShotRow]] = {}
     for row in found.rows:
         rows.setdefault((row.method, row.attack.partition("(")[0]), []).append(row)
@@ -71,7 +78,7 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
     curve = ["pgd:norm=l2,eps=0.5,steps=1", "again=pgd:eps=8/255,steps=1"]
     staged = few_shot_eval(measuring(runs["stages"], tmp_path / "stages", head="ridge", sweep_attacks=curve, **changes))
     plain = few_shot_eval(measuring(runs["resnet"], tmp_path / "plain", **changes))
-    found, beside = (read_few_shot_report(page.parent) for page in (staged, plain))
+    found, beside = (read_section(page.parent) for page in (staged, plain))
     means = {(row.method, row.attack): row.mean for row in found.rows if row.domain == "digits"}
     for name in ("AMT, nearest centroid", "no tuning, ridge head", "AMT, nearest centroid, last features"):
         assert len({attack for method, attack in means if method == name}) == 4
@@ -85,7 +92,7 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
 
 def test_without_trimming_the_ladder_has_no_such_step(runs: dict[str, Path], tmp_path: Path) -> None:
     config = measuring(runs["resnet"], tmp_path, head="ridge", rank_keep_ratio=1.0, attacks=[], setting=["3w1s"])
-    steps = read_few_shot_report(few_shot_eval(config).parent).ablation_chain
+    steps = read_section(few_shot_eval(config).parent).ablation_chain
     assert steps["+ blending"] == "AMT, nearest centroid"
     assert "+ trimming" not in steps
 
@@ -93,7 +100,7 @@ def test_without_trimming_the_ladder_has_no_such_step(runs: dict[str, Path], tmp
 def test_peers_stand_on_the_base_and_on_the_blend(report: Path) -> None:
     pytest.importorskip("easyfsl", reason="easyfsl is not installed (extra: peers)")
     attacks: dict[str, set[str]] = {}
-    for row in read_few_shot_report(report).rows:
+    for row in read_section(report).rows:
         attacks.setdefault(row.method, set()).add(row.attack.partition("(")[0])
     assert attacks["easyfsl BD-CSPN (transductive)"] == {"none", "corruptions", "PGD"}
     # an attack on the blend's own peer is none of those that are measured, and another would flatter it
@@ -107,9 +114,7 @@ def test_what_was_measured_is_not_measured_again(runs: dict[str, Path], report: 
     assert {path: path.stat().st_mtime_ns for path in (report / "work").rglob("*.json")} == before
     assert (report / "report.json").read_text() == text
     few_shot_eval(measuring(runs["vit"], report, episodes=4))
-    assert {
-        row.episodes for row in read_few_shot_report(report).rows if row.method == "AMT" and row.attack == "none"
-    } == {4}
+    assert {row.episodes for row in read_section(report).rows if row.method == "AMT" and row.attack == "none"} == {4}
     with pytest.raises(BadConfigError, match="holds a run with top = 2, now 1"):
         few_shot_eval(measuring(runs["vit"], report, top=1))
 
@@ -130,7 +135,7 @@ def test_the_other_options(runs: dict[str, Path], tmp_path: Path) -> None:
         transductive=False,
         fine_tune_episodes=2,
     )
-    rows = read_few_shot_report(few_shot_eval(config).parent).rows
+    rows = read_section(few_shot_eval(config).parent).rows
     methods = {row.method for row in rows}
     assert {"AMT", "AMT, settings searched", "AMT-FT", "single member by a classifier of validation tasks"} <= methods
     assert not any(name.startswith(("member", "top-", "pool of")) for name in methods)

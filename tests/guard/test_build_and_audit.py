@@ -24,7 +24,7 @@ from loradar.guard.guard import Guard
 from loradar.guard.parts import merged_voters
 from loradar.guard.surrogate import Surrogate
 from loradar.models import load_base, new_base, save_base
-from loradar.report.schema import read_report
+from loradar.report.files import read_report
 from tests.guard import built as guards
 
 ROA = "roa-steps1-ncandidates2"
@@ -106,14 +106,16 @@ def test_pseudo_unknowns_are_perturbations_without_their_aim() -> None:
 
 
 def test_the_report_has_its_fixed_form(report: dict[str, object]) -> None:
-    assert report["schema"] == 1
-    identification, cost = report["identification"], report["cost"]
+    assert report["schema"] == 2
+    section = report["guard"]
+    assert isinstance(section, dict)
+    identification, cost = section["identification"], section["cost"]
     assert isinstance(identification, dict)
     assert isinstance(cost, dict)
     assert identification["labels"] == ["clean", ROA, "fast", "unknown"]
     assert [sum(row) for row in identification["confusion"]] == [12, 12, 12, 24]
     assert set(identification["auroc"]) == {ROA, "fast"}
-    assert 0 <= identification["false_alarms"] <= 1
+    assert 0 <= identification["fpr95"] <= 1
     assert cost["forwards_per_image"]["everything runs"] > 1
 
 
@@ -129,7 +131,7 @@ def test_names_are_judged_on_the_guards_own_threats_whatever_it_is_audited_by(wo
         cache=work / "cache",
     ).page
     found = json.loads((page.parent / "report.json").read_text())
-    assert set(found["identification"]["auroc"]) == {ROA, "fast"}
+    assert set(found["guard"]["identification"]["auroc"]) == {ROA, "fast"}
     assert {kind(row["attack"]) for row in found["rows"]} >= {"UniformNoise", "union"}
 
 
@@ -213,17 +215,18 @@ def test_the_page_shows_names_cost_and_confidence(report: dict[str, object], wor
     assert report["notes"]
     page = (work / "audit" / "report.html").read_text()
     for part in (
-        "Names given to attacks",
+        "Identification of attacks",
         "forward passes of the base per image",
         "calibration error",
         "Surrogate: a vote",
     ):
         assert part in page
     assert page.count("<svg") >= 2
-    assert "Names given to attacks" in (work / "audit" / "report.md").read_text()
+    assert "Identification of attacks" in (work / "audit" / "report.md").read_text()
     again = read_report(work / "audit")
-    assert again.identification is not None
-    assert len(again.suspects) == 6
+    assert again.guard is not None
+    assert len(again.guard.suspects) == 6
+    assert {row.model for row in again.rows} - set(again.baselines) == {"guard:mean", "base"}
 
 
 def test_through_a_guard_attacks_keep_to_their_balls(work: Path) -> None:

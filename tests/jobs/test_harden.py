@@ -12,7 +12,7 @@ from loradar.data import load_source
 from loradar.jobs import audit, harden
 from loradar.jobs.config import AuditConfig, HardenConfig
 from loradar.models import load_base, new_base, save_base
-from loradar.report.schema import read_report
+from loradar.report.files import read_report
 from loradar.training import distillation_loss
 
 ATTACKS = ["roa:steps=2,n_candidates=3", "fast=pgd:steps=2"]
@@ -54,7 +54,7 @@ def run(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_report_has_every_row_once(run: Path) -> None:
     report = json.loads((run / "run" / "report.json").read_text())
-    assert report["schema"] == 1
+    assert report["schema"] == 2
     rows = [
         (r["model"], r["trained_against"].partition("(")[0], r["attack"].partition("(")[0], r["threat"])
         for r in report["rows"]
@@ -73,10 +73,16 @@ def test_the_report_carries_what_its_figures_need(run: Path) -> None:
     assert report.data["splits"]["train"]["count"] == 32
     assert report.settings["computed_in"] == "float32"
     assert {leak.model for leak in report.leaks} == {"roa-steps2-candidates3", "fast"}
-    assert {curve.model for curve in report.curves} >= {"fast", "fast-fc-only", "fast-fc+norm", "fast-zeros"}
-    assert all(len(curve.points) == 2 for curve in report.curves)
-    assert all(again.differing == 0 and again.largest == 0.0 for again in report.replugged)
-    assert len(report.replugged) == 8
+    assert set(report.baselines) >= {"fast-zeros", "fc-only", "fc+norm"}
+    assert not {"base", "fast"} & set(report.baselines)
+    assert report.training is not None
+    assert {curve.model for curve in report.training.curves} >= {"fast", "fast-fc-only", "fast-fc+norm", "fast-zeros"}
+    assert all(len(curve.points) == 2 for curve in report.training.curves)
+    again = report.training.reload_checks
+    assert all(check.differing == 0 and check.largest == 0.0 for check in again)
+    assert len(again) == 8
+    assert {picture.attack for picture in report.pictures} <= {row.attack for row in report.rows}
+    assert all(picture.base_answer for picture in report.pictures)
 
 
 def test_the_base_is_untouched_and_the_adapters_belong_to_it(run: Path, base_folder: Path) -> None:

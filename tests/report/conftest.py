@@ -1,18 +1,26 @@
-"""One invented report, every section of it filled."""
+"""Invented reports, every section of them filled; names are markup, formulas and more."""
 
 import pytest
 import torch
 
 from loradar.evaluation import Check, LabelLeakResult, Picture, Sign
-from loradar.report.schema import Curve, Point, ReloadCheck, Report, Size
+from loradar.report.few_shot import BlendWeights, FewShotRow, FewShotSection, Shown, TaskPicture, averaged
+from loradar.report.guards import Cost, CostPoint, GuardSection, Identification, Reliability, Suspect
+from loradar.report.schema import Curve, Point, ReloadCheck, Report, Size, Training
 from tests.evaluation.toys import row
 
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+ATTACKS = ["none", *(f"pgd:eps={r}/255" for r in (2, 4, 6)), "corruptions"]
 
-@pytest.fixture(scope="session")
-def report() -> Report:
-    """Every section filled, with a model name that is markup and attacks of one kind twice."""
-    roa, fast, slow = "roa", "pgd:eps=4/255", "pgd:steps=50"
-    name, against = "<b>roa|1</b>", "roa:height=7,seed=1"
+
+def few_shot_row(mean: float, **changes: object) -> FewShotRow:
+    values = {"method": "AMT", "domain": "leaves", "setting": "5w1s", "attack": "none", "seed": 0} | changes
+    return FewShotRow(**values | {"episodes": 10, "mean": mean, "half_width": 0.03})  # type: ignore[arg-type]
+
+
+def hardening(name: str = "<b>roa|1</b>", word: str = "cat") -> Report:
+    """A report of a job that trains: an adapter `name`, and a class `word`."""
+    roa, fast, slow, against = "roa:seed=1", "pgd:eps=8/255", "pgd:steps=50", "roa:height=7"
     leak = LabelLeakResult(
         model=name,
         verdict="leaks",
@@ -25,12 +33,12 @@ def report() -> Report:
         seed=0,
     )
     x = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
-    picture = Picture.of(
-        x, x.flip(2), model=name, attack=roa, threat="transfer", label="cat", before="cat", after="dog"
-    )
+    words = {"label": word, "before": word, "after": "dog", "base_answer": f"not {word}"}
+    picture = Picture.of(x, x.flip(2), model=name, attack=roa, threat="transfer", **words)
     points = tuple(Point(epoch=e, loss=2.0 / e, clean=90, adversarial=40 + e, total=100) for e in (1, 2, 3))
     return Report(
         title="Adapters & attacks",
+        created="2025-01-31T12:00:00+00:00",
         rows=(
             row("base", "none", "clean", 455),
             row("base", roa, "adaptive", 111),
@@ -38,18 +46,108 @@ def report() -> Report:
             row(name, roa, "transfer", 486, against),
             row(name, fast, "transfer", 40, against),
             row(name, slow, "adaptive", 3, against),
+            row("fc-only", roa, "adaptive", 120, against),
         ),
-        base={"architecture": "resnet18-cifar", "mean": [0.4914, 0.4822, 0.4465]},
-        data={"name": "digits", "splits": {"train": 1000, "reported": 500}},
+        base={"architecture": "resnet18-cifar", "num_classes": 10, "classes": [word], "mean": [0.4914, 0.4822, 0.4465]},
+        data={"source": "digits", "splits": {"train": 1000, "reported": {"from": "digits/all", "count": 500}}},
         versions={"python": "3.11.7", "loradar": "0.1.0"},
+        baselines=("fc-only",),
         checks=(Check(model=name, name="noise is weaker", passed=False, detail="of 500", numbers={"noise": 1}),),
         leaks=(leak,),
-        curves=(Curve(model=name, points=points, selected=2, criterion="adversarial"),) * 2,
         sizes=(
             Size(model="base", bytes=44_795_936, parameters=11_173_962),
             Size(model=name, bytes=273_463, parameters=9),
         ),
-        replugged=(ReloadCheck(model=name, differing=0, largest=0.0, total=1000),),
-        last_epoch=(row(name, "none", "clean", 428, against), row(name, roa, "transfer", 487, against)),
         pictures=(picture,),
+        training=Training(
+            curves=(Curve(model=name, points=points, selected=2, criterion="adversarial"),) * 2,
+            reload_checks=(ReloadCheck(model=name, differing=0, largest=0.0, total=1000),),
+            last_epoch=(row(name, "none", "clean", 428, against), row(name, roa, "transfer", 487, against)),
+        ),
     )
+
+
+def guarding(name: str = "roa", word: str = "3") -> Report:
+    """A guard's report: an adapter `name` votes, `word` is a class."""
+    found = Identification(
+        labels=("clean", name, "unknown"),
+        confusion=((9, 1, 0), (0, 8, 2), (3, 4, 5)),
+        fpr95=0.1,
+        auroc={name: 0.97},
+        calibration_error=0.02,
+        unfitted={"fgsm": {name: 4, "unknown": 2}, "blur": {"clean": 3, "unknown": 3}},
+        sure={"fgsm": 3, "blur": 0},
+    )
+    points = (
+        CostPoint(label="gate at 0.5", passes=1.2, correct=80, total=100),
+        CostPoint(label="gate at 0.9", passes=3.0, correct=85, total=100),
+        CostPoint(label=f"{name} alone", passes=1.0, correct=30, total=100),
+    )
+    suspect = Suspect(image=PIXEL, done=name, named=name, probability=0.9, label=word, answer=word)
+    return Report(
+        title="Guard report",
+        rows=(
+            row("guard:mean", "union:attacks=3", "adaptive", 0),
+            row("guard:mean", "none", "clean", 450),
+            row("guard:mean", "roa", "adaptive", 200),
+            row("base", "union:attacks=2", "adaptive", 0),
+            row("base", "roa", "adaptive", 20),
+            row(name, "none", "clean", 440, "roa"),
+        ),
+        base={"num_classes": 10},
+        data={"source": "digits"},
+        versions={},
+        baselines=(name,),
+        guard=GuardSection(
+            identification=found,
+            cost=Cost(forwards_per_image={"clean": 1.2, name: 3.0}, points=points),
+            reliabilities=(Reliability(model=name, counts=(3, 7), confidences=(0.4, 0.9), rights=(1, 7), error=0.05),)
+            * 4,
+            suspects=(suspect,),
+        ),
+        notes=(f"Made with {name}.",),
+    )
+
+
+def few_shot(name: str = "<plain>", word: str = "oak") -> Report:
+    """A few-shot report: a method and a domain called `name`, a class `word`."""
+    rows = [
+        few_shot_row(0.4 + 0.1 * (m == "AMT") - 0.05 * i, method=m, domain=d, attack=a)
+        for m in ("AMT", "no tuning", name)
+        for d in (name, "digits")
+        for i, a in enumerate(ATTACKS)
+        if not (m == name and a != "none")
+    ]
+    shown = Shown(picture=PIXEL, label=word, answer="elm")
+    task = TaskPicture(
+        domain=name, setting="5w1s", method="AMT", support=(shown,), query=(shown,), weights={name: 1.0, "b": 0.0}
+    )
+    section = FewShotSection(
+        rows=(*averaged(rows, [name, "digits"], "out of domain"), *rows),
+        full="AMT",
+        reference="no tuning",
+        pool={name: {"rank": 4}},
+        ablation_chain={"adversarial query": "no tuning", "+ trimming": "AMT"},
+        blends=(BlendWeights(domain=name, setting="5w1s", episodes=10, members={name: 0.7, "b": 0.3}),),
+        tasks=(task,),
+    )
+    return Report(
+        title="Few-shot report",
+        rows=(),
+        base={"architecture": "resnet18"},
+        data={name: {"images": 3}},
+        versions={"torch": "2"},
+        few_shot=section,
+        notes=("Read me & weep.",),
+    )
+
+
+@pytest.fixture(scope="session")
+def report() -> Report:
+    return hardening()
+
+
+@pytest.fixture(scope="session", params=[hardening, guarding, few_shot])
+def every_report(request: pytest.FixtureRequest) -> Report:
+    made: Report = request.param()
+    return made

@@ -1,56 +1,22 @@
-"""Rows of few-shot tasks, their averages, and the report."""
+"""Rows of few-shot tasks, their averages, and the tables and curves made of them."""
 
-import json
-from html.parser import HTMLParser
-from pathlib import Path
+import dataclasses
 
 import pytest
 
-from loradar.core.errors import BadConfigError, BadFileError
-from loradar.report.few_shot import (
-    BlendWeights,
-    FewShotReport,
-    FewShotRow,
-    Shown,
-    TaskPicture,
-    averaged,
-    read_few_shot_report,
-)
-from loradar.report.few_shot_views import ablation_chains, attack_names, compared, curves, tables
-from loradar.report.writing import write_few_shot_report
-
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-ATTACKS = ["none", *(f"pgd:eps={r}" for r in (0.01, 0.02, 0.03)), "corruptions"]
-FIELDS = {"method", "domain", "setting", "attack", "episodes", "mean", "half_width", "seed"}
+from loradar.core.errors import BadConfigError
+from loradar.report.few_shot import FewShotRow, FewShotSection, averaged
+from loradar.report.measured import attack_names
+from loradar.report.page import render
+from loradar.report.views import ablation_tables, compared, domain_tables, eps_curves, method_tables
+from tests.report.conftest import ATTACKS, few_shot
+from tests.report.conftest import few_shot_row as row
 
 
-def row(mean: float, **changes: object) -> FewShotRow:
-    values = {"method": "AMT", "domain": "leaves", "setting": "5w1s", "attack": "none", "seed": 0} | changes
-    return FewShotRow(**values | {"episodes": 10, "mean": mean, "half_width": 0.03})  # type: ignore[arg-type]
-
-
-def report() -> FewShotReport:
-    rows = [
-        row(0.4 + 0.1 * (m == "AMT") - 0.05 * i, method=m, domain=d, attack=a)
-        for m in ("AMT", "no tuning", "<plain>")
-        for d in ("leaves", "digits")
-        for i, a in enumerate(ATTACKS)
-        if not (m == "<plain>" and a != "none")
-    ]
-    shown = Shown(picture=PIXEL, label="oak", answer="elm")
-    task = TaskPicture(
-        domain="leaves", setting="5w1s", method="AMT", support=(shown,), query=(shown,), weights={"a": 1.0, "b": 0.0}
-    )
-    return FewShotReport(
-        rows=(*averaged(rows, ["leaves", "digits"], "out of domain"), *rows),
-        base={"architecture": "resnet18"},
-        data={"leaves": {"images": 3}},
-        versions={"torch": "2"},
-        ablation_chain={"adversarial query": "no tuning", "+ trimming": "AMT"},
-        blends=(BlendWeights(domain="leaves", setting="5w1s", episodes=10, members={"a": 0.7, "b": 0.3}),),
-        tasks=(task,),
-        notes=("Read me & weep.",),
-    )
+def section() -> FewShotSection:
+    found = few_shot().few_shot
+    assert found is not None
+    return found
 
 
 def test_a_row_is_the_mean_with_its_interval() -> None:
@@ -70,64 +36,57 @@ def test_domains_weigh_alike_and_a_hole_is_no_average() -> None:
     assert mean.half_width == pytest.approx((2 * 0.03**2) ** 0.5 / 2)
 
 
-def test_the_report_goes_to_disk_and_back(tmp_path: Path) -> None:
-    page = write_few_shot_report(report(), tmp_path)
-    values = json.loads((tmp_path / "report.json").read_text())
-    assert values["schema"] == 1
-    assert all(set(one) == FIELDS for one in values["rows"])
-    assert read_few_shot_report(tmp_path) == report()
-    assert page == tmp_path / "report.html"
-
-
-def test_the_page_shows_bars_curves_heat_and_tasks(tmp_path: Path) -> None:
-    text = write_few_shot_report(report(), tmp_path).read_text()
-    HTMLParser().feed(text)
-    assert text.count("<svg") == len(ATTACKS) + 1, "bars for each attack, and the curve over the radii"
-    assert "PGD over the radius" in text
-    assert "&lt;plain&gt;" in text
-    assert "<plain>" not in text
-    assert "is oak" in text
-    assert "0.70" in text
-    assert "http" not in text.replace("http://www.w3.org", "")
-    markdown = (tmp_path / "report.md").read_text()
-    assert "| AMT | 50.0 ± 2.1 (n = 20) |" in markdown
-    assert all(line.count("|") > 2 for line in markdown.splitlines() if line.startswith("|"))
-
-
 def test_views() -> None:
-    one = report()
+    one = section()
     assert compared(one) == ["AMT", "no tuning"]
-    (curve, other) = curves(one, "5w1s", "Linf")
-    assert [radius for radius, _ in curve.points] == [0.0, 0.01, 0.02, 0.03]
-    assert other.method == "no tuning"
-    assert curves(one, "5w1s", "L2") == []
-    (table,) = tables(one)
+    lines = eps_curves(one, "5w1s", "linf")
+    assert list(lines) == ["AMT", "no tuning"]
+    assert [round(eps * 255, 6) for eps, _ in lines["AMT"]] == [0, 2, 4, 6]
+    assert eps_curves(one, "5w1s", "l2") == {}
+    (table,) = method_tables(one)
     assert [domain for domain, _ in table.columns] == ["average out of domain"] * len(ATTACKS)
+    assert [name for name, _ in table.lines] == ["AMT", "no tuning"]
+    assert [name for name, _ in table.others] == ["<plain>"]
     assert table.best[0] is not None
     assert table.best[0].method == "AMT"
-    (ablation_chain,) = ablation_chains(one)
-    assert [line for line, _ in ablation_chain.lines] == ["adversarial query (no tuning)", "+ trimming (AMT)"]
+    (chain,) = ablation_tables(one)
+    assert [line for line, _ in chain.lines] == ["adversarial query (no tuning)", "+ trimming (AMT)"]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": 1, "rows": [{}]}', '{"schema": 2}'])
-def test_a_damaged_report_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "report.json").write_text(text)
-    with pytest.raises(BadFileError, match=r"report\.json"):
-        read_few_shot_report(tmp_path)
+def test_every_figure_stands_in_one_cell() -> None:
+    one = section()
+    cells = [cell for table in domain_tables(one) for _, line in table.lines + table.others for cell in line if cell]
+    assert sorted(cells, key=repr) == sorted(one.rows, key=repr)
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm", "eps"),
+    [
+        ("pgd:eps=4/255", "linf", 4 / 255),
+        ("pgd:eps=0.5,norm=l2", "l2", 0.5),
+        ("pgd:eps=0.5,norm=l2", "linf", None),
+        ("roa:height=5", "linf", None),
+        ("PGD(ball=L2(radius=0.5), step=None, steps=10)", "l2", 0.5),
+        ("PGD(ball=Linf(radius=0.03125), step=None, steps=10)", "linf", 0.03125),
+    ],
+)
+def test_eps_is_read_from_the_attack(attack: str, norm: str, eps: float | None) -> None:
+    average = "average out of domain"
+    rows = [row(0.5, attack=a, domain=average) for a in ("none", "pgd:eps=7/255", "pgd:eps=7,norm=l2", attack)]
+    lines = eps_curves(dataclasses.replace(section(), rows=tuple(rows)), "5w1s", norm)
+    measured = 7 / 255 if norm == "linf" else 7.0
+    assert [value for value, _ in lines.get("AMT", ())] == ([] if eps is None else sorted([0, measured, eps]))
 
 
 def test_attacks_have_names_that_a_column_can_hold() -> None:
-    attacks = [
-        "pgd:eps=1/255",
-        "pgd:eps=4.5/255,step_size=0.45/255",
-        "pgd:norm=l2",
-        *("none", "corruptions"),
-    ]
-    found = FewShotReport(rows=tuple(row(0.5, attack=a) for a in attacks), base={}, data={}, versions={})
-    names = [
-        "PGD eps=1/255 norm=linf",
-        "PGD eps=4.5/255 norm=linf step_size=0.45/255",
-        "PGD eps=0.5 norm=l2",
-        *("clean", "corruptions"),
-    ]
-    assert list(attack_names(found).values()) == names
+    attacks = ["pgd:eps=1/255", "pgd:eps=4.5/255,step_size=0.45/255", "none", "corruptions", "union:attacks=3"]
+    names = ["pgd eps=1/255", "pgd eps=4.5/255 step_size=0.45/255", "clean", "corruptions", "all attacks together"]
+    assert list(attack_names(attacks).values()) == names
+
+
+def test_the_pages_show_bars_curves_weights_and_tasks() -> None:
+    markdown, page = render(few_shot())
+    assert page.count("<svg") == len(ATTACKS) + 1, "bars for each attack, and the curve over eps"
+    for words in ("PGD over eps", "is oak", "0.70", "45.0 ★"):
+        assert words in page
+    assert "| AMT | 50.0 ± 2.1 (20) |" in markdown

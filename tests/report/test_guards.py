@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 
 from loradar.core.errors import BadConfigError
-from loradar.report.guard_plots import cost_svg, reliability_svg
 from loradar.report.guards import Cost, CostPoint, Identification, Reliability, Suspect
+from loradar.report.plots import cost_svg, reliability_svg
 
 FOUND = Identification(
     labels=("clean", "roa", "unknown"),
     confusion=((9, 1, 0), (0, 8, 2), (3, 4, 5)),
-    false_alarms=0.1,
+    fpr95=0.1,
     auroc={"roa": 0.97},
-    error=0.02,
+    calibration_error=0.02,
     unfitted={"fgsm": {"roa": 4, "unknown": 2}, "blur": {"clean": 3, "unknown": 3}},
     sure={"fgsm": 3, "blur": 0},
 )
@@ -31,7 +31,7 @@ def test_counts_of_names() -> None:
 
 def test_a_confusion_that_is_not_square_is_refused() -> None:
     with pytest.raises(BadConfigError, match="not square"):
-        Identification(labels=("clean", "roa"), confusion=((1, 2),), false_alarms=0, auroc={}, error=0)
+        Identification(labels=("clean", "roa"), confusion=((1, 2),), fpr95=0, auroc={}, calibration_error=0)
 
 
 def drawn(rectangle: tuple[int, int, int, int] | None) -> Image.Image:

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from loradar.core.errors import BadConfigError, BadFileError
-from loradar.report.schema import Point, Report, from_json, read_report, to_json
-from loradar.report.writing import write_report
+from loradar.report.files import from_json, read_report, to_json, write_pages, write_report
+from loradar.report.schema import Point, Report
 from tests.evaluation.toys import row
 
 
 def bare() -> Report:
-    return Report(rows=(row("base", "none", "clean", 455),), base={}, data={}, versions={})
+    return Report(rows=(row("base", "none", "clean", 455),), base={}, data={}, versions={}, created="2025-01-31")
 
 
 def test_the_fixed_form() -> None:
@@ -23,16 +23,34 @@ def test_the_fixed_form() -> None:
     assert 0.88 < low < 0.91 < high < 0.94
     figures = {"model": "base", "attack": "none", "threat": "clean", "correct": 455, "total": 500, "seed": 0}
     figures["trained_against"] = ""
-    expected = {"schema": 1, "rows": [figures], "base": {}, "data": {}, "versions": {}, "title": "Robustness report"}
-    assert values == expected
-    assert list(values)[:5] == ["schema", "rows", "base", "data", "versions"]
+    first = {"schema": 2, "title": "Robustness report", "created": "2025-01-31"}
+    assert values == first | {"rows": [figures], "base": {}, "data": {}, "versions": {}}
+    assert list(values) == ["schema", "title", "created", "rows", "base", "data", "versions"]
 
 
-def test_a_report_comes_back_as_it_was(report: Report, tmp_path: Path) -> None:
-    page = write_report(report, tmp_path / "run")
+def test_a_report_comes_back_as_it_was(every_report: Report, tmp_path: Path) -> None:
+    page = write_report(every_report, tmp_path / "run")
     assert page == tmp_path / "run" / "report.html"
     assert {path.name for path in page.parent.iterdir()} == {"report.json", "report.md", "report.html"}
-    assert read_report(tmp_path / "run") == read_report(tmp_path / "run" / "report.json") == report
+    assert read_report(tmp_path / "run") == read_report(tmp_path / "run" / "report.json") == every_report
+
+
+def test_a_report_has_the_date_of_its_figures(report: Report, tmp_path: Path) -> None:
+    assert Report(rows=(), base={}, data={}, versions={}).created.endswith("+00:00")
+    write_report(report, tmp_path)
+    write_report(dataclasses.replace(report, created="2030-01-01"), tmp_path)
+    assert read_report(tmp_path).created == report.created
+    write_report(dataclasses.replace(report, created="2030-01-01", notes=("other",)), tmp_path)
+    assert read_report(tmp_path).created == "2030-01-01"
+
+
+def test_pages_are_written_again(report: Report, tmp_path: Path) -> None:
+    page = write_report(report, tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in ("report.json", "report.md", "report.html")}
+    page.unlink()
+    (tmp_path / "report.md").write_text("old")
+    assert write_pages(read_report(tmp_path), tmp_path) == page
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
 def test_writing_again_keeps_the_other_files(report: Report, tmp_path: Path) -> None:
@@ -68,7 +86,7 @@ def change(values: Any, path: str, value: object) -> str:
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("schema", 2, "another schema"),
+        ("schema", 3, "schema 3; this version reads 1 and 2"),
         ("rows.0.correct", 501, "rows.0"),
         ("rows.0.threat", "white-box", "rows.0.threat"),
         ("rows.0.total", "many", "rows.0.total"),
@@ -76,7 +94,7 @@ def change(values: Any, path: str, value: object) -> str:
         ("rows", {}, "rows"),
         ("leaks.0.verdict", "passes", "leaks.0"),
         ("checks.0.passed", "perhaps", "checks.0.passed"),
-        ("curves.0.points.0.clean", 101, "curves.0.points.0"),
+        ("training.curves.0.points.0.clean", 101, "training.curves.0.points.0"),
     ],
 )
 def test_a_damaged_report_is_refused_with_the_place(report: Report, path: str, value: object, said: str) -> None:
@@ -84,7 +102,9 @@ def test_a_damaged_report_is_refused_with_the_place(report: Report, path: str, v
         from_json(change(json.loads(to_json(report)), path, value))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", "[" * 100_000, '{"schema": 1, "rows": [{}]}', '{"schema": 2}']
+)
 def test_what_is_no_report_is_refused(text: str) -> None:
     with pytest.raises(BadFileError):
         from_json(text)

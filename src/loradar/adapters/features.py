@@ -28,8 +28,7 @@ def feature_extractor(model: nn.Module, head: str | Sequence[str] = ()) -> nn.Mo
     copied = copy_model(model, share=True)
     backbone = unwrap(copied)
     for name in heads:
-        parent, _, leaf = name.rpartition(".")
-        setattr(backbone.get_submodule(parent), leaf, _Tap(name, backbone.get_submodule(name)))
+        backbone.get_submodule(name).register_forward_pre_hook(_Tap(name))
     features = _BeforeHead(backbone, heads)
     if copied is backbone:
         return features
@@ -57,24 +56,25 @@ class _BeforeHead(Wrapper):
         for name in self.heads:
             if name in seen and not any(seen[name] is one for one in found):
                 found.append(seen[name])
+        if not found:
+            raise BadTargetError(
+                f"the forward pass of {type(self.wrapped).__name__} comes by none of its heads ({', '.join(self.heads)}); name "
+                "the layers that make the logits with head="
+            )
         vectors = [_vector(value, type(self.wrapped).__name__) for value in found]
         return vectors[0] if len(vectors) == 1 else torch.cat(vectors, 1)
 
 
-class _Tap(nn.Module):
-    """A head that shows what goes into it."""
+class _Tap:
+    """A hook of a head that shows what goes into it; names and modules of the model stay as they are."""
 
-    def __init__(self, name: str, head: nn.Module) -> None:
-        super().__init__()
-        self.name, self.head = name, head
-        self.training = head.training
+    def __init__(self, name: str) -> None:
+        self.name = name
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, _head: nn.Module, args: tuple[Tensor, ...]) -> None:
         seen = _SEEN.get()
         if seen is not None:
-            seen[self.name] = x
-        out: Tensor = self.head(x)
-        return out
+            seen[self.name] = args[0]
 
 
 def _vector(value: Tensor, model: str) -> Tensor:

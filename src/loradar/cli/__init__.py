@@ -1,4 +1,4 @@
-"""Floor 4: the command line."""
+"""The command line."""
 
 from loradar.cli.app import main
 

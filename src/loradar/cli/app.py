@@ -1,231 +1,220 @@
 """The command line. Every command's flags are the fields of its schema; torch is imported when work begins."""
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from loradar import __version__
-from loradar.cli.flags import command
+from loradar.cli import jobs
+from loradar.cli.adapters import adapters
+from loradar.cli.attacks import attacks
+from loradar.cli.few_shot import few_shot, meta_tune
+from loradar.cli.flags import Interrupted, command, plain_command
 from loradar.cli.guard import guard
+from loradar.cli.help import Group
+from loradar.cli.printing import Output, console, note, show
+from loradar.cli.report import report
 from loradar.core.errors import LoradarError
-from loradar.fewshot.config import FewShotEvalConfig, FewShotFitConfig, MetaTuneConfig
-from loradar.jobs.config import AuditConfig, HardenConfig, PretrainConfig
+from loradar.fewshot.config import MetaTuneConfig
+from loradar.jobs.config import AuditConfig, HardenConfig, PredictConfig, PretrainConfig
 
 app = typer.Typer(
     name="loradar",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
+    cls=Group,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="""Small adversarial low-rank adapters that make a frozen image classifier robust, measured honestly.
 
     A first look, on built-in digits: `loradar demo`
-
-    Your own model: `loradar harden timm:resnet18:pretrained=true --data path/to/images --out runs/mine`
     """,
+    epilog="loradar harden timm:resnet18 --data path/to/images --out runs/mine",
 )
-adapters = typer.Typer(no_args_is_help=True, help="List, show and verify adapter folders.")
 app.add_typer(adapters, name="adapters")
-few_shot = typer.Typer(no_args_is_help=True, help="A few labelled images of a new task: fit, classify, evaluate.")
+app.add_typer(attacks, name="attacks")
 app.add_typer(few_shot, name="few-shot")
 app.add_typer(guard, name="guard")
-out, err = Console(), Console(stderr=True)
+jobs.register(app)
+plain_command(app, "report", example="loradar report runs/mine")(report)
 _STOPPED = 130
 _UsageError: Any = typer.BadParameter.mro()[1]
 """Of click, or of the copy that newer versions of typer carry: both have it there, neither under a public name."""
 
 
-@command(app, "pretrain", PretrainConfig)
-def _pretrain(config: PretrainConfig) -> None:
-    """Train a base on any data source (SGD with Nesterov momentum, one-cycle, crop and flip). Resumes if killed."""
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        show(f"loradar {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+@command(app, "pretrain", PretrainConfig, resumes=True, example="loradar pretrain --data path/to/images --size 64")
+def _pretrain(config: PretrainConfig) -> Output:
+    """Train a base on any data (SGD with Nesterov momentum, one-cycle schedule, crops and flips).
+
+    An interrupted run resumes.
+    """
     from loradar.cli.progress import watching
     from loradar.cli.show import percent
     from loradar.jobs.pretrain import pretrain
 
-    with watching(err) as progress:
+    with watching(console(stderr=True)) as progress:
         row = pretrain(config, progress=progress)
-    out.print(f"base: {percent(row)} right on {row.total} reported images\n{config.out}")
+    return Output(
+        text=[f"base: {percent(row)} right on {row.total} reported images", f"folder: {config.out}"],
+        data={"base": config.out, "measured": row},
+    )
 
 
-@command(app, "harden", HardenConfig, positional="base")
-def _harden(config: HardenConfig) -> None:
-    """Train one adapter per attack on a frozen base, measure each, and write the report. Resumes if killed."""
+@command(
+    app,
+    "harden",
+    HardenConfig,
+    positional="base",
+    resumes=True,
+    example="loradar harden torchvision:resnet18 --data path/to/images --attacks pgd --attacks roa:height=7,width=7",
+)
+def _harden(config: HardenConfig) -> Output:
+    """Train one adapter per attack on a frozen base, measure each, and write the report.
+
+    An interrupted run resumes.
+    """
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
     from loradar.jobs import harden
 
-    with watching(err) as progress:
+    with watching(console(stderr=True)) as progress:
         page = harden.run(harden.resolve(config), progress=progress).page
-    out.print(summary(page.parent))
-    out.print(f"adapters: {config.out / 'adapters'}\nreport:   {page}", soft_wrap=True)
+    return summary(page, adapters=config.out / "adapters")
 
 
-@command(app, "audit", AuditConfig, positional="base")
-def _audit(config: AuditConfig) -> None:
-    """Measure a base and adapters against attacks, by transfer and adaptively; nothing is trained."""
+@command(
+    app,
+    "audit",
+    AuditConfig,
+    positional="base",
+    resumes=True,
+    example="loradar audit runs/demo/base --adapter runs/demo/harden/adapters/pgd --attacks pgd:steps=50",
+)
+def _audit(config: AuditConfig) -> Output:
+    """Measure a base and adapters against attacks, by transfer and adaptively. Nothing is trained."""
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
     from loradar.jobs import audit
 
-    with watching(err) as progress:
+    with watching(console(stderr=True)) as progress:
         page = audit.run(audit.resolve(config), progress=progress).page
-    out.print(summary(page.parent))
-    out.print(f"report: {page}", soft_wrap=True)
+    return summary(page)
 
 
-@app.command("demo")
+@plain_command(app, "demo", example="loradar demo --out runs/demo", resumes=True)
 def _demo(
-    folder: Annotated[Path, typer.Option("--out", help="Folder for base, adapters and report.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seeds everything.")] = 0,
-) -> None:
-    """Handwritten digits, offline, in minutes: a base, an adapter each for ROA, FIA and PGD, and the report."""
+    folder: Annotated[Path, typer.Option("--out", metavar="PATH", help="Folder for base, adapters and report.")] = Path(
+        "runs/demo"
+    ),
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of everything random.")] = 0,
+) -> Output:
+    """Harden a classifier of handwritten digits, offline, in minutes: a base, adapters for ROA, FIA and PGD, a report."""
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
     from loradar.jobs.demo import demo
 
-    with watching(err) as progress:
-        page = demo(folder, seed=seed, progress=progress).page
-    out.print(summary(page.parent))
-    out.print(f"open the report: {page}", soft_wrap=True)
+    with watching(console(stderr=True)) as progress:
+        page = demo(folder, seed=seed, progress=progress)
+    return summary(page, adapters=folder / "harden" / "adapters")
 
 
-@app.command("inspect")
+@plain_command(app, "inspect", example="loradar inspect torchvision:resnet18 --rank 8")
 def _inspect(
-    base: Annotated[str, typer.Argument(help="As for harden.")],
-    targets: Annotated[list[str], typer.Option(help="Preset or patterns to try.")] = ["block-conv1+stem"],  # noqa: B006
-    rank: Annotated[int, typer.Option(min=1, help="Rank to reckon sizes for.")] = 4,
-) -> None:
-    """Show what a base is made of: its layers, which of them the targets hit, and how large an adapter would be."""
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model, as harden takes it.", show_default=False)],
+    target_modules: Annotated[
+        list[str], typer.Option(metavar="TEXT", help="Layers to adapt: a preset, or name patterns. May be repeated.")
+    ] = HardenConfig.model_fields["target_modules"].default,
+    rank: Annotated[int, typer.Option(metavar="N", min=1, help="Rank to compute sizes for.")] = 4,
+) -> Output:
+    """Show a base's layers, which of them the targets cover, and how large an adapter would be."""
     from loradar.cli.show import inspection
 
-    out.print(inspection(base, targets, rank))
+    return inspection(base, target_modules, rank)
 
 
-@adapters.command("list")
-def _list(folder: Annotated[Path, typer.Argument(help="A folder that holds adapter folders.")] = Path()) -> None:
-    """List the adapters below a folder."""
-    from loradar.cli.show import listing
+@command(
+    app,
+    "predict",
+    PredictConfig,
+    positional="pictures",
+    example="loradar predict photo.png --base runs/demo/base --adapter runs/demo/harden/adapters/pgd --top 3",
+)
+def _predict(config: PredictConfig) -> Output:
+    """Classify pictures with a base, or with an adapter plugged into it."""
+    from loradar.cli.show import predictions
+    from loradar.jobs.predict import resolve, run
 
-    out.print(listing(folder))
-
-
-@adapters.command("show")
-def _show(folder: Annotated[Path, typer.Argument(help="An adapter folder.")]) -> None:
-    """Show an adapter's card: what it was trained against, on what data, and what was measured."""
-    from loradar.cli.show import card
-
-    out.print(card(folder))
-
-
-@adapters.command("verify")
-def _verify(
-    folder: Annotated[Path, typer.Argument(help="An adapter folder.")],
-    base: Annotated[str, typer.Option(help="The base that it should fit, as for harden.")],
-) -> None:
-    """Check an adapter's files and that it belongs to a base: exit 0, or say what is wrong and exit 2."""
-    from loradar.cli.show import verified
-
-    out.print(verified(folder, base), soft_wrap=True)
+    return predictions(run(resolve(config)))
 
 
-@command(app, "meta-tune", MetaTuneConfig, positional="base")
-def _meta_tune(config: MetaTuneConfig) -> None:
-    """Meta-tune a pool of adversarial adapters on few-shot tasks, each against its own budget. Resumes if killed.
-
-    `loradar meta-tune runs/base --data path/to/images --out runs/pool`, then `loradar few-shot fit`.
-    """
-    from loradar.cli.progress import watching
-    from loradar.fewshot.meta_tune import meta_tune
-
-    with watching(err) as progress:
-        folder = meta_tune(config, progress=progress)
-    out.print(f"pool: {folder}", soft_wrap=True)
-
-
-@command(few_shot, "eval", FewShotEvalConfig)
-def _few_shot_eval(config: FewShotEvalConfig) -> None:
-    """Measure the blended pool beside every baseline, on tasks of any domains: clean, attacked, corrupted. Resumes.
-
-    `loradar few-shot eval --pool runs/pool --domain leaves=path/to/images --domain digits=digits`
-    """
-    from loradar.cli.few_shot import summary
-    from loradar.cli.progress import watching
-    from loradar.fewshot.evaluate import few_shot_eval
-
-    with watching(err) as progress:
-        page = few_shot_eval(config, progress=progress)
-    out.print(summary(page.parent))
-    out.print(f"report: {page}", soft_wrap=True)
-
-
-@command(few_shot, "fit", FewShotFitConfig, positional="support")
-def _few_shot_fit(config: FewShotFitConfig) -> None:
-    """Make an adapter out of a folder of images by class: blend the pool for them, trim, make a head.
-
-    `loradar few-shot fit path/to/images --pool runs/pool --out runs/task`
-    """
-    from loradar.cli.few_shot import fitted
-    from loradar.fewshot.fit import few_shot_fit
-
-    out.print(fitted(few_shot_fit(config)))
-    out.print(f"adapter: {config.out}", soft_wrap=True)
-
-
-@few_shot.command("classify")
-def _few_shot_classify(
-    adapter: Annotated[Path, typer.Argument(help="The folder that `few-shot fit` wrote.")],
-    images: Annotated[list[Path], typer.Argument(help="Pictures to name.")],
-    base: Annotated[str | None, typer.Option(help="Default: the base that the adapter was fitted on.")] = None,
-    together: Annotated[
-        bool,
-        typer.Option("--together", help="Let the images help each other: better for many of several classes."),
-    ] = False,
-    support: Annotated[
-        str | None, typer.Option(help="For --together: what the adapter was fitted on. Default: where it was then.")
-    ] = None,
-) -> None:
-    """Say which class of a fitted task each image belongs to.
-
-    --together takes away what all images share and the fitted ones do not, such as a corruption or another light, and
-    learns from the images as they are answered.
-    """
-    from loradar.cli.few_shot import answered
-    from loradar.fewshot.classify import few_shot_classify
-
-    found = few_shot_classify(adapter, images, base=base, together=together, support=support)
-    out.print(answered(found))
-
-
-@app.command("version")
-def _version() -> None:
-    """Print the version."""
-    out.print(__version__)
+command(
+    app,
+    "meta-tune",
+    MetaTuneConfig,
+    positional="base",
+    resumes=True,
+    example="loradar meta-tune runs/base --data path/to/images --out runs/pool",
+)(meta_tune)
 
 
 def main() -> None:
     """Runs the command; a user's mistake is one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            # a name that the terminal's encoding does not have is shown by its code points
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = app(prog_name="loradar", standalone_mode=False) or 0
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
     except LoradarError as error:
         _refuse(str(error))
     except _UsageError as error:
-        # no message where the help was asked for by saying nothing: it is on the screen by now
-        if said := " ".join(error.format_message().split()).rstrip("."):
-            _refuse(f"{said}; see `{error.ctx.command_path if error.ctx else 'loradar'} --help`")
-        code = 2
+        text = " ".join(error.format_message().split()).rstrip(".")
+        _refuse(f"{text}; see `{error.ctx.command_path if error.ctx else 'loradar'} --help`")
+    except Interrupted as error:
+        _stop(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        code = _STOPPED
+        _stop("Interrupted.")
+    except BrokenPipeError:
+        _abandon_output()
+        code = 1
+    except OSError as error:
+        _abandon_output()
+        place = f"{error.filename}: " if error.filename else ""
+        _refuse(f"{place}{error.strerror or error}")
     if code == _STOPPED:
-        err.print("stopped; the same command goes on from here")
+        _stop("Interrupted.")
     sys.exit(code)
 
 
 def _refuse(line: str) -> NoReturn:
-    err.print(f"loradar: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+    note(f"loradar: {line}", style="red")
     sys.exit(2)
 
 
-if __name__ == "__main__":
-    main()
+def _stop(line: str) -> NoReturn:
+    note(line)
+    sys.exit(_STOPPED)
+
+
+def _abandon_output() -> None:
+    """Sends what is still buffered for a closed or full standard output nowhere, so that exiting says nothing of it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,52 +1,164 @@
-"""What the few-shot commands print."""
+"""`loradar meta-tune` and `loradar few-shot`: fit, classify, evaluate."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Group, RenderableType
-from rich.table import Table
+import typer
 
-from loradar.fewshot.classify import Answer
-from loradar.fewshot.fit import Fitted
-from loradar.report.few_shot import AVERAGE, read_few_shot_report
-from loradar.report.few_shot_views import attack_names
+from loradar.cli.flags import command, plain_command
+from loradar.cli.help import Group
+from loradar.cli.printing import Facts, Output, Rows, console
+from loradar.fewshot.config import FewShotEvalConfig, FewShotFitConfig, MetaTuneConfig
+
+if TYPE_CHECKING:
+    from loradar.fewshot.classify import Answer
+    from loradar.fewshot.fit import Fitted
+
+few_shot = typer.Typer(
+    cls=Group,
+    rich_markup_mode=None,
+    help="Fit an adapter to a few labelled images of a new task, classify with it, and evaluate the pool.",
+    epilog="loradar few-shot fit path/to/images --pool runs/pool --out runs/task",
+)
 
 
-def summary(folder: Path) -> RenderableType:
-    """The averages of a report, a line each."""
-    report = read_few_shot_report(folder)
-    names = attack_names(report)
-    table = Table(
-        "method", "domains", "setting", "attack", "right (95 % interval)", "tasks", box=None, header_style="bold"
+def meta_tune(config: MetaTuneConfig) -> Output:
+    """Meta-tune a pool of adversarial adapters on few-shot tasks, each at its own perturbation size.
+
+    An interrupted run resumes. `loradar few-shot fit` blends the pool for a task.
+    """
+    from loradar.cli.progress import watching
+    from loradar.fewshot.meta_tune import meta_tune
+
+    with watching(console(stderr=True)) as progress:
+        folder = meta_tune(config, progress=progress)
+    return Output(text=[f"pool: {folder}"], data={"pool": folder})
+
+
+@command(
+    few_shot,
+    "eval",
+    FewShotEvalConfig,
+    resumes=True,
+    example="loradar few-shot eval --pool runs/pool --domain leaves=path/to/images --domain digits=digits",
+)
+def _eval(config: FewShotEvalConfig) -> Output:
+    """Measure the blended pool and every baseline on tasks of any domain: clean, attacked, corrupted.
+
+    An interrupted run resumes.
+    """
+    from loradar.cli.progress import watching
+    from loradar.fewshot.evaluate import few_shot_eval
+
+    with watching(console(stderr=True)) as progress:
+        page = few_shot_eval(config, progress=progress)
+    return summary(page)
+
+
+@command(
+    few_shot,
+    "fit",
+    FewShotFitConfig,
+    positional="support",
+    example="loradar few-shot fit path/to/images --pool runs/pool --out runs/task",
+)
+def _fit(config: FewShotFitConfig) -> Output:
+    """Make an adapter from a folder of images by class: blend the pool for them, truncate it, fit a head."""
+    from loradar.fewshot.fit import few_shot_fit
+
+    return fitted(few_shot_fit(config), config.out)
+
+
+@plain_command(few_shot, "classify", example="loradar few-shot classify runs/task photo.png other.png")
+def _classify(
+    adapter: Annotated[
+        Path, typer.Argument(metavar="ADAPTER", help="The folder that `few-shot fit` wrote.", show_default=False)
+    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files.", show_default=False)],
+    base: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The base. Default: the one that the adapter was fitted on.")
+    ] = None,
+    transductive: Annotated[
+        bool,
+        typer.Option("--transductive", help="Classify all images at once: better for many images of several classes."),
+    ] = False,
+    support: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="For --transductive: the support images. Default: where they were at the fit."
+        ),
+    ] = None,
+) -> Output:
+    """Classify images with the adapter of a few-shot task.
+
+    --transductive removes what all images share and the support does not, such as a corruption or another light, and
+    learns from the images as it classifies them.
+    """
+    from loradar.fewshot.classify import few_shot_classify
+
+    return answered(few_shot_classify(adapter, images, base=base, together=transductive, support=support))
+
+
+def summary(page: Path) -> Output:
+    """The averages of the report beside `page`, a line each."""
+    from loradar.report.few_shot import AVERAGE
+    from loradar.report.files import read_report
+    from loradar.report.measured import attack_names
+
+    section = read_report(page.parent).few_shot
+    rows = [row for row in section.rows if row.domain.startswith(AVERAGE)] if section else []
+    names = attack_names(row.attack for row in rows)
+    table = Rows(
+        ("method", "domains", "setting", "attack", "right (95 % interval)", "tasks"),
+        [
+            (
+                row.method,
+                row.domain.removeprefix(AVERAGE).strip(),
+                row.setting,
+                names[row.attack],
+                f"{100 * row.mean:.1f} ± {100 * row.half_width:.1f} %",
+                row.episodes,
+            )
+            for row in rows
+        ],
     )
-    for row in report.rows:
-        if row.domain.startswith(AVERAGE):
-            figure = f"{100 * row.mean:.1f} ± {100 * row.half_width:.1f} %"
-            domain = row.domain.removeprefix(AVERAGE).strip()
-            table.add_row(row.method, domain, row.setting, names[row.attack], figure, str(row.episodes))
-    return table
+    return Output(
+        text=[table, f"report: {page}"], data={"rows": [dataclasses.asdict(row) for row in rows], "report": page}
+    )
 
 
-def fitted(result: Fitted) -> RenderableType:
-    """Who was blended, how large the adapter is, and how long each step took."""
-    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in result.weights.items() if weight)
-    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in result.seconds.items())
-    lines = [f"classes: {', '.join(result.adapter.card.classes)}", f"blend:   {weights}", f"time:    {seconds}"]
+def fitted(result: "Fitted", folder: Path) -> Output:
+    """Which members were blended, how large the adapter is, and how long each step took."""
+    weights = {name: weight for name, weight in result.weights.items() if weight}
+    facts = {
+        "classes": ", ".join(result.adapter.card.classes),
+        "blend": ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items()),
+        "time": ", ".join(f"{name} {value:.2f} s" for name, value in result.seconds.items()),
+    }
     if result.rate is not None:
-        told = (
-            f"every weight, at rate {result.rate:g}"
+        facts["fine-tuned"] = (
+            f"every weight, at learning rate {result.rate:g}"
             if result.rate
-            else "no rate did better than the blend, which stays"
+            else "no learning rate was better than the blend, which is kept"
         )
-        lines.append(f"tuned:   {told}")
     if result.error is not None:
-        lines.append(f"truncated: relative error {result.error:.4f}")
-    return Group(*lines)
+        facts["truncated"] = f"relative error {result.error:.4f}"
+    data = {
+        "adapter": folder,
+        "classes": list(result.adapter.card.classes),
+        "weights": weights,
+        "seconds": result.seconds,
+        "learning_rate": result.rate,
+        "truncation_error": result.error,
+    }
+    return Output(text=[Facts(facts), f"adapter: {folder}"], data=data)
 
 
-def answered(answers: Sequence[Answer]) -> RenderableType:
-    """An image a line, with the answer and its share."""
-    table = Table("image", "answer", "confidence", box=None, header_style="bold")
-    for one in answers:
-        table.add_row(one.image, one.answer, f"{100 * one.confidence:.0f} %")
-    return table
+def answered(answers: "Sequence[Answer]") -> Output:
+    """The class of each image and its confidence, a line each."""
+    table = Rows(
+        ("image", "answer", "confidence"), [(one.image, one.answer, f"{100 * one.confidence:.0f} %") for one in answers]
+    )
+    return Output(text=[table], data=list(answers))

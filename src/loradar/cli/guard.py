@@ -4,16 +4,16 @@ import dataclasses
 import json
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
-from loradar.cli.flags import command
+from loradar.cli.flags import command, plain_command
+from loradar.cli.help import Group
+from loradar.cli.printing import Output, Rows, console, note, show
 from loradar.core.errors import BadDataError, BadFileError
 from loradar.guard.config import GuardAuditConfig, GuardBuildConfig
 
@@ -22,90 +22,114 @@ if TYPE_CHECKING:
     from loradar.guard.traffic import Finding, Traffic
 
 guard = typer.Typer(
-    no_args_is_help=True,
-    help="One classifier out of a base and its adapters: they vote, an identifier names the attack, a policy responds.",
+    cls=Group,
+    rich_markup_mode=None,
+    help="One classifier made of a base and its adapters: they vote, attacks are identified, a policy responds.",
+    epilog="loradar guard classify photo.png --guard runs/guard",
 )
-out, err = Console(), Console(stderr=True)
 _SHOWN = 20
 Held = Literal["calm", "raised"]
 
-_Folder = Annotated[Path, typer.Option("--guard", help="A guard's folder, as `guard build` writes it.")]
-_Base = Annotated[str | None, typer.Option(help="The base, where it is no longer where the guard was built with it.")]
-_Level = Annotated[Held | None, typer.Option(help="Hold this level of alarm. Default: the traffic decides.")]
+_Folder = Annotated[
+    Path, typer.Option("--guard", metavar="PATH", help="Folder of a guard, as `guard build` writes it.")
+]
+_Base = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="The base, where it has moved since the guard was built.")
+]
+_Level = Annotated[
+    Held | None,
+    typer.Option(metavar="CHOICE", help="Fix the level of alarm: calm or raised. Default: the traffic decides."),
+]
 
 
-@command(guard, "build", GuardBuildConfig, positional="base")
-def _build(config: GuardBuildConfig) -> None:
+@command(
+    guard,
+    "build",
+    GuardBuildConfig,
+    positional="base",
+    resumes=True,
+    example="loradar guard build runs/demo/base --adapter runs/demo/harden/adapters/pgd --attacks pgd",
+)
+def _build(config: GuardBuildConfig) -> Output:
     """Calibrate a base's adapters, fit the identifier of their attacks, and write the guard's folder."""
     from loradar.cli.progress import watching
     from loradar.guard.build import resolve, run
 
-    with watching(err) as progress:
+    with watching(console(stderr=True)) as progress:
         folder = run(resolve(config), progress=progress).folder
-    out.print(f"guard: {folder}\nnext:  loradar guard audit {folder} --data {config.data}", soft_wrap=True)
+    return Output(
+        text=[f"guard: {folder}", f"next:  loradar guard audit {folder} --data {config.data}"], data={"guard": folder}
+    )
 
 
-@command(guard, "audit", GuardAuditConfig, positional="guard")
-def _audit(config: GuardAuditConfig) -> None:
+@command(
+    guard,
+    "audit",
+    GuardAuditConfig,
+    positional="guard",
+    resumes=True,
+    example="loradar guard audit runs/guard --data path/to/images --max-adaptive-images 100",
+)
+def _audit(config: GuardAuditConfig) -> Output:
     """Attack a guard as a whole, and each of its adapters alone, by transfer and adaptively; write the report."""
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
     from loradar.guard.audit import resolve, run
 
-    with watching(err) as progress:
+    with watching(console(stderr=True)) as progress:
         page = run(resolve(config), progress=progress).page
-    out.print(summary(page.parent))
-    out.print(f"report: {page}", soft_wrap=True)
+    return summary(page)
 
 
-@guard.command("classify")
+@plain_command(guard, "classify", example="loradar guard classify photo.png --guard runs/guard")
 def _classify(
-    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files.", show_default=False)],
     folder: _Folder = Path("runs/guard"),
     base: _Base = None,
     level: _Level = "calm",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object for each image.")] = False,
-) -> None:
-    """Classify images: each adapter's word, the vote, the suspected attack, and what was done about it."""
+) -> Output:
+    """Classify images: each adapter's prediction, the vote, the suspected attack, and the defenses applied."""
     from loradar.guard.traffic import classify
 
-    findings = [found for found, _ in classify(_open(folder, base, level), images)]
-    if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(found) for found in findings], indent=2))
-    else:
-        out.print(_table(findings))
+    findings = [finding for finding, _ in classify(_open(folder, base, level), images)]
+    return Output(text=[_table(findings)], data=findings)
 
 
-@guard.command("watch")
+@plain_command(guard, "watch", example="loradar guard watch incoming --guard runs/guard --events events.jsonl")
 def _watch(
-    incoming: Annotated[Path, typer.Argument(help="A folder that images arrive in.", show_default=False)],
+    incoming: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder that images arrive in.", show_default=False)
+    ],
     folder: _Folder = Path("runs/guard"),
     base: _Base = None,
     level: _Level = None,
-    window: Annotated[int, typer.Option(min=1, help="Images that the level of alarm is decided on.")] = 200,
+    window: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Last images that the level of alarm depends on.")
+    ] = 200,
     events: Annotated[
-        Path | None, typer.Option(help="Append each decision to this file, a JSON object a line.")
+        Path | None, typer.Option(metavar="PATH", help="Append each decision to this file, one JSON object per line.")
     ] = None,
-    every: Annotated[float, typer.Option(min=0.05, help="Seconds between looks into the folder.")] = 1.0,
+    every: Annotated[float, typer.Option(metavar="X", min=0.05, help="Seconds between looks into the folder.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Stop when the folder holds nothing new.")] = False,
 ) -> None:
-    """Classify images as they arrive in a folder, the level of alarm following the traffic. Stop with Ctrl-C."""
+    """Classify images as they arrive in a folder; the level of alarm follows the traffic. Stop with Ctrl-C."""
     from loradar.guard.traffic import pictures_below
 
     pictures_below(incoming)
     if events is not None:
-        _append(events, "")  # what cannot be written is said now, not at the first alarm
+        _append(events, "")  # fails now, not at the first alarm
     traffic = _open(folder, base, level, window)
-    if not out.is_terminal:
-        for found, decided in _stream(traffic, incoming, every, once):
-            out.print(_line(found), soft_wrap=True, highlight=False, markup=False)
-            _note(decided, events)
+    screen = console()
+    if not screen.is_terminal:
+        for finding, decisions in _stream(traffic, incoming, every, once):
+            show(_line(finding))
+            _note(decisions, events)
         return
     recent: deque[Finding] = deque(maxlen=_SHOWN)
-    with Live(console=out, refresh_per_second=8) as live:
-        for found, decided in _stream(traffic, incoming, every, once):
-            recent.append(found)
-            _note(decided, events)
+    with Live(console=screen, refresh_per_second=8) as live:
+        for finding, decisions in _stream(traffic, incoming, every, once):
+            recent.append(finding)
+            _note(decisions, events)
             live.update(_table(recent, title=_state(traffic)))
 
 
@@ -117,30 +141,30 @@ def _open(folder: Path, base: str | None, level: Held | None, window: int = 200)
 
 
 def _stream(traffic: "Traffic", incoming: Path, every: float, once: bool) -> "Iterator[tuple[Finding, list[Event]]]":
-    """Findings as files come; one that cannot be read is said on standard error and passed over."""
+    """Findings as files come; one that cannot be read is named on standard error and skipped."""
     from loradar.guard.traffic import classify, pictures_below
 
     done: set[Path] = set()
     while True:
-        fresh = [path for path in pictures_below(incoming) if path not in done]
-        for path in fresh:
+        new = [path for path in pictures_below(incoming) if path not in done]
+        for path in new:
             done.add(path)
             try:
                 yield from classify(traffic, [path])
             except BadDataError as error:
-                err.print(f"passed over: {error}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-        if once and not fresh:
+                note(f"skipped: {error}", style="yellow")
+        if once and not new:
             return
-        if not fresh:
+        if not new:
             time.sleep(every)
 
 
-def _note(decided: "list[Event]", place: Path | None) -> None:
-    for event in decided:
+def _note(decisions: "list[Event]", place: Path | None) -> None:
+    for event in decisions:
         if place is not None:
             _append(place, json.dumps(dataclasses.asdict(event)) + "\n")
         if event.kind != "defended":
-            err.print(f"{event.kind}: {event.reason}", style="bold", markup=False, highlight=False, soft_wrap=True)
+            note(f"{event.kind}: {event.reason}", style="bold")
 
 
 def _append(place: Path, text: str) -> None:
@@ -157,27 +181,27 @@ def _state(traffic: "Traffic") -> str:
     return f"level {monitor.level}, {monitor.seen} images, {monitor.share:.0%} suspected ({counts})"
 
 
-def _table(findings: "Any", title: str | None = None) -> Table:
-    rows = list(findings)
-    voters = list(rows[0].voters) if rows else []
-    heads = ["image", "answer", *voters, "suspected", "defenses", "forwards"]
-    table = Table(*heads, box=None, header_style="bold", title=title, title_justify="left")
-    for found in rows:
-        votes = (found.voters[name] for name in voters)
-        table.add_row(
-            Path(found.image).name,
-            f"{found.answer} {found.confidence:.0%}",
-            *(f"{vote[0]} {vote[1]:.0%}" if vote else "-" for vote in votes),
-            f"{found.suspected} {found.probability:.0%}",
-            ", ".join(found.defenses) or "-",
-            f"{found.passes:.2f}",
+def _table(findings: "Sequence[Finding] | deque[Finding]", title: str = "") -> Rows:
+    voters = list(findings[0].voters) if findings else []
+    rows = []
+    for finding in findings:
+        votes = (finding.voters[name] for name in voters)
+        rows.append(
+            (
+                Path(finding.image).name,
+                f"{finding.answer} {finding.confidence:.0%}",
+                *(f"{vote[0]} {vote[1]:.0%}" if vote else "-" for vote in votes),
+                f"{finding.suspected} {finding.probability:.0%}",
+                ", ".join(finding.defenses) or "-",
+                f"{finding.passes:.2f}",
+            )
         )
-    return table
+    return Rows(["image", "answer", *voters, "suspected", "defenses", "forwards"], rows, title)
 
 
-def _line(found: "Finding") -> str:
-    defenses = ", ".join(found.defenses) or "nothing"
+def _line(finding: "Finding") -> str:
+    defenses = ", ".join(finding.defenses) or "none"
     return (
-        f"{found.image}: {found.answer} ({found.confidence:.0%}), suspected {found.suspected} ({found.probability:.0%}), "
-        f"done {defenses}, level {found.level}"
+        f"{finding.image}: {finding.answer} ({finding.confidence:.0%}), suspected {finding.suspected} "
+        f"({finding.probability:.0%}), defenses {defenses}, level {finding.level}"
     )

@@ -1,6 +1,7 @@
-"""How long work is watched: bars with throughput and time left, or lines in a log."""
+"""Progress on standard error: bars on a terminal, lines in a log, both with the time left."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -9,7 +10,12 @@ from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
 from rich.text import Text
 
+from loradar.cli.printing import escape
+from loradar.core.timing import duration
 from loradar.core.types import Progress, ProgressBar
+
+_SILENCE = 60.0
+"""Seconds after which a log gets a line although no tenth of the work is done."""
 
 
 class _Throughput(ProgressColumn):
@@ -21,11 +27,11 @@ class _Throughput(ProgressColumn):
 class _RichTask:
     def __init__(self, bars: Bars, name: str, total: int, unit: str) -> None:
         self.bars = bars
-        self.bar = bars.add_task(name, total=total, unit=unit, note="")
+        self.bar = bars.add_task(escape(name), total=total, unit=unit, note="")
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         if note:
-            self.bars.update(self.bar, note=note)
+            self.bars.update(self.bar, note=escape(note))
         self.bars.advance(self.bar, amount)
 
 
@@ -40,42 +46,62 @@ class _RichProgress:
                 self.bars.remove_task(bar.id)
         return _RichTask(self.bars, name, total, unit)
 
+    def message(self, text: str) -> None:
+        self.bars.console.print(Text(escape(text)), soft_wrap=True)
+
 
 class _LineTask:
-    """A line when a task ends, for logs: a bar is of no use where nobody watches."""
+    """Writes a line at every tenth of the work, and once a minute."""
 
-    def __init__(self, console: Console, name: str, total: int) -> None:
-        self.console, self.name, self.total, self.done = console, name, total, 0
+    def __init__(self, write: Callable[[str], None], name: str, total: int, unit: str) -> None:
+        self.write, self.name, self.total, self.unit = write, name, total, unit
+        self.done, self.began = 0, time.monotonic()
+        self.written = self.began
+        self.first: tuple[int, float] | None = None
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        before, self.done = self.done, self.done + amount
+        before, self.done, now = self.done, self.done + amount, time.monotonic()
         tenth = max(1, self.total // 10)
-        if before // tenth != self.done // tenth or (before < self.total <= self.done):
-            self.console.print(f"{self.name}: {self.done}/{self.total} {note}".rstrip(), highlight=False, markup=False)
+        if before // tenth != self.done // tenth or before < self.total <= self.done or now - self.written >= _SILENCE:
+            self.written = now
+            self.write(self._line(now, note))
+        # a resumed run begins with one large step that took no time, so the speed is that of the later ones
+        self.first = self.first or (self.done, now)
+
+    def _line(self, now: float, note: str) -> str:
+        parts = [f"{100 * self.done // max(1, self.total)} %", f"{duration(now - self.began)} elapsed"]
+        if self.first is not None and self.first[0] < self.done < self.total:
+            speed = (self.done - self.first[0]) / max(now - self.first[1], 1e-9)
+            parts.append(f"{duration((self.total - self.done) / speed)} left")
+        line = f"{self.name}: {self.done}/{self.total} {self.unit}, {', '.join(parts)}"
+        return f"{line}; {note}" if note else line
 
 
 class _LineProgress:
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def task(self, name: str, total: int, unit: str = "images") -> ProgressBar:  # noqa: ARG002
-        return _LineTask(self.console, name, total)
+    def task(self, name: str, total: int, unit: str = "images") -> ProgressBar:
+        return _LineTask(self.message, name, total, unit)
+
+    def message(self, text: str) -> None:
+        self.console.print(Text(escape(text)), soft_wrap=True)
 
 
 @contextmanager
 def watching(console: Console) -> Iterator[Progress]:
-    """Bars with throughput and time left on a terminal, a line for every tenth in a log."""
+    """Bars with throughput and time left on a terminal, lines in a log."""
     if not console.is_terminal:
         yield _LineProgress(console)
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Throughput(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     with Bars(*columns, console=console) as bars:
         yield _RichProgress(bars)

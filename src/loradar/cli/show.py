@@ -1,17 +1,30 @@
-"""What the command line prints: figures, adapters, bases."""
+"""What the commands have to say: figures, adapters, bases, predictions."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Group, RenderableType
-from rich.table import Table
+from torch import Tensor
 
-from loradar.adapters import Adapter, find_head, find_norms, find_targets, fingerprint, init_adapter, load, verify
+from loradar.adapters import (
+    Adapter,
+    find_heads,
+    find_norms,
+    find_targets,
+    fingerprint,
+    init_adapter,
+    load,
+    target_share,
+    verify,
+)
+from loradar.cli.printing import Facts, Output, Rows
 from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_WEIGHTS
 from loradar.evaluation import AccuracyResult, labels, short_names
+from loradar.jobs.predict import Prediction
 from loradar.models import load_base
-from loradar.report.schema import read_report
+from loradar.report.files import read_report
 
 
 def percent(row: AccuracyResult) -> str:
@@ -19,99 +32,179 @@ def percent(row: AccuracyResult) -> str:
     return f"{100 * row.share:.1f} % ({100 * row.low:.1f}-{100 * row.high:.1f})"
 
 
-def summary(folder: Path) -> RenderableType:
-    """The figures of a report, a line each."""
-    rows = read_report(folder).rows
+def summary(page: Path, *, adapters: Path | None = None) -> Output:
+    """The figures of the report beside `page`, and where everything lies."""
+    rows = read_report(page.parent).rows
     models, attacks = labels(rows), short_names(row.attack for row in rows)
-    table = Table("model", "attack", "threat", "right (95 % interval)", "n", box=None, header_style="bold")
-    for row in rows:
-        table.add_row(models[row.candidate], attacks[row.attack], row.threat, percent(row), str(row.total))
-    return table
+    table = Rows(
+        ("model", "attack", "threat", "right (95 % interval)", "n"),
+        [(models[row.candidate], attacks[row.attack], row.threat, percent(row), row.total) for row in rows],
+    )
+    places = {"report": page} if adapters is None else {"adapters": adapters, "report": page}
+    return Output(
+        text=[table, *(f"{name}: {place}" for name, place in places.items())],
+        data={"rows": [_row(row) for row in rows], **places},
+    )
 
 
-def short(setting: str, width: int = 60) -> str:
-    """A setting's repr as far as there is room."""
-    return setting if len(setting) <= width else f"{setting[: width - 3]}..."
+def _row(row: AccuracyResult) -> dict[str, object]:
+    return dataclasses.asdict(row) | {"share": row.share}
 
 
-def listing(folder: Path) -> RenderableType:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An adapter folder in a list; `error` says why it cannot be opened."""
+
+    name: str = ""
+    folder: Path
+    trained_against: str = ""
+    base_fingerprint: str = ""
+    rank: int | None = None
+    bytes: int
+    error: str = ""
+
+
+def listing(folder: Path) -> Output:
     """The adapters below `folder`. Raises BadFileError where there is none."""
-    found = sorted(path.parent for path in folder.rglob(ADAPTER_WEIGHTS) if "epochs" not in path.parts)
-    if not found:
+    places = sorted(path.parent for path in folder.rglob(ADAPTER_WEIGHTS) if "epochs" not in path.parts)
+    if not places:
         raise BadFileError(
             f"no adapter below {folder}; expected folders with {ADAPTER_WEIGHTS}, as `loradar harden` writes them"
         )
-    table = Table("adapter", "folder", "trained against", "base", "rank", "bytes", box=None, header_style="bold")
-    for path in found:
-        size = f"{(path / ADAPTER_WEIGHTS).stat().st_size:,}"
-        try:
-            card = load(path).card
-        except LoradarError as error:
-            table.add_row("-", str(path), f"[red]{error}", "", "", size)
-            continue
-        against = short(card.trained_against or "not said")
-        table.add_row(card.name, str(path), against, card.base_fingerprint[:12] or "not said", str(card.rank), size)
-    return table
+    entries = [_entry(place) for place in places]
+    table = Rows(
+        ("adapter", "trained against", "base", "rank", "bytes", "folder"),
+        [
+            (
+                entry.name or "-",
+                entry.error or entry.trained_against or "unknown",
+                entry.base_fingerprint[:12] or "unknown",
+                "-" if entry.rank is None else entry.rank,
+                f"{entry.bytes:,}",
+                entry.folder.relative_to(folder),
+            )
+            for entry in entries
+        ],
+    )
+    return Output(text=[table], data=entries)
 
 
-def card(folder: Path) -> RenderableType:
-    """What an adapter says of itself."""
+def _entry(folder: Path) -> Entry:
+    size = (folder / ADAPTER_WEIGHTS).stat().st_size
+    try:
+        card = load(folder).card
+    except LoradarError as error:
+        return Entry(folder=folder, bytes=size, error=str(error))
+    return Entry(
+        name=card.name,
+        folder=folder,
+        trained_against=card.trained_against,
+        base_fingerprint=card.base_fingerprint,
+        rank=card.rank,
+        bytes=size,
+    )
+
+
+def card(folder: Path) -> Output:
+    """An adapter's card, and the figures that were measured of it."""
     adapter = load(folder)
-    table = Table(box=None, show_header=False)
-    for name, value in _facts(adapter, folder).items():
-        table.add_row(f"[bold]{name}", value)
-    rows = Table("attack", "threat", "right", "n", box=None, header_style="bold")
-    for values in adapter.card.measured:
-        row = AccuracyResult(**values)
-        rows.add_row(short(row.attack), row.threat, percent(row), str(row.total))
-    return Group(table, "", rows) if adapter.card.measured else table
+    rows = [AccuracyResult(**values) for values in adapter.card.measured]
+    names = short_names(row.attack for row in rows)
+    table = Rows(
+        ("attack", "threat", "right (95 % interval)", "n"),
+        [(names[row.attack], row.threat, percent(row), row.total) for row in rows],
+    )
+    card = dataclasses.asdict(adapter.card) | {"measured": [_row(row) for row in rows]}
+    size = (folder / ADAPTER_WEIGHTS).stat().st_size
+    data = card | {"folder": folder, "layers": list(adapter.deltas), "bytes": size}
+    return Output(text=[Facts(_facts(adapter, size)), *(("", table) if rows else ())], data=data)
 
 
-def _facts(adapter: Adapter, folder: Path) -> dict[str, str]:
+def _facts(adapter: Adapter, size: int) -> dict[str, str]:
     card = adapter.card
     return {
         "name": card.name,
-        "base": card.base_fingerprint or "not said",
-        "targets": ", ".join(adapter.deltas) or "none",
-        "rank": f"{card.rank}, alpha {card.lora_alpha:g}, start {card.init}",
+        "base": card.base_fingerprint or "unknown",
+        "layers": ", ".join(adapter.deltas) or "none",
+        "rank": f"{card.rank}, lora_alpha {card.lora_alpha:g}, init {card.init}",
         "head": card.head or "the base's",
+        "trained whole": ", ".join(card.modules_to_save) or "nothing",
+        **({"classes": ", ".join(card.classes)} if card.classes else {}),
         "normalisation": card.norm,
-        "trained against": f"{card.trained_against or 'not said'} on the {card.attack_target or 'unknown'} model",
-        "data": str(card.data.get("source", "not said")),
-        "size": f"{(folder / ADAPTER_WEIGHTS).stat().st_size:,} bytes",
-        "made": f"{card.created or 'not said'} by loradar {card.loradar_version}",
+        "trained against": f"{card.trained_against or 'unknown'} on the {card.attack_target or 'unknown'} model",
+        "data": str(card.data.get("source", "unknown")),
+        "size": f"{size:,} bytes",
+        "created": f"{card.created or 'unknown'} by loradar {card.loradar_version}",
     }
 
 
-def verified(folder: Path, base: str) -> str:
+def verified(folder: Path, base: str) -> Output:
     """One line where all is well. Raises BadFileError with everything that is wrong otherwise."""
     problems = verify(folder, load_base(base).model)
     if problems:
         raise BadFileError("; ".join(problems))
-    return f"{folder} is whole and belongs to {base}"
-
-
-def inspection(spec: str, targets: list[str], rank: int) -> RenderableType:
-    """A base's facts, and every layer that can take a delta: which the targets hit, and what that costs."""
-    base = load_base(spec)
-    hit = set(find_targets(base.model, targets))
-    adapter = init_adapter(base.model, target_modules=targets, rank=rank)
-    layers = Table("layer", "kind", "weight", "largest rank", "target", box=None, header_style="bold")
-    for name, module in unwrap(base.model).named_modules():
-        weight = getattr(module, "weight", None)
-        if weight is None or weight.ndim < 2:
-            continue
-        limit = str(min(len(weight), weight[0].numel()))
-        layers.add_row(
-            name, type(module).__name__, "x".join(map(str, weight.shape)), limit, "yes" if name in hit else ""
-        )
-    count = sum(tensor.numel() for tensor in adapter.parameters())
-    total = sum(parameter.numel() for parameter in base.model.parameters())
-    facts = (
-        f"architecture {base.description['architecture']}, input {'x'.join(map(str, base.input_size))}, "
-        f"{base.num_classes} classes, {total:,} parameters\n"
-        f"fingerprint {fingerprint(base.model)}\n"
-        f"head {find_head(base.model)}; {len(find_norms(base.model))} layers with running statistics\n"
-        f"an adapter of rank {rank} on {len(hit)} layers: {count:,} parameters, about {4 * count / 1000:,.0f} kB"
+    return Output(
+        text=[f"{folder} is complete and belongs to {base}"], data={"folder": folder, "base": base, "verified": True}
     )
-    return Group(facts, "", layers)
+
+
+def inspection(spec: str, targets: list[str], rank: int) -> Output:
+    """A base's facts, and every layer that can take an update: which the targets cover, and what that costs."""
+    base = load_base(spec)
+    covered = set(find_targets(base.model, targets))
+    adapter = init_adapter(base.model, target_modules=targets, rank=rank)
+    layers = [
+        {
+            "name": name,
+            "kind": type(module).__name__,
+            "weight": list(module.weight.shape),
+            "largest_rank": min(len(module.weight), module.weight[0].numel()),
+            "target": name in covered,
+        }
+        for name, module in unwrap(base.model).named_modules()
+        if isinstance(getattr(module, "weight", None), Tensor) and module.weight.ndim > 1
+    ]
+    count = sum(tensor.numel() for tensor in adapter.parameters())
+    heads, share = find_heads(base.model), target_share(base.model, covered)
+    facts = {
+        "base": spec,
+        "architecture": base.description["architecture"],
+        "input size": "x".join(map(str, base.input_size)),
+        "classes": f"{base.num_classes:,}",
+        "parameters": f"{sum(parameter.numel() for parameter in base.model.parameters()):,}",
+        "fingerprint": fingerprint(base.model),
+        "head": ", ".join(heads),
+        "layers with running statistics": len(find_norms(base.model)),
+        "targets": f"{' '.join(targets)}: {len(covered)} layers, {share:.0%} of the parameters below the head",
+        "adapter": f"{count:,} parameters at rank {rank}, about {4 * count / 1000:,.0f} kB",
+    }
+    table = Rows(
+        ("layer", "kind", "weight", "largest rank", "target"),
+        [
+            (e["name"], e["kind"], "x".join(map(str, e["weight"])), e["largest_rank"], "yes" if e["target"] else "")
+            for e in layers
+        ],
+    )
+    data = {
+        **{key: base.description[key] for key in ("architecture", "num_classes", "input_size")},
+        "base": spec,
+        "fingerprint": facts["fingerprint"],
+        "heads": heads,
+        "parameters": sum(parameter.numel() for parameter in base.model.parameters()),
+        "adapter": {"target_modules": sorted(covered), "share": share, "rank": rank, "parameters": count},
+        "layers": layers,
+    }
+    return Output(text=[Facts(facts), "", table], data=data)
+
+
+def predictions(results: Sequence[Prediction]) -> Output:
+    """The most probable classes of each picture, a line each."""
+    table = Rows(
+        ("image", "class", "probability"),
+        [(one.image, name, f"{100 * share:.1f} %") for one in results for name, share in one.classes],
+    )
+    data = [
+        {"image": one.image, "classes": [{"class": name, "probability": share} for name, share in one.classes]}
+        for one in results
+    ]
+    return Output(text=[table], data=data)

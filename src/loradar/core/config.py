@@ -1,13 +1,24 @@
 """Settings of commands: the base schema, config files, and one-line errors. Imports no torch, so that help is instant."""
 
 import json
+import re
+import reprlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from loradar.core.errors import BadConfigError, did_you_mean
@@ -16,71 +27,180 @@ from loradar.core.names import RUN
 
 Count = int | None
 
+BASE = "The model: FOLDER, torchvision:NAME, timm:NAME, hub:OWNER/NAME or FILE:architecture=NAME,num_classes=N."
+DATA = "The images: digits (built in), an image folder, parquet files, a CIFAR-10 folder, or hub:OWNER/NAME."
+MAX_TEST_IMAGES = (
+    "Images to report on: the first of the test split. Default: at most 1,000; a fifth of all images where there is no "
+    "test split."
+)
+CACHE = "Folder that keeps attacked images between runs."
+BATCH_SIZE = "Images per forward pass."
+DEVICE = "auto, cpu, cuda, cuda:1 or mps. auto takes a GPU where there is one."
+REPORT_FOLDER = "Folder for report.json, report.md and report.html."
+"""Descriptions of fields that several commands share."""
 
-class Config(BaseModel):
-    """What every command that computes has."""
+_LARGEST = 2**63 - 1
+
+
+def _read_size(value: object) -> object:
+    """Reads `64` and `48x64`; anything else is left to the schema."""
+    sides = re.fullmatch(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", str(value)) if isinstance(value, int | str) else None
+    if sides is not None:
+        return int(sides[1]), int(sides[2] or sides[1])
+    if isinstance(value, int | str):
+        raise PydanticCustomError("size", "expected N or HEIGHTxWIDTH in pixels, for example 224 or 128x160")
+    return value
+
+
+Pixels = Annotated[int, Field(ge=1)]
+Size: TypeAlias = Annotated[tuple[Pixels, Pixels], BeforeValidator(_read_size)]
+"""(height, width) in pixels. Flags and files write it as N or HEIGHTxWIDTH."""
+
+
+def _check_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?", name):
+        raise PydanticCustomError("device", "expected auto, cpu, mps, cuda or cuda:N")
+    return name
+
+
+Device: TypeAlias = Annotated[str, AfterValidator(_check_device)]
+"""`auto` or a kind of processor that torch computes on; whether it is there is seen when the model is opened."""
+
+
+def default_cache() -> Path:
+    """`~/.cache/loradar`, or `runs/cache` for a user without a home folder."""
+    folder = Path("~/.cache/loradar")
+    try:
+        folder.expanduser()
+    except RuntimeError:
+        return Path("runs/cache")
+    return folder
+
+
+class Settings(BaseModel):
+    """Settings of any command: unknown keys, infinite numbers and truth values for numbers are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware is faster.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
-    seed: int = Field(0, description="Seeds the splits, the start, the order and the augmentation.")
-
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        # YAML reads yes as true, and pydantic would take that for 1
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise PydanticCustomError("truth", "expected a number or text (quote it where it is a word)")
+    def _refuse_odd_values(cls, value: object, info: ValidationInfo) -> object:
+        is_flag = cls.model_fields[info.field_name or ""].annotation is bool
+        for item in value if isinstance(value, list | tuple) else [value]:
+            # YAML reads yes as true, and pydantic would take that for 1
+            if isinstance(item, bool) and not is_flag:
+                raise PydanticCustomError("truth", "expected a number or text (quote it where it is a word)")
+            if isinstance(item, str | Path) and "\0" in str(item):
+                raise PydanticCustomError("nul", "expected text without NUL characters")
         return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _refuse_huge_numbers(cls, value: object) -> object:
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise PydanticCustomError("huge", "expected a number of at most 18 digits")
+        return value
+
+
+class Config(Settings):
+    """Settings of every command that trains or measures."""
+
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Number format to compute in. auto takes bf16 where the hardware is faster in it."
+    )
+    device: Device = Field("auto", description=DEVICE)
+    seed: int = Field(0, ge=0, description="Seed of the splits, the initialization, the order and the augmentation.")
 
 
 C = TypeVar("C", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one table: PyYAML would take the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise yaml.YAMLError(f"the key {_shorten(name, 60)!r} stands twice in one table")
+        return super().construct_mapping(node, deep)
+
+
 def read_file(path: Path) -> dict[str, Any]:
     """The settings of a YAML or TOML file. Raises BadConfigError where it is neither."""
     try:
-        text = path.read_text()
-        found = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        line = " ".join(str(error).split())
-        raise BadConfigError(f"config {path} cannot be read: {line}; expected YAML, or TOML in a .toml file") from error
-    if found is None:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, _Loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = _shorten(" ".join(str(error).split()), 300)
+        raise BadConfigError(
+            f"config {path} cannot be read: {reason}; expected YAML, or TOML in a .toml file"
+        ) from error
+    if content is None:
         return {}
-    if not isinstance(found, dict):
-        raise BadConfigError(f"config {path} holds {type(found).__name__}; expected a table of settings (key: value)")
-    return {str(key).replace("-", "_"): value for key, value in found.items()}
+    if not isinstance(content, dict):
+        raise BadConfigError(f"config {path} holds {type(content).__name__}; expected a table of settings (key: value)")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 
 def validate(schema: type[C], settings: Mapping[str, Any]) -> C:
-    """`settings` held against `schema`. Raises BadConfigError: one line, with the nearest key for an unknown one."""
+    """`settings` checked against `schema`. Raises BadConfigError: one line, with the nearest key for an unknown one."""
     try:
         return schema(**settings)
     except ValidationError as error:
-        raise BadConfigError("; ".join(_line(schema, dict(e)) for e in error.errors()[:3])) from error
+        lines = dict.fromkeys(_line(schema, dict(e)) for e in error.errors()[:3])
+        raise BadConfigError("; ".join(lines)) from error
 
 
 def _line(schema: type[BaseModel], error: dict[str, Any]) -> str:
-    key = str(error["loc"][0]) if error["loc"] else ""
+    key = _shorten(str(error["loc"][0]), 60) if error["loc"] else ""
     if error["type"] == "extra_forbidden":
         return f"unknown config key {key!r}; {did_you_mean(key, schema.model_fields)}"
     if error["type"] == "missing":
-        return f"{key} is missing; {schema.model_fields[key].description}"
-    return f"{key} is {error['input']!r}; {error['msg'].lower()}"
+        text = (schema.model_fields[key].description or "").rstrip(".")
+        return f"{key} is missing; expected {text[:1].lower()}{text[1:]}"
+    return f"{key} is {_shown(error['input'])}; {error['msg'][:1].lower()}{error['msg'][1:]}"
+
+
+def _shown(value: object) -> str:
+    """The repr of a value, at most 120 characters: nested YAML aliases can stand for gigabytes."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    short.maxlevel = 2
+    try:
+        return _shorten(short.repr(value), 120)
+    except ValueError:  # an integer of more digits than Python converts
+        return "a number of thousands of digits"
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def check_run_settings(config: Config, *free: str) -> None:
-    """Takes the out folder for this run. Raises BadConfigError where it holds one with other settings than the `free`."""
+    """Claims the out folder for this run.
+
+    Raises BadConfigError where the folder holds a run with other settings; those named in `free` may differ.
+    """
     out: Path = config.out  # type: ignore[attr-defined]
     path = out / RUN
     now = json.loads(config.model_dump_json(exclude={"out", "cache", "device", *free}))
     if path.exists():
-        before = json.loads(path.read_text())
+        before = _read_run(path)
         odd = [key for key in now if before.get(key) != now[key]]
         if odd:
             raise BadConfigError(
-                f"{out} holds a run with {odd[0]} = {before.get(odd[0])!r}, now {now[odd[0]]!r}; choose another "
+                f"{out} holds a run with {odd[0]} = {_shown(before.get(odd[0]))}, now {_shown(now[odd[0]])}; choose another "
                 "--out, or delete that folder"
             )
     write_atomically(path, json.dumps(now, indent=2).encode())
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadConfigError(f"{path} cannot be read ({error}); choose another --out, or delete that folder") from error
+    if not isinstance(content, dict):
+        raise BadConfigError(f"{path} is damaged; choose another --out, or delete that folder")
+    return content

@@ -34,6 +34,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         ) from error
 
 
+def expand_home(path: Path) -> Path:
+    """`path` with a leading `~` replaced. Raises BadFileError where that home folder is not known."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise BadFileError(f"the home folder of {path} is not known; write the whole path") from error
+
+
 def make_folder(path: Path) -> None:
     """Makes `path`, so that long work does not find at its end that it cannot. Raises BadFileError."""
     try:

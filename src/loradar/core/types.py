@@ -102,9 +102,13 @@ class ProgressBar(Protocol):
 
 
 class Progress(Protocol):
-    """Whoever wants to watch long work. The library itself never prints."""
+    """Receives the progress of long work. The library itself never prints."""
 
     def task(self, name: str, total: int, unit: str = "images") -> ProgressBar: ...
+
+    def message(self, text: str) -> None:
+        """Receives one line for people, such as an estimate of the time that the work will take."""
+        ...
 
 
 class _NullBar:
@@ -112,7 +116,9 @@ class _NullBar:
 
 
 class NullProgress:
-    """Watches nothing; the default of every recipe."""
+    """Ignores progress; the default of every job."""
 
     def task(self, name: str, total: int, unit: str = "images") -> ProgressBar:  # noqa: ARG002
         return _NullBar()
+
+    def message(self, text: str) -> None: ...

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from loradar.core.errors import BadDataError, did_you_mean
+from loradar.core.files import expand_home
 from loradar.core.specs import split_spec
 from loradar.data.batches import batches_source, has_batches
 from loradar.data.digits import digits_source
@@ -42,7 +43,7 @@ def load_source(spec: str, *, size: tuple[int, int] | None = None) -> Source:
         BadDataError: In one line, here or when a split is read.
     """
     what, options = split_spec(spec)
-    path = Path(what).expanduser()
+    path = expand_home(Path(what))
     columns = {key: options.pop(key) for key in _COLUMNS if key in options}
     if what.startswith("hub:"):
         config = options.pop("config", None)

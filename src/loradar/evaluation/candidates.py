@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loradar.adapters import Adapter, merge_weights
 from loradar.attacks import PGD, UniformNoise
@@ -71,11 +70,14 @@ def transfer_row(bench: Workbench, one: Candidate, attack: Attack, reported: Rep
     return row(bench, one, transferred(bench, attack, reported), reported, attack, "transfer")
 
 
-def adaptive_row(bench: Workbench, one: Candidate, attack: Attack, reported: ReportedImages) -> AccuracyResult:
+def adaptive(bench: Workbench, one: Candidate, attack: Attack, reported: ReportedImages) -> Images:
     """The attack on the candidate itself."""
     name = f"craft {kind(attack.spec)} on {one.name}, {len(reported.y)} reported images"
-    x_adv = bench.attacked(attack, one.model, reported.x, reported.y, name=name)
-    return row(bench, one, x_adv, reported, attack, "adaptive")
+    return bench.attacked(attack, one.model, reported.x, reported.y, name=name)
+
+
+def adaptive_row(bench: Workbench, one: Candidate, attack: Attack, reported: ReportedImages) -> AccuracyResult:
+    return row(bench, one, adaptive(bench, one, attack, reported), reported, attack, "adaptive")
 
 
 def leak(bench: Workbench, one: Candidate, attack: Attack, reported: ReportedImages) -> LabelLeakResult:
@@ -124,26 +126,38 @@ def masking(bench: Workbench, one: Candidate, reported: ReportedImages) -> tuple
 
 
 def pictures(
-    bench: Workbench, one: Candidate, attack: Attack, reported: ReportedImages, classes: Sequence[str]
+    bench: Workbench, one: Candidate, attack: Attack, threat: Threat, reported: ReportedImages, classes: Sequence[str]
 ) -> tuple[Picture, ...]:
-    """Up to three transferred images: two that fool the base and not the candidate, and one that fools both."""
-    x_adv = transferred(bench, attack, reported)
+    """Draws up to two attacked images: one that the candidate still answers rightly, the base wrongly if there is such a
+    one; and one that fools the candidate."""
+    x_adv = transferred(bench, attack, reported) if threat == "transfer" else adaptive(bench, one, attack, reported)
     base, own = bench.optimized(bench.base.model, attack), bench.optimized(one.model, attack)
-    fooled = predict(base, x_adv, batch_size=bench.batch_size) != reported.y
+    base_answers = predict(base, x_adv, batch_size=bench.batch_size)
     before = predict(own, reported.x, batch_size=bench.batch_size)
     after = predict(own, x_adv, batch_size=bench.batch_size)
-    saved = torch.nonzero(fooled & (after == reported.y)).flatten()[:2]
-    lost = torch.nonzero(fooled & (after != reported.y) & (before == reported.y)).flatten()[:1]
+    held, lost = (before == reported.y) & (after == reported.y), (before == reported.y) & (after != reported.y)
+    chosen = [_first(held & (base_answers != reported.y), held), _first(lost)]
+
+    def word(answer: Tensor) -> str:
+        return classes[int(answer)] if answer >= 0 else "none"
+
     return tuple(
         Picture.of(
             reported.x[i],
             x_adv[i],
             model=one.name,
             attack=attack.spec,
-            threat="transfer",
-            label=classes[int(reported.y[i])],
-            before=classes[int(before[i])],
-            after=classes[int(after[i])],
+            threat=threat,
+            label=word(reported.y[i]),
+            before=word(before[i]),
+            after=word(after[i]),
+            base_answer=word(base_answers[i]),
         )
-        for i in torch.cat([saved, lost]).tolist()
+        for i in chosen
+        if i is not None
     )
+
+
+def _first(*groups: Tensor) -> int | None:
+    """The first image of the first group, bool (n,), that has one."""
+    return next((int(group.nonzero()[0]) for group in groups if group.any()), None)

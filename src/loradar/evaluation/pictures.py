@@ -1,4 +1,4 @@
-"""One attacked image as people can see it: before, after, and the difference amplified."""
+"""Pictures for people: an attacked image, before, after, and the difference amplified."""
 
 import base64
 import io
@@ -11,15 +11,16 @@ from torch import Tensor
 from loradar.core.checks import check_images
 from loradar.core.types import Threat
 
-LARGEST = 224
-"""Pixels; a larger image is shrunk to this, so that a page stays small."""
+LARGEST = 128
+"""Pixels; a larger image is shrunk to this, so that a page stays small: it is shown no larger."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
     """Three PNG files in base64: the clean image, the attacked one, and their difference times `gain` around grey.
 
-    `label` is the true class; `before` and `after` are what `model` answers on the clean and on the attacked image.
+    `label` is the true class; `before` and `after` are the answers of `model` to the clean and to the attacked image,
+    `base_answer` is that of the base to the attacked image ("" where it is not known).
     """
 
     model: str
@@ -32,6 +33,7 @@ class Picture:
     clean: str
     attacked: str
     difference: str
+    base_answer: str = ""
 
     @classmethod
     def of(
@@ -45,8 +47,9 @@ class Picture:
         label: str,
         before: str,
         after: str,
+        base_answer: str = "",
     ) -> "Picture":
-        """From one image (channels, height, width) and its attacked form, both in [0, 1]. Raises BadImagesError."""
+        """Draws one image (channels, height, width) and its attacked form, both in [0, 1]. Raises BadImagesError."""
         check_images(x[None])
         check_images(x_adv[None])
         delta = x_adv.cpu().float() - x.cpu().float()
@@ -58,6 +61,7 @@ class Picture:
             label=label,
             before=before,
             after=after,
+            base_answer=base_answer,
             gain=gain,
             clean=png(x),
             attacked=png(x_adv),
@@ -66,7 +70,7 @@ class Picture:
 
 
 def png(image: Tensor) -> str:
-    """One image (channels, height, width) in [0, 1] as a PNG file in base64, shrunk to LARGEST."""
+    """Returns one image (channels, height, width) in [0, 1] as a PNG file in base64, shrunk to LARGEST."""
     shown = image.detach().cpu().float().clamp(0, 1)
     if max(shown.shape[1:]) > LARGEST:
         scale = LARGEST / max(shown.shape[1:])

@@ -92,6 +92,9 @@ class _Named:
     def task(self, name: str, total: int, unit: str = "images") -> ProgressBar:  # noqa: ARG002
         return self.progress.task(self.name, total, unit)
 
+    def message(self, text: str) -> None:
+        self.progress.message(text)
+
 
 class BenchConfig(Protocol):
     """Settings of a command that attacks and counts: precision, batch size, cache folder."""

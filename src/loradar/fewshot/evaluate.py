@@ -31,6 +31,7 @@ from loradar.fewshot.heads import CENTROID
 from loradar.fewshot.methods import (
     FULL,
     MAIN_METHODS,
+    NO_TUNING,
     TUNED,
     Peer,
     ablation_chain,
@@ -47,8 +48,9 @@ from loradar.fewshot.pools import base_of, open_pool
 from loradar.fewshot.search import Chooser, search, validation_views
 from loradar.fewshot.tasks import Domain, named_domain
 from loradar.models import open_base, pick_device
-from loradar.report.few_shot import CORRUPTIONS, FewShotReport, FewShotRow, averaged
-from loradar.report.writing import write_few_shot_report
+from loradar.report.few_shot import CORRUPTIONS, FewShotRow, FewShotSection, averaged
+from loradar.report.files import write_report
+from loradar.report.schema import Report
 
 Results = dict[str, dict[str, float]]
 """Attack (or "none", "corruptions", "weights") to method to the share of right answers."""
@@ -96,7 +98,7 @@ def few_shot_eval(config: FewShotEvalConfig, *, progress: Progress | None = None
             found[domain.name, setting] = results
             rows += measuring.rows(domain.name, setting, results)
     report = _report(measuring, domains, samplers, rows, found, searched)
-    return write_few_shot_report(report, config.out)
+    return write_report(report, config.out)
 
 
 def _report(
@@ -106,26 +108,29 @@ def _report(
     rows: Sequence[FewShotRow],
     found: dict[tuple[str, str], list[Results]],
     searched: Recipe | None,
-) -> FewShotReport:
+) -> Report:
     config, tools, recipe = measuring.config, measuring.tools, measuring.recipe
     inside = [domain.name for domain in domains if domain.name in config.in_domain]
     outside = [domain.name for domain in domains if domain.name not in config.in_domain]
     every = [*averaged(rows, outside, "out of domain"), *averaged(rows, inside, "in domain")] if inside else []
     every = [*(every or averaged(rows, outside, "of all domains")), *rows]
-    return FewShotReport(
-        rows=tuple(every),
+    return Report(
+        title="Few-shot report",
+        rows=(),
         base=tools.base.description | {"fingerprint": fingerprint(tools.base.model)},
         data={domain.name: _describe(domain) for domain in domains},
         versions=versions(),
-        full=FULL,
         settings=json.loads(config.model_dump_json(exclude={"out", "domain", "base", "pool", "search"}))
         | {"searched": repr(searched) if searched else None},
-        pool={name: _member(adapter.card) for name, adapter in tools.pool.items()},
-        ablation_chain={
-            step: method for step, method in ablation_chain(recipe).items() if method in {row.method for row in rows}
-        },
-        blends=tuple(blends_of(found, WEIGHTS)),
-        tasks=tuple(task_pictures(tools, domains, next(iter(samplers.items())), recipe, config.batch_size)),
+        few_shot=FewShotSection(
+            rows=tuple(every),
+            full=FULL,
+            reference=NO_TUNING,
+            pool={name: _member(adapter.card) for name, adapter in tools.pool.items()},
+            ablation_chain={s: m for s, m in ablation_chain(recipe).items() if m in {row.method for row in rows}},
+            blends=tuple(blends_of(found, WEIGHTS)),
+            tasks=tuple(task_pictures(tools, domains, next(iter(samplers.items())), recipe, config.batch_size)),
+        ),
         notes=notes_of(config, recipe, has_peers=bool(measuring.peers)),
     )
 

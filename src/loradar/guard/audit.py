@@ -22,8 +22,9 @@ from loradar.guard.guard import Guard
 from loradar.guard.measuring import GuardMeasuring, list_candidates
 from loradar.guard.surrogate import STATEMENT
 from loradar.guard.tally import UNION
-from loradar.report.schema import Report
-from loradar.report.writing import write_report
+from loradar.report.files import write_report
+from loradar.report.guards import GuardSection
+from loradar.report.schema import BASE, Report
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,18 +109,23 @@ def run(job: GuardAuditJob, *, progress: Progress | None = None) -> GuardAuditRe
     measuring = GuardMeasuring(bench=bench, guard=guard, voters=voters, config=config, attacks=job.attacks, x=x, y=y)
     tally = measuring.tally(candidates)
     verdicts = _verdicts(job, measuring)
+    rows = (*tally.unions(), *tally.mixtures(), *tally.rows(), *measuring.certificate())
     report = Report(
         title="Guard report",
-        rows=(*tally.unions(), *tally.mixtures(), *tally.rows(), *measuring.certificate()),
+        rows=rows,
         base=bench.describe(),
         data={name: value for name, value in job.splits.record.items() if name != "duplicates"}
         | {"calibration": guard.state.record.data},
         versions=versions(),
         settings=bench.settings(config) | {"guard": _settings(guard)},
-        identification=identification_of(verdicts, guard.settings.labels),
-        cost=cost_of(verdicts, guard, {one.name: one.cost for one in candidates}),
-        reliabilities=reliabilities_of(verdicts, guard),
-        suspects=suspects_of(verdicts, guard, job.classes, job.known),
+        # the saved guard is the first candidate
+        baselines=tuple({row.model: None for row in rows if row.model not in (candidates[0].name, BASE)}),
+        guard=GuardSection(
+            identification=identification_of(verdicts, guard.settings.labels),
+            cost=cost_of(verdicts, guard, {one.name: one.cost for one in candidates}),
+            reliabilities=reliabilities_of(verdicts, guard),
+            suspects=suspects_of(verdicts, guard, job.classes, job.known),
+        ),
         notes=(STATEMENT, UNION),
     )
     return GuardAuditResult(report=report, page=write_report(report, config.out))

@@ -55,7 +55,7 @@ def identification_of(verdicts: TrafficVerdicts, labels: Sequence[str]) -> Ident
     return Identification(
         labels=tuple(labels),
         confusion=tuple(tuple(row) for row in table),
-        false_alarms=float((clean >= limit).double().mean()),
+        fpr95=float((clean >= limit).double().mean()),
         auroc={
             labels[kind]: float(
                 roc_auc_score(truth[(truth == 0) | (truth == kind)] != 0, suspicion[(truth == 0) | (truth == kind)])
@@ -63,7 +63,7 @@ def identification_of(verdicts: TrafficVerdicts, labels: Sequence[str]) -> Ident
             for kind in kinds[1:]
         },
         # the kinds are as frequent here as the posterior without the prior takes them to be
-        error=reliability(posterior.amax(1), posterior.argmax(1) == truth).error,
+        calibration_error=reliability(posterior.amax(1), posterior.argmax(1) == truth).error,
         unfitted={
             name: {label: counts[label] for label in labels if counts[label]} for name, counts in unfitted.items()
         },

@@ -1,5 +1,6 @@
 """Measures a base and any adapters of it against any attacks: nothing is trained."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,11 @@ from loradar.evaluation import (
 from loradar.evaluation import candidates as figures
 from loradar.evaluation.candidates import Candidate, ReportedImages
 from loradar.evaluation.workbench import Workbench, open_bench
+from loradar.jobs.bases import at_size
 from loradar.jobs.config import AuditConfig
 from loradar.models import Base, open_base
-from loradar.report.schema import Report, Size
-from loradar.report.writing import write_report
+from loradar.report.files import write_report
+from loradar.report.schema import BASE, Report, Size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +63,7 @@ def resolve(
     Objects in memory take the place of what `config` names. Raises LoradarError.
     """
     attacks = named_attacks(config.attacks) if attacks is None else attacks
-    base = open_base(config.base, config.device) if base is None else base
+    base = at_size(open_base(config.base, config.device) if base is None else base, config.size)
     adapters = load_named(config.adapter) if adapters is None else adapters
     found = fingerprint(base.model)
     for adapter in adapters.values():
@@ -84,10 +86,21 @@ def resolve(
 
 def run(job: AuditJob, *, progress: Progress | None = None) -> AuditResult:
     """Measures the base and every adapter, and writes report.json, report.md and report.html into the out folder."""
+    make_folder(job.config.out)
+    report = measured(job, progress)
+    return AuditResult(report=report, page=write_report(report, job.config.out))
+
+
+def with_settings(job: AuditJob, config: AuditConfig) -> AuditJob:
+    """The same objects under other settings."""
+    return dataclasses.replace(job, config=config)
+
+
+def measured(job: AuditJob, progress: Progress | None) -> Report:
+    """The report of `job`; attacked images are kept in the cache, nothing else is written."""
     config = job.config
-    make_folder(config.out)
     bench = open_bench(job.base, config, progress)
-    candidates = [Candidate(name="base", model=job.base.model)]
+    candidates = [Candidate(name=BASE, model=job.base.model)]
     candidates += [
         Candidate.with_adapter(job.base.model, adapter.to(bench.device), name=name)
         for name, adapter in job.adapters.items()
@@ -99,10 +112,10 @@ def run(job: AuditJob, *, progress: Progress | None = None) -> AuditResult:
         picture
         for one in candidates[1:]
         for attack in job.attacks
-        if "transfer" in config.threat
-        for picture in figures.pictures(bench, one, attack, reported, job.classes)
+        for threat in config.threat
+        for picture in figures.pictures(bench, one, attack, threat, reported, job.classes)
     ]
-    report = Report(
+    return Report(
         title="Audit",
         rows=tuple(rows),
         base=bench.describe(),
@@ -113,7 +126,6 @@ def run(job: AuditJob, *, progress: Progress | None = None) -> AuditResult:
         sizes=tuple(_size(name, adapter) for name, adapter in job.adapters.items()),
         pictures=tuple(shown),
     )
-    return AuditResult(report=report, page=write_report(report, config.out))
 
 
 def measure(

@@ -1,92 +1,165 @@
-"""Settings of pretrain, harden and audit. Imports no torch, so that help is instant."""
+"""Settings of pretrain, harden, audit and predict. Imports no torch, so that help is instant."""
 
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from loradar.core.config import Config, Count
+from loradar.core.config import (
+    BASE,
+    BATCH_SIZE,
+    CACHE,
+    DATA,
+    DEVICE,
+    MAX_TEST_IMAGES,
+    REPORT_FOLDER,
+    Config,
+    Count,
+    Device,
+    Settings,
+    Size,
+    default_cache,
+)
 
 
 class DataConfig(Config):
-    """What every command that reads images has."""
+    """Settings of every command that trains on images."""
 
-    data: str = Field(
-        "digits", description="digits, hub:OWNER/NAME, parquet files, an image folder, cifar-10-batches-py."
+    data: str = Field("digits", description=DATA)
+    size: Size | None = Field(
+        None, description="Run base and images at this size, in pixels. Default: the base's input size."
     )
-    train: Count = Field(None, ge=1, description="Images to train on: a fixed random part. Default: all.")
-    validation: int = Field(500, ge=1, description="Images held out to select the epoch; never reported.")
-    max_test_images: Count = Field(500, ge=1, description="Images reported: the first so many of the test split.")
+    train: Count = Field(None, ge=1, description="Images to train on, drawn at random. Default: all that are left.")
+    validation: Count = Field(
+        None,
+        ge=1,
+        description="Images that select the epoch; never reported. Default: a tenth of the training images, at most 1,000.",
+    )
+    max_test_images: Count = Field(None, ge=1, description=MAX_TEST_IMAGES)
 
 
 class PretrainConfig(DataConfig):
-    """Trains a base: SGD with Nesterov momentum, one-cycle, crop and flip."""
+    """Trains a base: SGD with Nesterov momentum, one-cycle schedule, crops and flips."""
 
+    size: Size | None = Field(
+        None,
+        description="Scale and crop all images to this size, in pixels. Default: their own, where all have one size.",
+    )
     architecture: str = Field("resnet18-cifar", description="resnet18-cifar, a torchvision name, or timm:NAME.")
     out: Path = Field(Path("runs/base"), description="Folder for the base: model.safetensors and config.json.")
     epochs: int = Field(15, ge=1, description="Passes over the training images.")
-    batch_size: int = Field(128, ge=2, description="Images a step.")
-    learning_rate: float = Field(0.1, gt=0, description="The peak of the one-cycle schedule.")
-    weight_decay: float = Field(5e-4, ge=0, description="On matrices and kernels only.")
-    crop: int = Field(4, ge=0, description="Reflect-pad by so many pixels and crop at random.")
-    flip: bool = Field(True, description="Mirror half of the images. Not for digits or letters.")
+    batch_size: int = Field(128, ge=2, description="Images per step.")
+    learning_rate: float = Field(0.1, gt=0, description="Peak of the one-cycle schedule.")
+    weight_decay: float = Field(5e-4, ge=0, description="Weight decay of matrices and kernels.")
+    crop: int = Field(4, ge=0, description="Pad by this many pixels (reflected) and crop at random.")
+    flip: bool = Field(True, description="Mirror half of the images. Turn it off for digits and letters.")
 
 
 class HardenConfig(DataConfig):
     """Trains one adapter per attack on a frozen base, measures each, writes the report."""
 
-    base: str = Field(..., description="FOLDER, torchvision:NAME, timm:NAME, hub:OWNER/NAME or FILE:architecture=NAME.")
-    out: Path = Field(Path("runs/harden"), description="Folder for adapters and report. A killed run resumes there.")
+    base: str = Field(..., description=BASE)
+    head: Literal["auto", "new"] = Field(
+        "auto",
+        description="auto: the base's own head, or those of its classes that the data name. new: fit a head for the data.",
+    )
+    out: Path = Field(Path("runs/harden"), description="Folder for adapters and report.")
     attacks: list[str] = Field(
-        ["roa", "fia", "pgd"], description="One adapter each: [MYNAME=]NAME[:key=value,...][@base|@defended]."
+        ["roa", "fia", "pgd"],
+        description="Train one adapter against each: [MYNAME=]NAME[:key=value,...][@base|@defended].",
     )
-    transfer_attacks: list[str] | None = Field(None, description="Reported, against the base. Default: --attacks.")
-    adaptive_attacks: list[str] | None = Field(None, description="Reported, against each model. Default: --attacks.")
-    adaptive: Literal["own", "all", "none"] = Field("own", description="Adaptive rows: own attack, all attacks, none.")
+    transfer_attacks: list[str] | None = Field(
+        None, description="Attacks to report that are crafted on the base. Default: those of --attacks."
+    )
+    adaptive_attacks: list[str] | None = Field(
+        None, description="Attacks to report that are crafted on each model. Default: those of --attacks."
+    )
+    adaptive: Literal["own", "all", "none"] = Field(
+        "own", description="Adaptive attacks on an adapter: the one it was trained against, all, or none."
+    )
     max_adaptive_images: Count = Field(
-        None, ge=1, description="Reported images for the adaptive rows. Default: --max-test-images."
+        None, ge=1, description="Reported images to attack adaptively. Default: all reported images."
     )
-    target_modules: list[str] = Field(["block-conv1+stem"], description="Preset or patterns: which layers get a delta.")
-    rank: int = Field(4, ge=1, description="Rank of each delta.")
-    lora_alpha: float | None = Field(None, gt=0, description="Scale is alpha / rank. Default: the rank.")
-    init: Literal["random", "zeros", "svd"] = Field("random", description="zeros is the literal start; never learns.")
-    norm: Literal["frozen", "owned"] = Field("frozen", description="owned: statistics move and belong to the adapter.")
+    target_modules: list[str] = Field(["auto"], description="Layers to adapt: a preset, or name patterns.")
+    rank: int = Field(4, ge=1, description="Rank of each low-rank update.")
+    lora_alpha: float | None = Field(
+        None, gt=0, description="An update is scaled by lora_alpha / rank. Default: the rank."
+    )
+    init: Literal["random", "zeros", "svd"] = Field(
+        "random", description="Initialization of the factors. zeros: both at zero, as published; it never learns."
+    )
+    norm: Literal["frozen", "owned"] = Field(
+        "frozen", description="Normalisation statistics: the base's, or trained and saved with the adapter."
+    )
     attack_target: Literal["base", "defended"] = Field(
-        "base", description="base: crafted once, kept on disk. defended: against the plugged model, every step."
+        "base",
+        description="Craft training images on the base (once, kept on disk), or on the adapted model at every step.",
     )
-    baselines: bool = Field(True, description="Also train fc-only and fc+norm, so that the deltas earn their place.")
+    baselines: bool = Field(
+        True, description="Also train fc-only and fc+norm, which show what the low-rank update adds."
+    )
     literal: bool = Field(False, description="Also train each adapter from both factors at zero.")
     distill_weight: float = Field(
-        0.0, ge=0, description="Weight of staying with the base's answers on clean images (KL)."
+        0.0, ge=0, description="Weight of the KL divergence from the base's clean predictions."
     )
     epochs: int = Field(10, ge=1, description="Passes over the training images.")
-    batch_size: int = Field(128, ge=1, description="Clean images a step; as many attacked ones beside them.")
-    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Who descends.")
-    learning_rate: float = Field(1e-3, gt=0, description="At the start of the schedule.")
-    weight_decay: float = Field(0.0, ge=0, description="Of the optimiser.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
-    schedule: Literal["step", "cosine", "one-cycle", "constant"] = Field("step", description="Of the learning rate.")
-    step_size: int = Field(10, ge=1, description="Epochs to each fall of the step schedule.")
-    gamma: float = Field(0.1, gt=0, description="Factor of each fall of the step schedule.")
-    crop: int = Field(4, ge=0, description="Reflect-pad and crop, clean and attacked image alike.")
-    flip: bool = Field(True, description="Mirror, clean and attacked image alike. Not for digits or letters.")
-    cache: Path = Field(Path("~/.cache/loradar"), description="Where attacked images are kept between runs.")
-    tensorboard: bool = Field(False, description="Write curves for TensorBoard (extra: tensorboard).")
+    batch_size: int = Field(128, ge=1, description="Clean images per step, with as many attacked ones.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Optimizer.")
+    learning_rate: float = Field(1e-3, gt=0, description="Learning rate at the start of the schedule.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    schedule: Literal["step", "cosine", "one-cycle", "constant"] = Field("step", description="Learning rate schedule.")
+    step_size: int = Field(10, ge=1, description="Step schedule: epochs between two falls.")
+    gamma: float = Field(0.1, gt=0, description="Step schedule: factor of each fall.")
+    crop: int = Field(4, ge=0, description="Pad by this many pixels (reflected) and crop at random.")
+    flip: bool = Field(True, description="Mirror half of the images. Turn it off for digits and letters.")
+    cache: Path = Field(default_factory=default_cache, description=CACHE)
+    tensorboard: bool = Field(False, description="Write curves for TensorBoard (needs the extra: tensorboard).")
 
 
 class AuditConfig(Config):
     """Measures a base and adapters against attacks, writes the report."""
 
-    base: str = Field(..., description="FOLDER, torchvision:NAME, timm:NAME, hub:OWNER/NAME or FILE:architecture=NAME.")
-    adapter: list[Path] = Field([], description="Adapter folder. May be given several times.")
-    data: str = Field(
-        "digits", description="digits, hub:OWNER/NAME, parquet files, an image folder, cifar-10-batches-py."
+    base: str = Field(..., description=BASE)
+    adapter: list[Path] = Field([], description="Adapter folder to measure beside the base.")
+    data: str = Field("digits", description=DATA)
+    size: Size | None = Field(
+        None, description="Run base and images at this size, in pixels. Default: the base's input size."
     )
-    attacks: list[str] = Field(["pgd"], description="NAME[:key=value,...]. May be given several times.")
+    attacks: list[str] = Field(["pgd"], description="NAME[:key=value,...].")
     threat: list[Literal["transfer", "adaptive"]] = Field(
-        ["transfer", "adaptive"], description="transfer: crafted on the base. adaptive: on the measured model."
+        ["transfer", "adaptive"], description="transfer: crafted on the base. adaptive: crafted on the measured model."
     )
-    max_test_images: Count = Field(500, ge=1, description="Images: the first so many of the test split.")
-    out: Path = Field(Path("runs/audit"), description="Folder for report.json, report.md, report.html.")
-    batch_size: int = Field(128, ge=1, description="Images a forward pass.")
-    cache: Path = Field(Path("~/.cache/loradar"), description="Where attacked images are kept between runs.")
+    max_test_images: Count = Field(None, ge=1, description=MAX_TEST_IMAGES)
+    out: Path = Field(Path("runs/audit"), description=REPORT_FOLDER)
+    batch_size: int = Field(128, ge=1, description=BATCH_SIZE)
+    cache: Path = Field(default_factory=default_cache, description=CACHE)
+
+
+class PredictConfig(Settings):
+    """Classifies pictures with a base, or with an adapter plugged into it."""
+
+    pictures: list[Path] = Field(..., min_length=1, description="Image files of any size.")
+    base: str = Field(..., description=BASE)
+    adapter: Path | None = Field(None, description="Adapter folder to plug into the base. Default: the base alone.")
+    top: int = Field(
+        1, ge=1, description="Most probable classes to print for each picture.", json_schema_extra={"panel": "Output"}
+    )
+    device: Device = Field("auto", description=DEVICE)
+    batch_size: int = Field(64, ge=1, description=BATCH_SIZE)
+
+
+class CheckConfig(Config):
+    """Attacks a base for about a minute and says in words what breaks it."""
+
+    base: str = Field(..., description=BASE)
+    data: str = Field("digits", description=DATA)
+    size: Size | None = Field(
+        None, description="Run base and images at this size, in pixels. Default: the base's input size."
+    )
+    attacks: list[str] = Field(
+        [], description="[MYNAME=]NAME[:key=value,...]. Default: L-inf, L2 and an occluding rectangle, by image size."
+    )
+    seconds: float = Field(60.0, gt=0, description="Time to spend, which decides how many images are attacked.")
+    max_test_images: Count = Field(None, ge=1, description="Images to attack. Default: 50 to 500, by --seconds.")
+    batch_size: int = Field(128, ge=1, description=BATCH_SIZE)

@@ -24,7 +24,7 @@ def pretrain(config: PretrainConfig, *, progress: Progress | None = None) -> Acc
     """
     progress = progress or NullProgress()
     check_place(config.out, BASE_CONFIG, "a base")
-    source = load_source(config.data)
+    source = load_source(config.data, size=config.size)
     splits = split(
         source, train=config.train, validation=config.validation, reported=config.max_test_images, seed=config.seed
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from loradar.core.errors import BadConfigError, BadFileError
+from loradar.core.files import expand_home
 from loradar.models.backbones import build, canonical
 from loradar.models.base import Base, make_base, new_base
 from loradar.models.folders import load_folder
@@ -42,7 +43,7 @@ def load_base(spec: str) -> Base:
 
 
 def _load(spec: Spec) -> Base:
-    path, options = Path(spec.what).expanduser(), dict(spec.options)
+    path, options = expand_home(Path(spec.what)), dict(spec.options)
     if path.is_dir():
         refuse_rest(options, (), spec.what)
         return load_folder(path)

@@ -1,28 +1,24 @@
-"""Figures of few-shot tasks: the mean over tasks with its interval, and the report they make."""
+"""The few-shot section of a report: mean accuracies over tasks with their intervals, blends, pictures of tasks."""
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from loradar.core.errors import BadConfigError
-from loradar.report.files import read, to_text
 
 AVERAGE = "average"
-"""What the domain of a row begins with that averages domains."""
+"""The first word of the domain of a row that averages domains."""
 CORRUPTIONS = "corruptions"
-"""The `attack` of rows whose queries are corrupted, a kind and a severity for each task."""
+"""The `attack` of rows whose queries are corrupted, each task by one kind at one severity."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotRow:
-    """The mean share of right answers over `episodes` tasks, in [0, 1], with the half width of its 95 % interval.
+    """The mean accuracy over `episodes` tasks, in [0, 1], with the half width of its 95 % interval.
 
-    `setting` is for example "5w1s"; `attack` the repr of the attack on each method's own model, "none" or "corruptions".
+    `setting` is for example "5w1s"; `attack` is "none", "corruptions", or the setting of an attack on the method's own model.
     """
 
     method: str
@@ -38,7 +34,7 @@ class FewShotRow:
     def of(
         cls, shares: Sequence[float], *, method: str, domain: str, setting: str, attack: str, seed: int
     ) -> "FewShotRow":
-        """From the share of each task. Raises BadConfigError for fewer than 2 tasks: they have no interval.
+        """Computes the row from the accuracy of each task. Raises BadConfigError for fewer than 2 tasks.
 
         >>> FewShotRow.of([0.4, 0.6], method="m", domain="d", setting="5w1s", attack="none", seed=0).mean
         0.5
@@ -58,9 +54,25 @@ class FewShotRow:
             seed=seed,
         )
 
+    @property
+    def share(self) -> float:
+        return self.mean
+
+    @property
+    def low(self) -> float:
+        return max(0.0, self.mean - self.half_width)
+
+    @property
+    def high(self) -> float:
+        return min(1.0, self.mean + self.half_width)
+
+    @property
+    def total(self) -> int:
+        return self.episodes
+
 
 def averaged(rows: Sequence[FewShotRow], domains: Sequence[str], name: str) -> list[FewShotRow]:
-    """A row for each method, setting and attack that was measured on all of `domains`: their mean, all weighing alike."""
+    """Averages `domains`, each with the same weight: a row for each method, setting and attack measured on all of them."""
     found: dict[tuple[str, str, str], dict[str, FewShotRow]] = {}
     for row in rows:
         if row.domain in domains:
@@ -87,7 +99,7 @@ def averaged(rows: Sequence[FewShotRow], domains: Sequence[str], name: str) -> l
 
 @dataclass(frozen=True, kw_only=True)
 class BlendWeights:
-    """The mean share of each member in the blends of a domain's tasks."""
+    """The mean weight of each pool member in the blends of a domain's tasks."""
 
     domain: str
     setting: str
@@ -97,7 +109,7 @@ class BlendWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One picture of a task, PNG in base64; `answer` is "" for a support image."""
+    """One image of a task, a PNG in base64; `answer` is "" for a support image."""
 
     picture: str
     label: str
@@ -106,7 +118,7 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskPicture:
-    """A task as people can see it, and how the blend for it was made."""
+    """The images of one task, the answers of `method`, and the weights of its blend."""
 
     domain: str
     setting: str
@@ -117,31 +129,16 @@ class TaskPicture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShotReport:
-    """Figures and what they need. `ablation_chain` maps each component, added in turn, to the method that has all so far."""
+class FewShotSection:
+    """Few-shot figures. `full` names the method that the report is about, `reference` the one without adapters.
+
+    `ablation_chain` maps each component, added in turn, to the method that has all components so far.
+    """
 
     rows: tuple[FewShotRow, ...]
-    base: Mapping[str, Any]
-    data: Mapping[str, Any]
-    versions: Mapping[str, Any]
-    title: str = "Few-shot report"
-    full: str = "AMT"
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    full: str
+    reference: str
     pool: Mapping[str, Any] = field(default_factory=dict)
     ablation_chain: Mapping[str, str] = field(default_factory=dict)
     blends: tuple[BlendWeights, ...] = ()
     tasks: tuple[TaskPicture, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-_FORM = TypeAdapter(FewShotReport)
-
-
-def read_few_shot_report(path: Path | str) -> FewShotReport:
-    """The report in a folder or a file. Raises BadFileError where there is none, or it is damaged."""
-    return read(_FORM, path)
-
-
-def few_shot_to_json(report: FewShotReport) -> str:
-    """The fixed form. Raises BadConfigError for a value that JSON cannot hold."""
-    return to_text(_FORM, report, indent=1)

@@ -1,4 +1,4 @@
-"""What a report says of a guard beside its rows: names given to attacks, confidence and its worth, cost, examples."""
+"""The guard's section of a report: identification of attacks, reliability of confidences, cost, examples."""
 
 import base64
 import io
@@ -17,20 +17,19 @@ CONFIDENT = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Identification:
-    """Names given to attacks, against what was really done to the images.
+    """The identifier's confusion matrix, and its figures.
 
-    `confusion[i][j]` counts images of `labels[i]` that were named `labels[j]`; the row of "unknown" holds threats that the
-    identifier was not fitted on, which `unfitted` counts one by one, by name given; `sure` counts those among them that got a
-    threat's name with a probability of CONFIDENT or more. `false_alarms` is the share of clean images suspected at the
-    threshold that detects 95 % of the attacked ones; `auroc` of each threat against clean, by the probability of not being
-    clean; `error` the expected calibration error of the names.
+    `confusion[i][j]` counts images of `labels[i]` that were named `labels[j]`. The last row ("unknown") holds threats that
+    the identifier was not fitted on: `unfitted` counts each of them by the name given, `sure` those that got a threat's name
+    with a probability of CONFIDENT or more. `fpr95` is the false-positive rate on clean images at a true-positive rate of
+    95 %. `auroc` is of each threat against clean images. `calibration_error` is the expected calibration error of the names.
     """
 
     labels: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
-    false_alarms: float
+    fpr95: float
     auroc: Mapping[str, float]
-    error: float
+    calibration_error: float
     unfitted: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     sure: Mapping[str, int] = field(default_factory=dict)
 
@@ -98,7 +97,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Suspect:
-    """One image as the guard saw it, a PNG in base64; with the suspected rectangle drawn where one is suspected."""
+    """One image and the guard's verdict on it, a PNG in base64, with the suspected rectangle drawn if there is one."""
 
     image: str
     done: str
@@ -131,3 +130,13 @@ class Suspect:
         shown.save(file, format="PNG", optimize=True)
         drawn = base64.b64encode(file.getvalue()).decode("ascii")
         return cls(image=drawn, done=done, named=named, probability=probability, label=label, answer=answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardSection:
+    """What a guard's audit adds to the rows."""
+
+    identification: Identification
+    cost: Cost
+    reliabilities: tuple[Reliability, ...] = ()
+    suspects: tuple[Suspect, ...] = ()

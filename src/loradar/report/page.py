@@ -1,5 +1,6 @@
 """A report for people: one HTML file that fetches nothing, and the same in Markdown."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,36 +8,31 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from loradar.evaluation.leak import RULE
+from loradar.evaluation.leak import RULE as LEAK_RULE
 from loradar.evaluation.measure import AccuracyResult
-from loradar.evaluation.names import flat, labels, readable, short_names
-from loradar.report.guard_plots import cost_svg, reliability_svg
+from loradar.evaluation.names import flat, labels, readable
+from loradar.report import plots, views
+from loradar.report.few_shot import AVERAGE, FewShotSection
 from loradar.report.guards import CONFIDENT
-from loradar.report.plots import curve_svg
-from loradar.report.schema import Report
-from loradar.report.views import cards, heats, warnings_of
+from loradar.report.measured import attack_names, settings_of
+from loradar.report.schema import BASE, Report
+from loradar.report.verdict import RULE, next_steps, verdicts
+
+_MARKUP = re.compile(r"[\\`*\[\]<>|~$&#]|(?<![^\W_])_|_(?![^\W_])")
+_LIST = re.compile(r"^(\s*)([-+=]|\d+(?=[.)]))")
+_SHORT = 12
 
 
-def to_html(report: Report) -> str:
-    """The whole page: styles, pictures and drawings within it; light and dark, phone and desk."""
-    # matplotlib escapes the text in its SVG itself
-    drawings = [Markup(curve_svg(curve, key=f"curve{i}")) for i, curve in enumerate(report.curves)]
-    reliability = Markup(reliability_svg(report.reliabilities, key="reliability"))
-    cost = Markup(cost_svg(report.cost, key="cost") if report.cost else "")
-    return (
-        environment(escape=True)
-        .get_template("page.html.jinja")
-        .render(_content(report), drawings=drawings, reliability=reliability, cost=cost)
-    )
-
-
-def to_markdown(report: Report) -> str:
-    """The figures, verdicts and settings as Markdown tables."""
-    return environment(escape=False).get_template("page.md.jinja").render(_content(report))
+def render(report: Report) -> tuple[str, str]:
+    """Returns the report as (Markdown, HTML). The page holds its styles, pictures and drawings; light and dark."""
+    content = _content(report)
+    markdown = _environment(escape=False).get_template("page.md.jinja").render(content)
+    page = _environment(escape=True).get_template("page.html.jinja").render(content, drawings=_drawings(report))
+    return re.sub(r"\n{3,}", "\n\n", markdown), page
 
 
 def percent(share: float) -> str:
-    """A share as people read it, with one decimal.
+    """Writes a share with one decimal.
 
     >>> percent(0.482)
     '48.2'
@@ -44,8 +40,30 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def environment(*, escape: bool) -> Environment:
-    """Where templates are found, with the filters that they use."""
+def text(value: object) -> str:
+    r"""Escapes what Markdown would take for markup, also within a table.
+
+    >>> print(text("a|b *c* snake_case _d_"))
+    a\|b \*c\* snake_case \_d\_
+    """
+    line = _MARKUP.sub(r"\\\g<0>", " ".join(str(value).split()))
+    return _LIST.sub(lambda found: f"{found[1]}{_escaped(found[2])}", line)
+
+
+def code(value: object) -> str:
+    """Writes a Markdown code span that holds any text, also within a table."""
+    line = " ".join(str(value).split()).replace("|", "\\|")
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{pad}{line}{pad}{fence}" if line else ""
+
+
+def _escaped(start: str) -> str:
+    # a number is escaped at the dot that makes it a list
+    return f"{start}\\" if start.isdigit() else f"\\{start}"
+
+
+def _environment(*, escape: bool) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=escape,
@@ -58,45 +76,116 @@ def environment(*, escape: bool) -> Environment:
         "percent": percent,
         "readable": readable,
         "flat": flat,
-        "cell": _cell,
-        "count": _count,
-        "times": _times,
+        "text": text,
+        "code": code,
+        "count": "{:,}".format,
+        "times": lambda ratio: f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}",
     }
     return environment
 
 
 def _content(report: Report) -> Mapping[str, Any]:
-    attacks = [row.attack for row in (*report.rows, *report.last_epoch)] + [
-        picture.attack for picture in report.pictures
-    ]
-    base_size = next((size for size in report.sizes if size.model == "base"), None)
+    section, last = report.few_shot, report.training.last_epoch if report.training else ()
+    attacks = [row.attack for row in (*report.rows, *last)] + [row.attack for row in (section.rows if section else ())]
+    shown = [*attacks, *(picture.attack for picture in report.pictures)]
+    judged = verdicts(report)
+    aside = {label for (model, _), label in labels(report.rows).items() if model in report.baselines}
     return {
         "report": report,
-        "cards": cards(report),
-        "heats": heats(report),
-        "labels": labels([*report.rows, *report.last_epoch]),
+        "facts": _facts(report),
+        "verdicts": [one for one in judged if one.candidate not in aside],
+        "baseline_verdicts": [one for one in judged if one.candidate in aside],
+        "steps": next_steps(report),
+        "rule": RULE,
+        "cards": views.cards(report),
+        "heats": views.heats(report),
+        "labels": labels([*report.rows, *last]),
         "selected": {_key(row): row for row in report.rows},
         "key": _key,
-        "warnings": warnings_of(report),
-        "names": short_names(attacks),
-        "base_size": base_size,
-        "rule": RULE,
+        "warnings": views.warnings_of(report),
+        "names": attack_names(shown) | attack_names(attacks),
+        "base_size": next((size for size in report.sizes if size.model == BASE), None),
+        "leak_rule": LEAK_RULE,
         "confident": CONFIDENT,
+        "average": AVERAGE,
+        "methods": views.method_tables(section) if section else [],
+        "components": views.ablation_tables(section) if section else [],
+        "domains": views.domain_tables(section) if section else [],
+        "blends": _blends(section) if section else [],
     }
+
+
+def _facts(report: Report) -> dict[str, str]:
+    """What the header says: base, data, date, versions; what is not known is left out."""
+    base, data, versions = report.base, report.data, report.versions
+    size = base.get("input_size")
+    parts = [
+        base.get("architecture"),
+        f"{base['num_classes']} classes" if base.get("num_classes") else None,
+        "×".join(str(side) for side in size) if isinstance(size, list | tuple) else None,
+        f"fingerprint {str(base['fingerprint'])[:_SHORT]}" if base.get("fingerprint") else None,
+    ]
+    if report.few_shot:
+        about = ", ".join(data)
+    else:
+        splits = data.get("splits") or {}
+        reported = splits.get("reported") or {} if isinstance(splits, Mapping) else {}
+        counted = (
+            f"{reported['count']} images reported" if isinstance(reported, Mapping) and "count" in reported else None
+        )
+        origin = reported.get("from") if isinstance(reported, Mapping) else None
+        about = ", ".join(str(part) for part in (origin or data.get("source"), counted) if part)
+    packages = (f"{name} {versions[name]}" for name in ("loradar", "torch", "timm", "python") if name in versions)
+    facts = {
+        "Base": ", ".join(str(part) for part in parts if part),
+        "Data": about,
+        "Made": report.created.replace("T", " ").replace("+00:00", " UTC"),
+        "Versions": ", ".join(packages),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _drawings(report: Report) -> dict[str, Any]:
+    """Everything drawn, each as one `<svg>`."""
+    drawings: dict[str, Any] = {
+        "curves": [
+            plots.curve_svg(curve, key=f"curve{i}")
+            for i, curve in enumerate(report.training.curves if report.training else ())
+        ],
+        "domains": [],
+    }
+    if report.guard:
+        drawings["cost"] = plots.cost_svg(report.guard.cost, key="cost")
+        drawings["reliability"] = plots.reliability_svg(report.guard.reliabilities, key="reliability")
+    if report.few_shot:
+        drawings["domains"] = _domain_drawings(report.few_shot)
+    return drawings
+
+
+def _domain_drawings(section: FewShotSection) -> list[tuple[str, Markup]]:
+    found: list[tuple[str, Markup]] = []
+    names = attack_names(row.attack for row in section.rows)
+    for setting in settings_of(section):
+        mine = [row for row in section.rows if row.setting == setting and not row.domain.startswith(AVERAGE)]
+        for attack, name in names.items():
+            if rows := [row for row in mine if row.attack == attack]:
+                svg = plots.bars_svg(rows, views.compared(section), key=f"bars{len(found)}")
+                found.append((f"{setting}, {name}", svg))
+        for norm in ("linf", "l2"):
+            if lines := views.eps_curves(section, setting, norm):
+                svg = plots.eps_svg(lines, norm=norm, key=f"eps{len(found)}")
+                found.append((f"{setting}, PGD over eps, {norm}", svg))
+    return found
+
+
+def _blends(section: FewShotSection) -> list[tuple[str, list[str], list[Any]]]:
+    """(setting, members, one line for each domain) of every setting."""
+    found = []
+    for setting in dict.fromkeys(blend.setting for blend in section.blends):
+        lines = [blend for blend in section.blends if blend.setting == setting]
+        found.append((setting, list(dict.fromkeys(name for line in lines for name in line.members)), lines))
+    return found
 
 
 def _key(row: AccuracyResult) -> tuple[tuple[str, str], str, str]:
     return row.candidate, row.attack, row.threat
-
-
-def _cell(text: object) -> str:
-    """Text that stays in its cell of a Markdown table and is no markup there."""
-    return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-
-def _count(number: int) -> str:
-    return f"{number:,}"
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"

@@ -1,19 +1,20 @@
-"""A frozen set of figures with everything they need to be believed."""
+"""The report of every job: measured rows, what they need to be believed, and optional sections."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
-
-from pydantic import TypeAdapter
 
 from loradar.core.errors import BadConfigError
 from loradar.evaluation.leak import LabelLeakResult
 from loradar.evaluation.masking_checks import Check
 from loradar.evaluation.measure import AccuracyResult
 from loradar.evaluation.pictures import Picture
-from loradar.report.files import from_text, read, to_text
-from loradar.report.guards import Cost, Identification, Reliability, Suspect
+from loradar.report.few_shot import FewShotSection
+from loradar.report.guards import GuardSection
+
+BASE = "base"
+"""The `model` of the rows that measure the unmodified base; other models are compared with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What a model costs on disk and in parameters; for an adapter, its own only. `model` is "base" for the base."""
+    """What a model costs on disk and in parameters; for an adapter, its own only."""
 
     model: str
     bytes: int
@@ -68,11 +69,24 @@ class ReloadCheck:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """Figures and what they need. `base`, `data`, `versions` and `settings` hold JSON values; the rest may be empty.
+class Training:
+    """How the adapters were trained. `last_epoch` holds figures of the last epoch; the report's rows are the selected one's."""
 
-    `rows` measure the selected epoch of an adapter; `last_epoch` holds the same figures of its last one. From
-    `identification` on it is about a guard; `notes` say how it was attacked.
+    curves: tuple[Curve, ...] = ()
+    reload_checks: tuple[ReloadCheck, ...] = ()
+    last_epoch: tuple[AccuracyResult, ...] = ()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Figures and what they need. `base`, `data`, `versions` and `settings` hold JSON values; sections may be missing.
+
+    `created` is a date in ISO form, UTC; "" where it is not known. `baselines` names models (the `model` of their rows)
+    that were measured for comparison only. `base` may hold "num_classes", from which chance is 1 / classes.
     """
 
     rows: tuple[AccuracyResult, ...]
@@ -80,34 +94,14 @@ class Report:
     data: Mapping[str, Any]
     versions: Mapping[str, Any]
     title: str = "Robustness report"
+    created: str = field(default_factory=_now)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    baselines: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     leaks: tuple[LabelLeakResult, ...] = ()
-    curves: tuple[Curve, ...] = ()
     sizes: tuple[Size, ...] = ()
-    replugged: tuple[ReloadCheck, ...] = ()
-    last_epoch: tuple[AccuracyResult, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    identification: Identification | None = None
-    cost: Cost | None = None
-    reliabilities: tuple[Reliability, ...] = ()
-    suspects: tuple[Suspect, ...] = ()
+    training: Training | None = None
+    guard: GuardSection | None = None
+    few_shot: FewShotSection | None = None
     notes: tuple[str, ...] = ()
-
-
-_FORM = TypeAdapter(Report)
-
-
-def to_json(report: Report) -> str:
-    """The fixed form, two spaces deep. Raises BadConfigError for a value that JSON cannot hold."""
-    return to_text(_FORM, report, indent=2)
-
-
-def from_json(text: str) -> Report:
-    """The report of `to_json`, every count and type checked. Raises BadFileError with the first thing wrong."""
-    return from_text(_FORM, text, "the report")
-
-
-def read_report(path: Path | str) -> Report:
-    """The report in a folder or a file. Raises BadFileError where there is none, or it is damaged."""
-    return read(_FORM, path)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
-from loradar.core.files import make_folder, sha256, write_atomically
+from loradar.core.files import expand_home, make_folder, sha256, write_atomically
 from loradar.core.types import Attack, Images, Labels, LabelUse, Traits
 
 Place = tuple[Path, int]
@@ -38,7 +38,7 @@ class AdversarialCache:
 
 def cache_at(folder: Path) -> AdversarialCache:
     """The cache in `folder`, which is made. Raises BadFileError."""
-    place = folder.expanduser() / "adversarial"
+    place = expand_home(folder) / "adversarial"
     make_folder(place)
     return AdversarialCache(place)
 

@@ -1,0 +1,56 @@
+"""Reports of schema 1 open: of a hardening job, of a guard, of few-shot tasks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loradar.core.errors import BadFileError
+from loradar.report.files import from_json, read_report, to_json
+from loradar.report.schema import Report
+from loradar.report.verdict import verdicts
+from tests.report.conftest import few_shot, guarding, hardening
+
+EXPERIMENTS = sorted(Path("experiments").rglob("report.json"))
+
+
+def old(report: Report) -> dict[str, Any]:
+    """The same report as schema 1 had it."""
+    values: dict[str, Any] = json.loads(to_json(report)) | {"schema": 1}
+    del values["created"]
+    values.pop("baselines", None)
+    for picture in values.get("pictures", ()):
+        del picture["base_answer"]
+    training = values.pop("training", {})
+    values |= {{"reload_checks": "replugged"}.get(key, key): value for key, value in training.items()}
+    if guard := values.pop("guard", None):
+        named = guard["identification"]
+        named |= {"false_alarms": named.pop("fpr95"), "error": named.pop("calibration_error")}
+        values |= guard
+    if section := values.pop("few_shot", None):
+        section["ladder"] = section.pop("ablation_chain")
+        del section["reference"]
+        values |= section
+    return values
+
+
+@pytest.mark.parametrize("report", [hardening(name="roa"), guarding(), few_shot()])
+def test_schema_1_is_upgraded(report: Report) -> None:
+    expected = json.loads(to_json(report)) | {"created": ""}
+    for picture in expected.get("pictures", ()):
+        picture["base_answer"] = ""
+    assert json.loads(to_json(from_json(json.dumps(old(report))))) == expected
+
+
+@pytest.mark.parametrize("damage", [{"rows": {}}, {"rows": 3}, {"identification": [1]}, {"curves": 3}, {"cost": 1}])
+def test_a_damaged_report_of_schema_1_is_refused(damage: dict[str, Any]) -> None:
+    with pytest.raises(BadFileError):
+        from_json(json.dumps(old(hardening()) | damage))
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=[file.parent.name for file in EXPERIMENTS])
+def test_the_reports_of_experiments_open(file: Path) -> None:
+    report = read_report(file)
+    assert report.rows or report.few_shot
+    assert verdicts(report)
