@@ -122,7 +122,7 @@ def run(job: GuardAuditJob, *, progress: Progress | None = None) -> GuardAuditRe
         baselines=tuple({row.model: None for row in rows if row.model not in (candidates[0].name, BASE)}),
         guard=GuardSection(
             identification=identification_of(verdicts, guard.settings.labels),
-            cost=cost_of(verdicts, guard, {one.name: one.cost for one in candidates}),
+            cost=cost_of(verdicts, guard),
             reliabilities=reliabilities_of(verdicts, guard),
             suspects=suspects_of(verdicts, guard, job.classes, job.known),
         ),
