@@ -66,10 +66,10 @@ def _pretrain(config: PretrainConfig) -> Output:
     """
     from loradar.cli.progress import watching
     from loradar.cli.show import percent
-    from loradar.jobs.pretrain import pretrain
+    from loradar.jobs import pretrain
 
     with watching(console(stderr=True)) as progress:
-        row = pretrain(config, progress=progress)
+        row = pretrain.run(pretrain.resolve(config), progress=progress).row
     return Output(
         text=[f"base: {percent(row)} right on {row.total} reported images", f"folder: {config.out}"],
         data={"base": config.out, "measured": row},

@@ -278,7 +278,7 @@ def _replug(bench: Workbench, one: Trained, attack: Attack, reported: ReportedIm
 
 def _curve(one: Trained) -> Curve:
     points = (
-        Point(epoch=e.epoch + 1, loss=e.loss, clean=e.clean, adversarial=e.adversarial, total=e.total)
+        Point(epoch=e.epoch + 1, loss=e.loss, clean=int(e.clean), adversarial=int(e.adversarial or 0), total=e.total)
         for e in one.epochs
     )
     return Curve(model=one.member.name, points=tuple(points), selected=one.selected.epoch + 1, criterion=CRITERION)
