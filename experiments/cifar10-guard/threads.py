@@ -1,6 +1,6 @@
 """Two threads serve two guards on one base at once: are their answers those of one thread?
 
-    python experiments/cifar10-guard/threads.py          # after run_guard.py: it takes the guard built there
+    python experiments/cifar10-guard/threads.py          # after `loradar run guard.yaml`, which builds the guard
 
 asks a guard of votes with its cascade, and one that routes every image, for the first 10,000 test images, each alone and
 then both at the same time, and writes `threads.json` beside this file.
@@ -13,11 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loradar.core.config import read_file
 from loradar.core.files import write_atomically
 from loradar.data import load_source
 from loradar.guard.guard import Guard
-from loradar.guard.pool import open_guard
 
 HERE = Path(__file__).parent
 
@@ -28,29 +26,31 @@ def answers(guard: Guard, batches: list[Tensor]) -> Tensor:
 
 
 def together(guards: list[Guard], batches: list[Tensor]) -> list[Tensor]:
-    found: dict[int, Tensor] = {}
+    logits: dict[int, Tensor] = {}
 
     def serve(index: int) -> None:
-        found[index] = answers(guards[index], batches)
+        logits[index] = answers(guards[index], batches)
 
     threads = [threading.Thread(target=serve, args=(index,)) for index in range(len(guards))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [found[index] for index in range(len(guards))]
+    return [logits[index] for index in range(len(guards))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000)
-    count = parser.parse_args().images
-    opened = open_guard("runs/cifar10-guard/guard")
-    test = load_source(str(read_file(HERE / "build.yaml")["data"]), size=opened.base.input_size[1:]).test
+    parser.add_argument("--data", default="../shared/data/cifar10")
+    args = parser.parse_args()
+    count = args.images
+    guard = Guard.open("runs/cifar10-guard/guard")
+    test = load_source(args.data, size=guard.input_size[1:]).test
     assert test is not None
     x, _ = test.fetch(torch.arange(count))
     batches = list(torch.split(x, 128))
-    guards = [opened.guard.replace(fusion="majority"), opened.guard.replace(fusion="routed", cascade=False)]
+    guards = [guard.replace(fusion="majority"), guard.replace(fusion="routed", cascade=False)]
     alone = [answers(guard, batches) for guard in guards]
     both = together(guards, batches)
     differing = [int((a.argmax(1) != b.argmax(1)).sum()) for a, b in zip(alone, both, strict=True)]

@@ -82,12 +82,12 @@ def test_what_is_finite_is_followed_to_the_bit() -> None:
             return v.clone()
 
         @staticmethod
-        def backward(ctx: object, grad: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ARG004
+        def backward(ctx: object, grad: Tensor) -> Tensor:  # noqa: ARG004
             return grad + hole
 
     for ball in (Linf(radius=0.1), L2(radius=0.1)):
         whole = ascend(lambda v: v.flatten(1).sum(1), x, x, ball=ball, step_size=0.01, steps=3)
-        holed = ascend(lambda v: Holed.apply(v).flatten(1).sum(1), x, x, ball=ball, step_size=0.01, steps=3)  # type: ignore[no-untyped-call]
+        holed = ascend(lambda v: Holed.apply(v).flatten(1).sum(1), x, x, ball=ball, step_size=0.01, steps=3)
         assert torch.equal(holed[1], whole[1])
         assert holed[0, 0, 0, 0] == x[0, 0, 0, 0]
         assert (holed[0] - x[0]).flatten()[1:].abs().min() > 0

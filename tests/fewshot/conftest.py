@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loradar.fewshot.meta_tune import meta_tune
+from loradar.fewshot.meta_tune import resolve, run
 from tests.data.pictures import digits_folder
 from tests.fewshot.made_pools import BASES, make_base, tuning
 
@@ -26,7 +26,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             kl="attacked-clean" if kind == "vit" else "clean-attacked",
             ablations=kind == "vit",
         )
-        found[kind] = meta_tune(config)
+        found[kind] = run(resolve(config)).folder
     return found
 
 

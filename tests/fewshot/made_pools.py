@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from loradar.fewshot.config import MetaTuneConfig
-from loradar.fewshot.engine import FeatureCache, Tools, View
+from loradar.fewshot.engine import TaskEngine
 from loradar.fewshot.episode import Episode
-from loradar.fewshot.pools import base_of, open_pool
+from loradar.fewshot.pools import FeatureCache, PoolModels, base_of, open_baselines, open_pool
 from loradar.fewshot.tasks import Task, named_domain
 from loradar.models import new_base, open_base, save_base
 
@@ -49,12 +49,18 @@ def tuning(base: Path | str, out: Path, **changes: object) -> MetaTuneConfig:
     return MetaTuneConfig(**values | changes)
 
 
-def view_of(place: Path, support: Path, *, copies: int = 1) -> View:
+def engine_of(place: Path, support: Path, *, n_augmentations: int = 1) -> TaskEngine:
     """The images of `support`, three classes, as a task of the pool in `place`: support and query alike."""
-    tools = Tools.of(open_base(base_of(place), "cpu"), open_pool(place), place, precision="fp32", copies=copies, seed=0)
+    models = PoolModels.of(
+        open_base(base_of(place), "cpu").model,
+        open_pool(place),
+        baselines=open_baselines(place),
+        precision="fp32",
+        n_augmentations=n_augmentations,
+    )
     domain = named_domain(f"support={support}", size=(32, 32), seed=0)
     every = torch.arange(len(domain.images))
     x, labels = domain.images.fetch(every)
     episode = Episode(classes=(0, 1, 2), support=every, support_labels=labels, query=every, query_labels=labels)
-    bank = FeatureCache(tools=tools, domain=domain, batch_size=8)
-    return View(tools=tools, bank=bank, task=Task(episode=episode, support=x, query=x))
+    cache = FeatureCache.of_domain(models, domain, 128)
+    return TaskEngine(models=models, cache=cache, task=Task(episode=episode, support=x, query=x))

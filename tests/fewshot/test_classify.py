@@ -1,4 +1,4 @@
-"""A fitted adapter names images one by one as the plugged base does, together as the transductive head does."""
+"""A fitted adapter names images one by one as the plugged base does, all at once as the transductive head does."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import torch
 from loradar.adapters import feature_extractor, load, merge_weights
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.data import load_source, read_images
-from loradar.fewshot.classify import few_shot_classify
+from loradar.fewshot import fit
+from loradar.fewshot.classify import Answer, resolve, run
 from loradar.fewshot.config import FewShotFitConfig
-from loradar.fewshot.fit import few_shot_fit
 from loradar.fewshot.heads import HeadConfig, HeadKind
 from loradar.fewshot.pools import base_of
 from loradar.fewshot.transduction import Transduction
@@ -18,18 +18,25 @@ from loradar.models import load_base
 from tests.data.pictures import digits_folder
 
 
+def few_shot_classify(
+    folder: Path, images: list[Path], *, transductive: bool = False, support: str | None = None
+) -> list[Answer]:
+    return run(resolve(folder, images, transductive=transductive, support=support))
+
+
 def _fitted(runs: dict[str, Path], support: Path, out: Path, **changes: object) -> Path:
-    few_shot_fit(FewShotFitConfig(support=str(support), pool=runs["resnet"], out=out, copies=1, **changes))
+    config = FewShotFitConfig(support=str(support), pool=runs["resnet"], out=out, n_augmentations=1, **changes)
+    fit.run(fit.resolve(config))
     return out
 
 
 @pytest.mark.parametrize("kind", ["centroid", "ridge"])
-def test_together_is_the_transductive_head_on_the_blend(
+def test_transductive_is_the_transductive_head_on_the_blend(
     runs: dict[str, Path], support: Path, tmp_path: Path, kind: HeadKind
 ) -> None:
     task = _fitted(runs, support, tmp_path / "task", head=kind, shot=2)
     pictures = sorted(support.glob("*/*.png"))
-    found = few_shot_classify(task, pictures, together=True)
+    found = few_shot_classify(task, pictures, transductive=True)
     model = feature_extractor(merge_weights(load_base(base_of(runs["resnet"])).model, load(task)))
     source = load_source(str(support), size=(32, 32))
     images = source.train
@@ -48,14 +55,14 @@ def test_the_support_may_have_moved(runs: dict[str, Path], tmp_path: Path) -> No
     place = digits_folder(tmp_path / "here", classes=3, each=3)
     task = _fitted(runs, place, tmp_path / "task")
     pictures = sorted(place.glob("*/*.png"))
-    expected = few_shot_classify(task, pictures, together=True)
+    expected = few_shot_classify(task, pictures, transductive=True)
     moved = place.rename(tmp_path / "there")
     pictures = sorted(moved.glob("*/*.png"))
     with pytest.raises(
         BadDataError, match=r"task was fitted on .*there is no data .* or give the images with --support"
     ):
-        few_shot_classify(task, pictures, together=True)
-    found = few_shot_classify(task, pictures, together=True, support=str(moved))
+        few_shot_classify(task, pictures, transductive=True)
+    found = few_shot_classify(task, pictures, transductive=True, support=str(moved))
     assert [one.answer for one in found] == [one.answer for one in expected]
 
 
@@ -65,8 +72,8 @@ def test_what_does_not_do_is_refused(runs: dict[str, Path], support: Path, tmp_p
     for name, classes, each in (("more classes", 4, 3), ("fewer images", 3, 2)):
         other = digits_folder(tmp_path / name, classes=classes, each=each)
         with pytest.raises(BadDataError, match=r"was fitted on 9 of digit0, digit1, digit2; give those with --support"):
-            few_shot_classify(task, pictures, together=True, support=str(other))
-    with pytest.raises(BadConfigError, match="give --together, or leave --support out"):
+            few_shot_classify(task, pictures, transductive=True, support=str(other))
+    with pytest.raises(BadConfigError, match="give --transductive, or leave --support out"):
         few_shot_classify(task, pictures, support=str(support))
     with pytest.raises(BadDataError, match=r"could not read .*nothing\.png"):
         few_shot_classify(task, [tmp_path / "nothing.png"])

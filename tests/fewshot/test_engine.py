@@ -1,38 +1,38 @@
-"""What an attack on a task's voters climbs."""
+"""What an attack on a task's models climbs."""
 
 import pytest
 from torch import nn
 
 from loradar.attacks import parse_attack
-from loradar.fewshot.engine import Voter, attacked_through
+from loradar.fewshot.engine import TaskModel, attacked_through
 from loradar.fewshot.heads import HeadConfig
 from loradar.fewshot.transduction import Transduction
 
 
-def _voter(name: str, head: HeadConfig) -> Voter:
-    return Voter(name=name, model=nn.Identity(), is_fixed=True, head=head)
+def _model(name: str, head: HeadConfig) -> TaskModel:
+    return TaskModel(name=name, features=nn.Identity(), is_fixed=True, head=head)
 
 
-def test_voters_that_answer_one_by_one_are_attacked_as_they_are() -> None:
-    voters = [_voter("a", HeadConfig()), _voter("b", HeadConfig(kind="ridge"))]
-    assert attacked_through(voters) == [voters]
+def test_models_that_answer_one_by_one_are_attacked_as_they_are() -> None:
+    models = [_model("a", HeadConfig()), _model("b", HeadConfig(kind="ridge"))]
+    assert attacked_through(models) == [models]
 
 
-def test_voters_that_answer_together_are_attacked_through_simpler_heads_too() -> None:
+def test_models_with_transductive_heads_are_attacked_through_simpler_heads_too() -> None:
     rule = Transduction(rounds=3, prior=5)
-    together = _voter("a", HeadConfig(kind="ridge", transduction=rule))
-    alone = _voter("b", HeadConfig())
-    tried = attacked_through([together, alone])
-    assert tried[0] == [together, alone]
-    assert [[voter.key for voter in voters] for voters in tried[1:]] == [
+    transductive = _model("a", HeadConfig(kind="ridge", transduction=rule))
+    alone = _model("b", HeadConfig())
+    tried = attacked_through([transductive, alone])
+    assert tried[0] == [transductive, alone]
+    assert [[model.key for model in models] for models in tried[1:]] == [
         [("a", HeadConfig(kind="ridge", transduction=Transduction(rounds=1, prior=5))), alone.key],
         [("a", HeadConfig(kind="ridge")), alone.key],
     ]
 
 
 def test_what_is_simple_by_now_is_not_attacked_twice() -> None:
-    once = _voter("a", HeadConfig(transduction=Transduction(rounds=1)))
-    assert [[voter.key for voter in voters] for voters in attacked_through([once])] == [
+    once = _model("a", HeadConfig(transduction=Transduction(rounds=1)))
+    assert [[model.key for model in models] for models in attacked_through([once])] == [
         [once.key],
         [("a", HeadConfig())],
     ]

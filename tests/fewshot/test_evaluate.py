@@ -7,11 +7,15 @@ import pytest
 
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.fewshot.config import FewShotEvalConfig
-from loradar.fewshot.evaluate import few_shot_eval
+from loradar.fewshot.evaluate import resolve, run
 from loradar.fewshot.methods import MAIN_METHODS
 from loradar.report.few_shot import FewShotRow, FewShotSection
 from loradar.report.files import read_report
 from tests.data.pictures import digits_folder
+
+
+def few_shot_eval(config: FewShotEvalConfig) -> Path:
+    return run(resolve(config)).page
 
 
 def measuring(tuned: Path, out: Path, **changes: object) -> FewShotEvalConfig:
@@ -47,7 +51,7 @@ def test_every_method_is_measured_on_the_same_tasks(report: Path) -> None:
     found = read_section(report)
     rows: dict[tuple[str, str], list[FewShotRow]] = {}
     for row in found.rows:
-        rows.setdefault((row.method, row.attack.partition("(")[0]), []).append(row)
+        rows.setdefault((row.method, row.attack.partition(":")[0]), []).append(row)
     everywhere = [
         *("AMT", "AMT without trimming", "no tuning", "clean meta-tuning (PMF)", "one adapter, random budgets"),
         *("one adapter, random budgets, unperturbed", "single member by support loss", "average of weights"),
@@ -55,10 +59,10 @@ def test_every_method_is_measured_on_the_same_tasks(report: Path) -> None:
     ]
     for method in everywhere:
         assert len(rows[method, "none"]) == 8, "two domains and two averages, in two settings"
-        assert len(rows[method, "PGD"]) == 2 * len(rows[method, "none"])
+        assert len(rows[method, "pgd"]) == 2 * len(rows[method, "none"])
         assert len(rows[method, "corruptions"]) == len(rows[method, "none"])
     assert {row.episodes for row in rows["AMT", "none"]} == {3}
-    assert {row.episodes for row in rows["AMT", "PGD"]} == {2}
+    assert {row.episodes for row in rows["AMT", "pgd"]} == {2}
     by_domain = {(r.method, r.setting, r.attack, r.domain): r.mean for r in found.rows}
     for (method, setting, attack, domain), mean in by_domain.items():
         if domain == "digits":
@@ -82,7 +86,7 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
     means = {(row.method, row.attack): row.mean for row in found.rows if row.domain == "digits"}
     for name in ("AMT, nearest centroid", "no tuning, ridge head", "AMT, nearest centroid, last features"):
         assert len({attack for method, attack in means if method == name}) == 4
-    on_curve = {method for method, attack in means if "L2" in attack}
+    on_curve = {method for method, attack in means if "norm=l2" in attack}
     assert on_curve == set(MAIN_METHODS), "the further attack is on the main methods alone"
     # the same weights below: without tuning, the last features are those of the plain base
     expected = {row.attack: row.mean for row in beside.rows if row.method == "no tuning" and row.domain == "digits"}
@@ -101,8 +105,8 @@ def test_peers_stand_on_the_base_and_on_the_blend(report: Path) -> None:
     pytest.importorskip("easyfsl", reason="easyfsl is not installed (extra: peers)")
     attacks: dict[str, set[str]] = {}
     for row in read_section(report).rows:
-        attacks.setdefault(row.method, set()).add(row.attack.partition("(")[0])
-    assert attacks["easyfsl BD-CSPN (transductive)"] == {"none", "corruptions", "PGD"}
+        attacks.setdefault(row.method, set()).add(row.attack.partition(":")[0])
+    assert attacks["easyfsl BD-CSPN (transductive)"] == {"none", "corruptions", "pgd"}
     # an attack on the blend's own peer is none of those that are measured, and another would flatter it
     assert attacks["AMT with easyfsl BD-CSPN (transductive)"] == {"none", "corruptions"}
 

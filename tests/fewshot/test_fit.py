@@ -10,15 +10,22 @@ from loradar.adapters import AdapterPool, feature_extractor, init_adapter, load,
 from loradar.core.errors import BadConfigError, BadDataError, WrongBaseError
 from loradar.core.modules import unwrap
 from loradar.data import load_source
+from loradar.fewshot import classify, fit
 from loradar.fewshot.blending import Blending, Scoring
-from loradar.fewshot.classify import few_shot_classify
 from loradar.fewshot.config import FewShotFitConfig
-from loradar.fewshot.engine import Recipe
-from loradar.fewshot.fit import Fitter, few_shot_fit
+from loradar.fewshot.fit import FitJob, Fitted, run
 from loradar.fewshot.heads import HeadConfig, HeadKind
-from loradar.fewshot.pools import base_of, blending_of, open_pool
+from loradar.fewshot.pools import PoolModels, base_of, features_of, open_pool
 from loradar.models import load_base, new_base
-from tests.fewshot.made_pools import BASES, view_of
+from tests.fewshot.made_pools import BASES, engine_of
+
+
+def few_shot_fit(config: FewShotFitConfig) -> Fitted:
+    return run(fit.resolve(config))
+
+
+def few_shot_classify(folder: Path, images: list[Path]) -> list[classify.Answer]:
+    return classify.run(classify.resolve(folder, images))
 
 
 @pytest.mark.parametrize("head", ["centroid", "ridge"])
@@ -26,7 +33,9 @@ from tests.fewshot.made_pools import BASES, view_of
 def test_a_folder_of_images_becomes_an_adapter_that_answers(
     runs: dict[str, Path], support: Path, tmp_path: Path, kind: str, head: Literal["centroid", "ridge"]
 ) -> None:
-    config = FewShotFitConfig(support=str(support), pool=runs[kind], out=tmp_path / "task", copies=1, head=head)
+    config = FewShotFitConfig(
+        support=str(support), pool=runs[kind], out=tmp_path / "task", n_augmentations=1, head=head
+    )
     fitted = few_shot_fit(config)
     assert fitted.seconds.keys() == {"features", "blend", "trim", "head"}
     base = load_base(base_of(runs[kind])).model
@@ -54,8 +63,16 @@ def test_a_fit_blends_as_the_evaluation_does(
         support=str(support), pool=place, out=tmp_path / "t", score=score, beta=50, precision="fp32"
     )
     fitted = few_shot_fit(settings)
-    view = view_of(place, support, copies=settings.copies)
-    assert view.weights(Recipe(blending=blending_of(settings))) == pytest.approx(fitted.weights, abs=1e-4)
+    engine = engine_of(place, support, n_augmentations=settings.n_augmentations)
+    full = Blending.of(settings)
+    assert engine.weights(full) == fitted.weights
+    # the very adapter, and the very features: what is evaluated is what is shipped
+    blended = engine.blended(full)
+    x = engine.task.query
+    assert torch.equal(features_of(blended.features, x), features_of(fitted.classifier.wrapped, x))
+    with torch.no_grad():
+        assert torch.equal(engine.answers([blended]), fitted.classifier(x).argmax(1))
+        assert torch.allclose(engine.head(blended)(features_of(blended.features, x)), fitted.classifier(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", get_args(HeadKind))
@@ -66,16 +83,18 @@ def test_a_head_without_a_bias_holds_a_task(kind: HeadKind) -> None:
     head.bias = None  # type: ignore[assignment]
     pool = AdapterPool({"only": init_adapter(base.model, target_modules="all-conv", rank=1, init="svd", head=False)})
 
-    def fitter(rule: HeadConfig) -> Fitter:
-        return Fitter.of(base, pool, blending=Blending(), rank_keep_ratio=1.0, copies=1, head=rule)
-
+    models = PoolModels.of(base.model, pool, n_augmentations=1)
     x, y = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
-    fitted = fitter(HeadConfig(kind=kind))(x, y, ["a", "b", "c"])
+
+    def fitted_under(rule: HeadConfig) -> Fitted:
+        return run(FitJob(models=models, blending=Blending(head=rule), x=x, y=y, classes=("a", "b", "c")))
+
+    fitted = fitted_under(HeadConfig(kind=kind))
     blend = feature_extractor(merge_weights(base.model, fitted.adapter))
     expected = HeadConfig(kind=kind)(blend(x), y, 3)(blend(x)).argmax(1)
     assert torch.equal(merge_weights(base.model, fitted.adapter)(x).argmax(1), expected)
     with pytest.raises(BadConfigError, match="expected a rule without `last`"):
-        fitter(HeadConfig(last=8))
+        fitted_under(HeadConfig(last=8))
 
 
 def test_a_truncated_fit_says_its_error(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:

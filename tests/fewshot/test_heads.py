@@ -8,8 +8,7 @@ from sklearn.linear_model import Ridge as Peer
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError, BadDataError
-from loradar.fewshot.heads import CENTROID, Centroids, HeadConfig, Ridge, TaskClassifier
-from loradar.fewshot.prototypes import MeanLogits, prototypes_of
+from loradar.fewshot.heads import CENTROID, Centroids, HeadConfig, MeanLogits, Ridge, TaskClassifier, prototypes_of
 from loradar.fewshot.transduction import Transduction
 
 RULES = [CENTROID, HeadConfig(kind="ridge"), HeadConfig(kind="ridge", last=3), HeadConfig(last=3)]

@@ -14,11 +14,16 @@ import torch
 
 from loradar.adapters import load, merge_weights, verify
 from loradar.core.errors import LoradarError
-from loradar.fewshot.meta_train import epochs_of
-from loradar.fewshot.meta_tune import meta_tune
+from loradar.fewshot.config import MetaTuneConfig
+from loradar.fewshot.meta_tune import resolve, run
 from loradar.fewshot.pools import base_of, open_pool
 from loradar.models import load_base
+from loradar.training import read_epochs
 from tests.fewshot.made_pools import BASES, tuning
+
+
+def meta_tune(config: MetaTuneConfig) -> Path:
+    return run(resolve(config)).folder
 
 
 @pytest.mark.parametrize("kind", BASES)
@@ -39,7 +44,7 @@ def test_members_share_their_start_and_differ(runs: dict[str, Path], kind: str) 
             "fc2": 1,
         }
     assert pool["eps-8"].card.selected_epoch in (0, 1)
-    assert len(epochs_of(runs[kind] / "work" / "eps-8")) == 2
+    assert len(read_epochs(runs[kind] / "work/eps-8/epochs", 2)) == 2
     clean = load(runs[kind] / "baselines" / "clean")
     assert not clean.deltas
     x = torch.rand(2, 3, 32, 32)
@@ -91,9 +96,9 @@ def test_mistakes_are_said_before_tuning(case: str, runs: dict[str, Path], tmp_p
 
 def test_a_killed_tuning_ends_with_the_same_bits(runs: dict[str, Path], tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from loradar.fewshot.meta_tune import meta_tune; "
+        "import sys; from pathlib import Path; from loradar.fewshot.meta_tune import resolve, run; "
         "from tests.fewshot.made_pools import tuning; "
-        "meta_tune(tuning(Path(sys.argv[1]), Path(sys.argv[2]), epochs=4, warm_up=0, member=['eps-8'], baselines=False))"
+        "run(resolve(tuning(Path(sys.argv[1]), Path(sys.argv[2]), epochs=4, warm_up=0, member=['eps-8'], baselines=False)))"
     )
     base = runs["vit"].parent / "vit"
     command = [sys.executable, "-c", code, str(base), str(tmp_path / "killed")]

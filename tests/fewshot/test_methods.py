@@ -1,4 +1,4 @@
-"""The strongest of what is crafted against those that answer together is the one that counts."""
+"""The strongest of what is crafted against transductive heads is the one that counts."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +8,12 @@ from torch import nn
 
 from loradar.attacks import BaseAttack
 from loradar.core.types import Images, Labels
-from loradar.fewshot.engine import BASE, VotersKey
+from loradar.fewshot.engine import ModelsKey
 from loradar.fewshot.heads import CENTROID, HeadConfig, TaskClassifier
 from loradar.fewshot.methods import least_right
+from loradar.fewshot.pools import BASE
 from loradar.fewshot.transduction import Transduction, TransductiveHead
-from tests.fewshot.made_pools import view_of
+from tests.fewshot.made_pools import engine_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +31,19 @@ class _Harmful(BaseAttack):
 
 
 def test_the_strongest_of_three_counts(runs: dict[str, Path], support: Path) -> None:
-    view = view_of(runs["resnet"], support)
-    x, y = view.task.query, view.task.query_labels
-    together = view.fixed(BASE, HeadConfig(transduction=Transduction()))
-    model = view.classifier([together])
+    engine = engine_of(runs["resnet"], support)
+    x, y = engine.task.query, engine.task.query_labels
+    transductive = engine.fixed(BASE, HeadConfig(transduction=Transduction()))
+    model = engine.classifier([transductive])
     with torch.no_grad():
         clean, turned = (float((model(images).argmax(1) == y).float().mean()) for images in (x, x.flip(0)))
     assert turned < clean
     for rounds in (6, 1, None):
         attack = _Harmful(rounds=rounds)
-        crafted: dict[VotersKey, Images] = {}
-        assert least_right(view, [together], attack, x, y, crafted) == turned
+        crafted: dict[ModelsKey, Images] = {}
+        assert least_right(engine, [transductive], attack, x, y, crafted) == turned
         assert attack.asked == [6, 1, None]
         # what was crafted through the plain head is not crafted again for those that have no other
-        least_right(view, [view.fixed(BASE, CENTROID)], attack, x, y, crafted)
+        least_right(engine, [engine.fixed(BASE, CENTROID)], attack, x, y, crafted)
         assert attack.asked == [6, 1, None]
-    assert least_right(view, [together], _Harmful(rounds=9), x, y, {}) == clean
+    assert least_right(engine, [transductive], _Harmful(rounds=9), x, y, {}) == clean

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from loradar.core.errors import BadDataError
-from loradar.fewshot.prototypes import cosine_logits, prototypes_of
+from loradar.fewshot.heads import cosine_logits, prototypes_of
 
 
 def test_prototypes_are_means_of_raw_features() -> None:

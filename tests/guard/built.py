@@ -8,7 +8,13 @@ from loradar.adapters import init_adapter, save
 from loradar.attacks import PGD, ROA
 from loradar.core.types import Attack
 from loradar.data import load_source, split
-from loradar.guard.config import GuardBuildConfig
+from loradar.guard.audit import GuardAuditResult
+from loradar.guard.audit import resolve as resolve_audit
+from loradar.guard.audit import run as run_audit
+from loradar.guard.build import GuardBuildResult
+from loradar.guard.build import resolve as resolve_build
+from loradar.guard.build import run as run_build
+from loradar.guard.config import GuardAuditConfig, GuardBuildConfig
 from loradar.models import load_base
 
 ATTACKS = ["roa:steps=1,n_candidates=2", "fast=pgd:steps=1"]
@@ -37,8 +43,23 @@ def settings(base: Path, folder: Path, **changes: object) -> GuardBuildConfig:
         "out": folder / "guard",
         "cache": folder / "cache",
         "precision": "fp32",
-        "respond": ["roa-steps1-candidates2=mask", "fast=smooth"],
+        "respond": ["roa-steps1-ncandidates2=mask", "fast=smooth"],
         "masks": 2,
         "fusion": "mean",
     }
     return GuardBuildConfig(**values | changes)
+
+
+def build(base: Path, folder: Path, **changes: object) -> GuardBuildResult:
+    return run_build(resolve_build(settings(base, folder, **changes)))
+
+
+def audit(**settings: object) -> GuardAuditResult:
+    """An audit of a few images, quickly."""
+    values: dict[str, object] = {
+        "max_test_images": LIMIT,
+        "max_certified_images": 1,
+        "evade_steps": 1,
+        "precision": "fp32",
+    }
+    return run_audit(resolve_audit(GuardAuditConfig(**values | settings)))

@@ -1,29 +1,32 @@
 """Building and auditing a guard in miniature: real digits, a real ResNet with fresh weights, every part in place."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from loradar.adapters import load, merge_weights
-from loradar.attacks import parse_attack
+from loradar.attacks import named_attacks, parse_attack
 from loradar.core.balls import Linf
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError, WrongBaseError
 from loradar.data import corrupt, load_source
 from loradar.evaluation.corruptions import Corrupted
+from loradar.guard import audit, build
 from loradar.guard.attacks import ENOUGH, DetectorEvasion, ThroughSurrogate, can_evade
-from loradar.guard.audit import audit_guard
-from loradar.guard.build import _pseudo_unknowns, build_guard
+from loradar.guard.build import resolve
+from loradar.guard.calibration_data import pseudo_unknowns
 from loradar.guard.calibration_split import calibration_split, identities, used_images
 from loradar.guard.config import GuardAuditConfig
-from loradar.guard.pool import open_guard
+from loradar.guard.guard import Guard
+from loradar.guard.parts import merged_voters
 from loradar.guard.surrogate import Surrogate
 from loradar.models import load_base, new_base, save_base
 from loradar.report.files import read_report
 from tests.guard import built as guards
 
-ROA = "roa-steps1-candidates2"
+ROA = "roa-steps1-ncandidates2"
 
 
 @pytest.fixture(scope="module")
@@ -31,49 +34,44 @@ def work(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guard")
     for name in ("roa", "fast", "other"):
         guards.adapter(base_folder, folder / "adapters", name)
-    assert build_guard(guards.settings(base_folder, folder)) == folder / "guard"
+    assert guards.build(base_folder, folder).folder == folder / "guard"
     return folder
 
 
 @pytest.fixture(scope="module")
 def report(work: Path) -> dict[str, object]:
-    page = audit_guard(
-        GuardAuditConfig(
-            guard=work / "guard",
-            candidate=[work / "adapters" / "other"],
-            fusion=["mean", "majority"],
-            unfitted=["fgsm", "defocus_blur"],
-            max_test_images=guards.LIMIT,
-            max_adaptive_images=4,
-            max_certified_images=2,
-            evade_steps=1,
-            out=work / "audit",
-            cache=work / "cache",
-            precision="fp32",
-        )
-    )
+    page = guards.audit(
+        guard=work / "guard",
+        candidate=[work / "adapters" / "other"],
+        fusion=["mean", "majority"],
+        unfitted=["fgsm", "defocus_blur"],
+        max_adaptive_images=4,
+        max_certified_images=2,
+        out=work / "audit",
+        cache=work / "cache",
+    ).page
     found: dict[str, object] = json.loads((page.parent / "report.json").read_text())
     return found
 
 
 def test_a_guard_is_opened_by_one_call(work: Path) -> None:
-    opened = open_guard(work / "guard", precision="fp32")
-    settings = opened.guard.settings
+    opened = Guard.open(work / "guard", precision="fp32")
+    settings = opened.settings
     assert settings.voters == ("base", "roa", "fast")
     # one adapter is called as its threat is, the other was trained against that very setting
     assert settings.specialists == {ROA: "roa", "fast": "fast"}
     assert settings.labels == ("clean", ROA, "fast", "unknown")
     x = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
-        merged = merge_weights(opened.base.model, load(work / "adapters" / "fast"))(x)
-        guarded = opened.guard.replace(cascade=False).predict_full(x)
+        merged = merge_weights(opened.state.base.model, load(work / "adapters" / "fast"))(x)
+        guarded = opened.replace(cascade=False).verdict(x)
     expected = (merged / settings.calibrations["fast"].temperature).log_softmax(1)
     torch.testing.assert_close(guarded.log_probs[2], expected, atol=1e-4, rtol=1e-4)
-    assert opened.guard(x).shape == (3, 10)
+    assert opened(x).shape == (3, 10)
 
 
 def test_the_same_settings_build_the_same_guard(work: Path, base_folder: Path, tmp_path: Path) -> None:
-    build_guard(guards.settings(base_folder, work, out=tmp_path / "again"))
+    guards.build(base_folder, work, out=tmp_path / "again")
     for name in ("guard.json", "guard.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (work / "guard" / name).read_bytes()
 
@@ -91,11 +89,11 @@ def test_calibration_touches_nothing_that_was_used(work: Path) -> None:
         calibration_split(source, cards, count=99999, max_test_images=guards.LIMIT, seed=0)
 
 
-def test_strays_are_perturbations_without_their_aim() -> None:
+def test_pseudo_unknowns_are_perturbations_without_their_aim() -> None:
     x = 0.4 + 0.2 * torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     noisy = [x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
     faint = x + 1e-4
-    found = _pseudo_unknowns(x, [*noisy, faint])
+    found = pseudo_unknowns(x, [*noisy, faint])
     rows = torch.cat([rows for rows, _ in found])
     assert sorted(rows.tolist()) == list(range(12)), "one for each image, and none of what is too faint to be told"
     assert [len(rows) for rows, _ in found] == [3, 3, 3, 3], "as many of each kind, and early rows as well as late"
@@ -121,21 +119,17 @@ def test_the_report_has_its_fixed_form(report: dict[str, object]) -> None:
 
 
 def test_names_are_judged_on_the_guards_own_threats_whatever_it_is_audited_by(work: Path) -> None:
-    config = GuardAuditConfig(
+    page = guards.audit(
         guard=work / "guard",
         attacks=["noise"],
         fusion=["mean"],
         unfitted=[],
         threat=["adaptive"],
-        max_test_images=guards.LIMIT,
         max_adaptive_images=2,
-        max_certified_images=1,
-        evade_steps=1,
         out=work / "audit-by-noise",
         cache=work / "cache",
-        precision="fp32",
-    )
-    found = json.loads((audit_guard(config).parent / "report.json").read_text())
+    ).page
+    found = json.loads((page.parent / "report.json").read_text())
     assert set(found["guard"]["identification"]["auroc"]) == {ROA, "fast"}
     assert {row["attack"].partition("(")[0] for row in found["rows"]} >= {"UniformNoise", "union"}
 
@@ -162,6 +156,63 @@ def test_the_union_stands_first_and_is_no_better_than_its_parts(report: dict[str
     assert any(r["model"].startswith("mask:") and r["attack"].startswith("certified(") for r in rows)
 
 
+def test_a_guard_of_objects_in_memory_is_that_of_folders(work: Path, base_folder: Path, tmp_path: Path) -> None:
+    """Base, adapters, images and attacks as objects; what config names in their place is not there."""
+    source, base = load_source("digits", size=(32, 32)), load_base(str(base_folder))
+    x, _ = source.train.fetch(torch.arange(20))
+    adapters = {name: load(work / "adapters" / name) for name in ("roa", "fast")}
+    config = guards.settings(tmp_path / "nowhere", work, adapter=[], data="nowhere", out=tmp_path / "guard")
+    job = resolve(config, base=base, adapters=adapters, source=source, attacks=named_attacks(guards.ATTACKS))
+    guard = build.run(job).guard
+    expected = Guard.open(work / "guard", precision="fp32")
+    assert torch.equal(guard.predict_proba(x), expected.predict_proba(x))
+    assert (tmp_path / "guard" / "guard.safetensors").read_bytes() == (
+        work / "guard" / "guard.safetensors"
+    ).read_bytes()
+    settings = GuardAuditConfig(
+        guard=tmp_path / "nowhere",
+        data="nowhere",
+        fusion=["mean"],
+        unfitted=[],
+        threat=["transfer"],
+        max_test_images=guards.LIMIT,
+        max_certified_images=1,
+        out=tmp_path / "audit",
+        cache=work / "cache",
+        precision="fp32",
+    )
+    other = {"other": load(work / "adapters" / "other")}
+    result = audit.run(audit.resolve(settings, guard=guard, candidates=other, source=source))
+    assert {row.model for row in result.report.rows} >= {"guard:mean", "base", "roa", "fast", "other"}
+    assert result.page.exists()
+
+
+def test_a_guard_is_opened_while_others_run(work: Path) -> None:
+    guard = Guard.open(work / "guard", precision="fp32")
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected, wrong, done = guard.predict_proba(x), [], threading.Event()
+
+    def serve() -> None:
+        while not done.is_set():
+            try:
+                if not torch.equal(guard.predict_proba(x), expected):
+                    wrong.append("another answer")
+            except Exception as error:
+                wrong.append(repr(error))
+
+    threads = [threading.Thread(target=serve) for _ in range(2)]
+    threads += [threading.Thread(target=Guard.open, args=(work / "guard",)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads[2:]:
+        thread.join()
+    done.set()
+    for thread in threads[:2]:
+        thread.join()
+    assert wrong == []
+    assert torch.equal(guard.predict_proba(x), expected)
+
+
 def test_the_page_shows_names_cost_and_confidence(report: dict[str, object], work: Path) -> None:
     assert report["notes"]
     page = (work / "audit" / "report.html").read_text()
@@ -181,9 +232,9 @@ def test_the_page_shows_names_cost_and_confidence(report: dict[str, object], wor
 
 
 def test_through_a_guard_attacks_keep_to_their_balls(work: Path) -> None:
-    opened = open_guard(work / "guard", precision="fp32")
-    surrogate = Surrogate(opened.guard)
-    voters = tuple(opened.voters.values())
+    opened = Guard.open(work / "guard", precision="fp32")
+    surrogate = Surrogate(opened)
+    voters = tuple(merged_voters(opened.state.base, opened.state.adapters).values())
     x, y = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
     for spec in (
         "fia:eps=8/255,n_masks=2,steps=2",
@@ -199,8 +250,8 @@ def test_through_a_guard_attacks_keep_to_their_balls(work: Path) -> None:
 
 
 def test_an_evading_attack_looks_cleaner_within_the_same_reach(work: Path) -> None:
-    opened = open_guard(work / "guard", precision="fp32")
-    surrogate = Surrogate(opened.guard)
+    opened = Guard.open(work / "guard", precision="fp32")
+    surrogate = Surrogate(opened)
     x, y = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 3])
     for spec in ("pgd:steps=3", "roa:steps=3,n_candidates=2,init=uniform"):
         plain = ThroughSurrogate(attack=parse_attack(spec), voters=())
@@ -221,9 +272,9 @@ def test_only_attacks_of_one_ball_can_evade(work: Path) -> None:
         *(True, True, True),
         *(False, False),
     ]
-    opened = open_guard(work / "guard", precision="fp32")
+    opened = Guard.open(work / "guard", precision="fp32")
     with pytest.raises(BadConfigError, match="needs a guard's surrogate"):
-        DetectorEvasion(attack=parse_attack("pgd"))(opened.guard, torch.rand(1, 3, 32, 32), torch.tensor([0]))
+        DetectorEvasion(attack=parse_attack("pgd"))(opened, torch.rand(1, 3, 32, 32), torch.tensor([0]))
 
 
 def test_a_corruption_takes_the_place_of_an_attack() -> None:
@@ -237,8 +288,8 @@ def test_a_corruption_takes_the_place_of_an_attack() -> None:
     [
         ({"adapter": []}, BadConfigError, "an adapter at least"),
         ({"respond": ["rao=mask"]}, BadConfigError, "names the threat 'rao'"),
-        ({"respond": ["fast=masc"]}, BadConfigError, "names the measure 'masc'; did you mean 'mask'"),
-        ({"respond": ["fast"]}, BadConfigError, "expected THREAT=MEASURE"),
+        ({"respond": ["fast=masc"]}, BadConfigError, "names the defense 'masc'; did you mean 'mask'"),
+        ({"respond": ["fast"]}, BadConfigError, "expected ATTACK=DEFENSE"),
         ({"force": ["jpeg"], "forbid": ["jpeg"]}, BadConfigError, "both forces and forbids"),
         ({"calibration_data": "digits", "calibration": 1000}, BadDataError, "calibration images overlap"),
         ({"calibration": 5000}, BadDataError, "5000 calibration images asked for"),
@@ -249,7 +300,7 @@ def test_mistakes_are_said_before_anything_is_built(
     work: Path, base_folder: Path, tmp_path: Path, changes: dict[str, object], error: type[Exception], says: str
 ) -> None:
     with pytest.raises(error, match=says):
-        build_guard(guards.settings(base_folder, work, out=tmp_path / "none", **changes))
+        resolve(guards.settings(base_folder, work, out=tmp_path / "none", **changes))
     assert not (tmp_path / "none").exists()
 
 
@@ -257,34 +308,31 @@ def test_an_adapter_given_twice_and_one_of_another_base_are_refused(
     work: Path, base_folder: Path, tmp_path: Path
 ) -> None:
     twice = [work / "adapters" / "roa"] * 2
-    with pytest.raises(BadConfigError, match="two voters are called 'roa'"):
-        build_guard(guards.settings(base_folder, work, adapter=twice, out=tmp_path / "none"))
+    with pytest.raises(BadConfigError, match="two models are called 'roa'"):
+        resolve(guards.settings(base_folder, work, adapter=twice, out=tmp_path / "none"))
     strange = save_base(tmp_path / "base", new_base("timm:test_resnet", num_classes=10, input_size=(3, 32, 32), seed=5))
     other = guards.adapter(strange, tmp_path, "other")
     with pytest.raises(WrongBaseError, match="a pool has one base"):
-        build_guard(
-            guards.settings(base_folder, work, adapter=[work / "adapters" / "roa", other], out=tmp_path / "none")
-        )
+        resolve(guards.settings(base_folder, work, adapter=[work / "adapters" / "roa", other], out=tmp_path / "none"))
     with pytest.raises(WrongBaseError, match="belongs to the base"):
-        build_guard(guards.settings(base_folder, work, adapter=[other], out=tmp_path / "none"))
+        resolve(guards.settings(base_folder, work, adapter=[other], out=tmp_path / "none"))
     with pytest.raises(WrongBaseError, match="give the base that it was built with"):
-        open_guard(work / "guard", base=str(strange))
+        Guard.open(work / "guard", base=str(strange))
 
 
 def test_an_adapter_that_was_exchanged_is_noticed(work: Path, base_folder: Path, tmp_path: Path) -> None:
-    build_guard(guards.settings(base_folder, work, out=tmp_path / "guard"))
+    guards.build(base_folder, work, out=tmp_path / "guard")
     guards.adapter(base_folder, tmp_path / "guard" / "adapters", "other").rename(tmp_path / "other")
     place = tmp_path / "guard" / "adapters" / "fast"
     place.rename(tmp_path / "away")
     (tmp_path / "other").rename(place)
     with pytest.raises(BadFileError, match="is not the one it was calibrated with"):
-        open_guard(tmp_path / "guard")
+        Guard.open(tmp_path / "guard")
 
 
 def test_reporting_on_calibration_images_is_refused(work: Path) -> None:
-    config = GuardAuditConfig(guard=work / "guard", max_test_images=600, out=work / "none", cache=work / "cache")
     with pytest.raises(BadDataError, match=r"calibrated on \d+ of these 600 images"):
-        audit_guard(config)
+        guards.audit(guard=work / "guard", max_test_images=600, out=work / "none", cache=work / "cache")
 
 
 @pytest.mark.parametrize(
@@ -296,20 +344,14 @@ def test_reporting_on_calibration_images_is_refused(work: Path) -> None:
     ],
 )
 def test_an_audit_says_mistakes_first(work: Path, changes: dict[str, object], says: str) -> None:
-    values: dict[str, object] = {
-        "guard": work / "guard",
-        "max_test_images": 12,
-        "out": work / "none",
-        "cache": work / "cache",
-    }
     with pytest.raises(BadConfigError, match=says):
-        audit_guard(GuardAuditConfig(**values | changes))
+        guards.audit(guard=work / "guard", out=work / "none", cache=work / "cache", **changes)
     assert not (work / "none").exists()
 
 
 def test_the_base_is_bit_identical_afterwards(work: Path, base_folder: Path) -> None:
     before = {name: tensor.clone() for name, tensor in load_base(str(base_folder)).model.state_dict().items()}
-    opened = open_guard(work / "guard", precision="bf16")
+    opened = Guard.open(work / "guard", precision="bf16")
     with torch.no_grad():
-        opened.guard(torch.rand(2, 3, 32, 32))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in opened.base.model.state_dict().items())
+        opened(torch.rand(2, 3, 32, 32))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in opened.state.base.model.state_dict().items())

@@ -2,7 +2,7 @@
 
 import torch
 
-from loradar.guard.features import block_dct, highpass, loudest, opinion_features, residual_statistics
+from loradar.guard.features import block_dct, highest_energy_window, highpass, residual_statistics, vote_features
 from tests.guard import toys
 
 
@@ -17,7 +17,7 @@ def test_a_flat_image_has_no_residual() -> None:
 
 def test_the_loudest_rectangle_is_where_it_was_put() -> None:
     x = toys.smooth_images(3)
-    corners = loudest(toys.attacked("patch", x), window=(5, 5))
+    corners = highest_energy_window(toys.attacked("patch", x), window=(5, 5))
     assert bool(((corners - torch.tensor([8, 20])).abs() <= 1).all())
 
 
@@ -49,7 +49,7 @@ def test_features_have_gradients() -> None:
     assert bool(grad.isfinite().all())
     assert bool(grad.any())
     log_probs = torch.randn(3, 2, 4).log_softmax(2).requires_grad_()
-    features = opinion_features(log_probs)
+    features = vote_features(log_probs)
     assert features.shape == (2, 3 * 3 + 2 * 2)
     (grad,) = torch.autograd.grad(features.sum(), log_probs)
     assert bool(grad.isfinite().all())
@@ -57,4 +57,4 @@ def test_features_have_gradients() -> None:
 
 def test_agreeing_voters_are_at_no_distance() -> None:
     log_probs = torch.randn(1, 2, 4).log_softmax(2).expand(3, -1, -1)
-    torch.testing.assert_close(opinion_features(log_probs)[:, 9:11], torch.zeros(2, 2))
+    torch.testing.assert_close(vote_features(log_probs)[:, 9:11], torch.zeros(2, 2))

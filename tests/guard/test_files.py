@@ -1,50 +1,109 @@
-"""A guard on disk: what is read is what was written, and damage is said."""
+"""A guard on disk: what is read is what was written, damage is said, and folders written so far open."""
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from loradar.core.errors import BadFileError
-from loradar.guard.files import GuardRecord, read_guard, save_guard
+from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
+from loradar.guard.files import read_guard, save_guard
 from loradar.guard.guard import Guard
-from loradar.guard.policy import Policy
-from tests.guard import toys
+from loradar.models import load_base
+from tests.guard import built as guards
 
 
 @pytest.fixture(scope="module")
-def guard() -> Guard:
-    return toys.guard(policy=Policy(responses={"patch": ("mask", "smooth")}), abstain=0.3)
+def work(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The adapters of a guard, and the guard."""
+    folder = tmp_path_factory.mktemp("guard-files")
+    for name in ("roa", "fast"):
+        guards.adapter(base_folder, folder / "adapters", name)
+    guards.build(base_folder, folder)
+    return folder
 
 
-def record(guard: Guard) -> GuardRecord:
-    return GuardRecord(
-        settings=guard.settings,
-        base="runs/base",
-        base_fingerprint="ab" * 32,
-        attacks={"patch": "roa", "noise": "pgd:steps=3"},
-        adapters={"patch": "1", "noise": "2"},
-        costs={"trunk": 0.4, "base": 0.6, "patch": 0.6, "noise": 0.6},
-        data={"count": 24},
-        digests=("00", "ff"),
-    )
+@pytest.fixture
+def folder(work: Path, tmp_path: Path) -> Path:
+    """A copy of the guard's folder, to damage."""
+    return Path(shutil.copytree(work / "guard", tmp_path / "guard"))
 
 
-def test_what_is_read_is_what_was_written(guard: Guard, tmp_path: Path) -> None:
-    save_guard(tmp_path, record(guard), guard.identifier, guard.gate)
-    found, identifier, gate = read_guard(tmp_path)
-    assert found == record(guard)
-    for ours, theirs in ((guard.identifier, identifier), (guard.gate, gate)):
+def test_what_is_read_is_what_was_written(work: Path, tmp_path: Path) -> None:
+    guard = Guard.open(work / "guard", precision="fp32").replace(abstain=0.25, fusion="logpool")
+    again = read_guard(guard.save(tmp_path / "again"))
+    assert again.record == guard.state.record
+    assert again.record.settings.abstain == 0.25
+    assert list(again.adapters) == ["roa", "fast"]
+    for ours, theirs in ((guard.identifier, again.identifier), (guard.gate, again.gate)):
         assert all(torch.equal(a, b) for a, b in zip(ours.buffers(), theirs.buffers(), strict=True))
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    reopened = Guard.open(tmp_path / "again", precision="fp32")
+    assert torch.equal(reopened.predict_proba(x), guard.predict_proba(x))
+    assert reopened.classes_ == tuple("0123456789")
 
 
-def changed(key: str, value: object) -> Callable[[Path], None]:
+def test_a_folder_of_schema_2_opens(work: Path, folder: Path) -> None:
+    """Schema 2 did not say what images the base takes, nor its classes."""
+    content = json.loads((folder / "guard.json").read_text())
+    for key in ("input_size", "num_classes", "classes"):
+        del content[key]
+    (folder / "guard.json").write_text(json.dumps(content | {"schema": 2}))
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    old, new = Guard.open(folder, precision="fp32"), Guard.open(work / "guard", precision="fp32")
+    assert torch.equal(old.predict_proba(x), new.predict_proba(x))
+    assert (old.input_size, old.classes_) == ((3, 32, 32), tuple("0123456789"))
+    base = load_base(old.state.record.base)
+    assert torch.equal(Guard.open(folder, base=base, precision="fp32").predict(x), new.predict(x))
+    with pytest.raises(BadConfigError, match="does not say what images its base takes"):
+        Guard.open(folder, base=base.model)
+
+
+def test_the_base_is_given_as_a_name_an_object_or_a_module(work: Path, base_folder: Path) -> None:
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = Guard.open(work / "guard", precision="fp32").predict_proba(x)
+    base = load_base(str(base_folder))
+    state = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    base.model.train()
+    for given in (str(base_folder), base, base.model):
+        for device in ("auto", "cpu"):
+            guard = Guard.open(work / "guard", base=given, device=device, precision="fp32")
+            torch.testing.assert_close(guard.predict_proba(x), expected)
+            assert guard.input_size == (3, 32, 32)
+    assert base.model.training, "what was lent is left as it was"
+    assert all(torch.equal(tensor, state[name]) for name, tensor in base.model.state_dict().items())
+    with pytest.raises(WrongBaseError, match="give the base that it was built with"):
+        Guard.open(work / "guard", base=torch.nn.Linear(2, 2))
+
+
+def test_a_guard_on_a_model_in_memory_asks_for_it(work: Path, tmp_path: Path) -> None:
+    guard = Guard.open(work / "guard", precision="fp32")
+    record = dataclasses.replace(guard.state.record, base="memory:0123456789ab")
+    folder = save_guard(dataclasses.replace(guard.state, record=record), tmp_path / "guard")
+    with pytest.raises(BadConfigError, match=r"give it: Guard.open\(folder, base=model\)"):
+        Guard.open(folder)
+    assert Guard.open(folder, base=guard.state.base).classes_ == guard.classes_
+
+
+def test_a_guard_is_written_over_a_guard_alone(work: Path, tmp_path: Path) -> None:
+    guard = Guard.open(work / "guard")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.png").write_bytes(b"")
+    with pytest.raises(BadFileError, match="exists and is not a guard"):
+        guard.save(tmp_path / "photos")
+    state = dataclasses.replace(guard.state, adapters={"../out": guard.state.adapters["roa"]})
+    with pytest.raises(BadConfigError, match="expected a name that a folder can have"):
+        save_guard(state, tmp_path / "guard")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
+
+
+def changed(**values: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         content = json.loads((folder / "guard.json").read_text())
-        content[key] = value
-        (folder / "guard.json").write_text(json.dumps(content))
+        (folder / "guard.json").write_text(json.dumps(content | values))
 
     return change
 
@@ -59,13 +118,17 @@ def short(folder: Path) -> None:
     [
         (lambda folder: (folder / "guard.json").unlink(), "cannot read"),
         (lambda folder: (folder / "guard.json").write_text("{"), "is not JSON"),
-        (changed("schema", 1), "another schema"),
-        (changed("costs", "much"), "is damaged: costs"),
+        (lambda folder: (folder / "guard.json").write_text("[]"), "another schema"),
+        (changed(schema=1), "another schema"),
+        (changed(schema=4), "reads 2 and 3"),
+        (changed(costs="much"), "is damaged: costs"),
+        (changed(adapters={"../adapters/roa": ""}), "expected a name that a folder can have"),
+        (changed(adapters={"none": ""}), "none"),
         (short, "truncated or changed"),
     ],
 )
-def test_damage_is_said(guard: Guard, tmp_path: Path, damage: Callable[[Path], None], says: str) -> None:
-    save_guard(tmp_path, record(guard), guard.identifier, guard.gate)
-    damage(tmp_path)
-    with pytest.raises(BadFileError, match=says):
-        read_guard(tmp_path)
+def test_damage_is_said(folder: Path, damage: Callable[[Path], None], says: str) -> None:
+    damage(folder)
+    with pytest.raises(BadFileError, match=says) as error:
+        Guard.open(folder)
+    assert "\n" not in str(error.value)

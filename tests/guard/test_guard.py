@@ -31,10 +31,10 @@ def x() -> Tensor:
 def test_it_answers_what_its_rule_says_of_its_voters(guard: Guard, x: Tensor, rule: Rule) -> None:
     whole = guard.replace(fusion=rule, cascade=False, base_votes=rule == "mean")
     with torch.no_grad():
-        verdict = whole.predict_full(x)
+        verdict = whole.verdict(x)
         shared = whole.shared_features(x)
         log_probs = torch.stack([whole.voter_log_probs(v, shared) for v in range(3)])
-        expected = FUSIONS[rule](whole.opinions(log_probs, verdict.posterior))
+        expected = FUSIONS[rule](whole.votes(log_probs, verdict.posterior))
     assert torch.equal(verdict.logits, expected)
     assert torch.equal(verdict.answers, expected.argmax(1))
     torch.testing.assert_close(verdict.passes, torch.full((len(x),), 2.2))
@@ -49,7 +49,7 @@ def test_the_base_votes_where_it_is_asked_to(guard: Guard, x: Tensor) -> None:
 
 def test_a_routed_image_is_its_specialists(guard: Guard, x: Tensor) -> None:
     with torch.no_grad():
-        verdict = guard.replace(cascade=False, fusion="routed").predict_full(x)
+        verdict = guard.replace(cascade=False, fusion="routed").verdict(x)
     named = verdict.posterior.argmax(1)
     assert {1, 2} <= set(named.tolist())
     for i, label in enumerate(named.tolist()):
@@ -61,7 +61,7 @@ def test_a_prior_moves_names_towards_clean_and_leaves_the_answers(guard: Guard, 
     plain, cautious = guard.replace(cascade=False), guard.replace(cascade=False, prior={"clean": 1e6})
     far = torch.rand(6, *x.shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        before, after = plain.predict_full(torch.cat([x, far])), cautious.predict_full(torch.cat([x, far]))
+        before, after = plain.verdict(torch.cat([x, far])), cautious.verdict(torch.cat([x, far]))
     torch.testing.assert_close(before.named, before.posterior)
     torch.testing.assert_close(after.posterior, before.posterior)
     assert torch.equal(after.logits, before.logits)
@@ -73,7 +73,7 @@ def test_a_prior_moves_names_towards_clean_and_leaves_the_answers(guard: Guard, 
 
 def test_the_cascade_asks_adapters_only_about_what_does_not_look_clean(guard: Guard, x: Tensor) -> None:
     with torch.no_grad():
-        cheap, dear = guard.predict_full(x), guard.replace(cascade=False).predict_full(x)
+        cheap, dear = guard.verdict(x), guard.replace(cascade=False).verdict(x)
         base = guard.voter_log_probs(0, guard.shared_features(x))
     skipped = cheap.log_probs[1].isnan().any(1)
     assert 0 < int(skipped.sum()) < len(x)
@@ -93,7 +93,7 @@ def test_it_abstains_below_its_threshold(guard: Guard, x: Tensor) -> None:
     with torch.no_grad():
         logits = guard(x)
         middle = float(logits.softmax(1).amax(1).median())
-        answers = guard.replace(abstain=middle).predict_full(x).answers
+        answers = guard.replace(abstain=middle).verdict(x).answers
     assert torch.equal(answers == ABSTAINED, logits.softmax(1).amax(1) < middle)
     assert 0 < int((answers == ABSTAINED).sum()) < len(x)
 
@@ -105,11 +105,11 @@ def responding(guard: Guard, **responses: Any) -> Guard:
 def test_a_response_changes_what_is_named_so_and_nothing_else(guard: Guard, x: Tensor) -> None:
     plain = guard.replace(cascade=False)
     with torch.no_grad():
-        before, after = plain.predict_full(x), responding(guard, noise=("smooth",)).predict_full(x)
-        smoothed = plain.predict_full(transforms(toys.WINDOW)["smooth"](x))
+        before, after = plain.verdict(x), responding(guard, noise=("smooth",)).verdict(x)
+        smoothed = plain.verdict(transforms(toys.WINDOW)["smooth"](x))
     noisy = before.posterior.argmax(1) == 2
     assert 0 < int(noisy.sum()) < len(x)
-    assert torch.equal(after.measured, noisy)
+    assert torch.equal(after.defended, noisy)
     torch.testing.assert_close(after.logits[~noisy], before.logits[~noisy])
     torch.testing.assert_close(after.logits[noisy], smoothed.logits[noisy])
     torch.testing.assert_close(after.passes - before.passes, 2.2 * noisy)
@@ -118,7 +118,7 @@ def test_a_response_changes_what_is_named_so_and_nothing_else(guard: Guard, x: T
 def test_masking_answers_for_what_it_masks(guard: Guard, x: Tensor) -> None:
     masked = responding(guard, patch=("mask",))
     with torch.no_grad():
-        verdict = masked.predict_full(x)
+        verdict = masked.verdict(x)
         named = verdict.posterior.argmax(1) == 1
         table = pair_answers(masked.masker, x[named], masked.mask_set.masks((32, 32)))
     assert int(named.sum()) > 0
@@ -128,9 +128,9 @@ def test_masking_answers_for_what_it_masks(guard: Guard, x: Tensor) -> None:
 def test_forced_measures_need_no_alarm_and_end_the_cascade(guard: Guard, x: Tensor) -> None:
     forced = guard.replace(policy=Policy(forced=("bit-depth",)))
     with torch.no_grad():
-        verdict = forced.predict_full(x)
-        expected = guard.replace(cascade=False).predict_full(transforms(toys.WINDOW)["bit-depth"](x))
-    assert bool(verdict.measured.all())
+        verdict = forced.verdict(x)
+        expected = guard.replace(cascade=False).verdict(transforms(toys.WINDOW)["bit-depth"](x))
+    assert bool(verdict.defended.all())
     torch.testing.assert_close(verdict.logits, expected.logits)
 
 
@@ -143,7 +143,7 @@ def test_what_is_exported_answers_as_what_is_run(guard: Guard, x: Tensor, change
     exported = torch.export.export(one, (x,)).module()
     other = toys.traffic(seed=8)
     with torch.no_grad():
-        assert {0, 1, 2} <= set(one.predict_full(other).posterior.argmax(1).tolist())
+        assert {0, 1, 2} <= set(one.verdict(other).posterior.argmax(1).tolist())
         torch.testing.assert_close(exported(other), one(other), atol=1e-4, rtol=1e-4)
 
 

@@ -43,8 +43,10 @@ def test_of_each_known_label_few_are_far() -> None:
     (held, _), kinds = clouds(400, seed=1), torch.arange(3).repeat_interleave(400)
     held = held[:1200]
     held[kinds == 1, 1:] *= 3  # one label is spread wider than the others: it must not be the one to pay
-    fitted = fit_identifier(features, labels, threats=("a", "b"), held=held, held_labels=kinds, far=0.05, seed=0)
-    shares = [float(fitted.is_far(held[kinds == kind]).float().mean()) for kind in range(3)]
+    fitted = fit_identifier(
+        features, labels, threats=("a", "b"), held=held, held_labels=kinds, outlier_rate=0.05, seed=0
+    )
+    shares = [float(fitted.is_outlier(held[kinds == kind]).float().mean()) for kind in range(3)]
     assert shares[1] == max(shares)
     assert 0.04 < shares[1] <= 0.051
 

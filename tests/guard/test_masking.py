@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loradar.core.errors import BadConfigError
-from loradar.guard.masking import MaskSet, certified, cleansed, pair_answers, two_round
+from loradar.guard.masking import MaskSet, certified, pair_answers, patch_cleanser, two_round
 
 
 @given(st.integers(8, 40), st.integers(8, 40), st.integers(1, 8), st.integers(1, 8), st.integers(2, 7))
@@ -61,7 +61,7 @@ def test_cleansing_asks_less_and_answers_the_same() -> None:
     )
     x = x.clamp(0, 1)
     masks = MaskSet(height=3, width=3, count=3).masks((12, 12))
-    answers, passes = cleansed(brightness, x, masks)
+    answers, passes = patch_cleanser(brightness, x, masks)
     assert torch.equal(answers, two_round(pair_answers(brightness, x, masks)))
     assert {float(p) for p in passes} <= {9.0, 45.0}
     assert len(set(passes.tolist())) == 2
@@ -79,5 +79,5 @@ def test_no_patch_changes_a_certified_answer() -> None:
     for top, left, value in itertools.product(range(9), range(9), (0.0, 1.0)):
         attacked = x.clone()
         attacked[:, :, top : top + 2, left : left + 2] = value
-        found, _ = cleansed(brightness, attacked, masks)
+        found, _ = patch_cleanser(brightness, attacked, masks)
         assert torch.equal(found[sure], answers[sure])

@@ -52,10 +52,10 @@ def test_too_few_images_decide_nothing_and_a_fixed_level_stays() -> None:
     assert fixed.level == "raised"
 
 
-def test_measures_are_logged() -> None:
+def test_defenses_are_logged() -> None:
     (event,) = monitor().observe("roa", defenses=("mask",), confidence=0.97)
-    assert (event.kind, event.defenses, event.image) == ("measures", ("mask",), 0)
-    assert event.reason == "named roa with probability 0.97 at level calm"
+    assert (event.kind, event.defenses, event.image) == ("defended", ("mask",), 0)
+    assert event.reason == "identified as roa with probability 0.97 at level calm"
 
 
 @pytest.mark.parametrize("changes", [{"lower_at": 0.5}, {"minimum": 11}, {"minimum": 0}, {"raise_at": 1.5}])

@@ -6,24 +6,24 @@ from loradar.core.errors import BadConfigError
 from loradar.guard.policy import Policy
 
 
-def test_measures_are_taken_while_alarmed_in_one_order_masking_last() -> None:
+def test_defenses_are_applied_while_alarmed_in_one_order_masking_last() -> None:
     policy = Policy(responses={"roa": ("mask", "jpeg", "smooth")})
-    assert policy.taken("roa", "raised") == ("smooth", "jpeg", "mask")
-    assert policy.taken("roa", "calm") == ()
-    assert policy.taken("clean", "raised") == ()
+    assert policy.defenses_for("roa", "raised") == ("smooth", "jpeg", "mask")
+    assert policy.defenses_for("roa", "calm") == ()
+    assert policy.defenses_for("clean", "raised") == ()
 
 
 def test_forced_is_always_and_forbidden_never() -> None:
     policy = Policy(responses={"roa": ("mask", "smooth")}, forced=("jpeg",), forbidden=("mask",))
-    assert policy.taken("clean", "calm") == ("jpeg",)
-    assert policy.taken("roa", "raised") == ("smooth", "jpeg")
+    assert policy.defenses_for("clean", "calm") == ("jpeg",)
+    assert policy.defenses_for("roa", "raised") == ("smooth", "jpeg")
 
 
 @pytest.mark.parametrize(
     ("policy", "says"),
     [
         (Policy(responses={"rao": ("mask",)}), "names the threat 'rao'; did you mean 'roa'"),
-        (Policy(responses={"roa": ("masq",)}), "names the measure 'masq'; did you mean 'mask'"),  # type: ignore[dict-item]
+        (Policy(responses={"roa": ("masq",)}), "names the defense 'masq'; did you mean 'mask'"),  # type: ignore[dict-item]
         (Policy(forced=("mask",), forbidden=("mask",)), "both forces and forbids 'mask'"),
     ],
 )

@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 from loradar.adapters import merge_weights
 from loradar.guard.calibration import Calibration
-from loradar.guard.features import opinion_features, residual_statistics
-from loradar.guard.guard import Guard, Parts
+from loradar.guard.features import residual_statistics, vote_features
+from loradar.guard.files import GuardRecord, GuardState
+from loradar.guard.guard import Guard
 from loradar.guard.identify import Identifier, fit_identifier
+from loradar.guard.parts import Parts
 from loradar.guard.settings import GuardSettings
 from loradar.guard.trunk import share
+from loradar.models import Base, wrap
 from tests.adapters import tiny
 
 THREATS = ("patch", "noise")
@@ -46,8 +49,8 @@ def features(voters: dict[str, nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
         log_probs = torch.stack([(model(x) / TEMPERATURES[n]).log_softmax(1) for n, model in voters.items()])
     statistics = residual_statistics(x, window=WINDOW)
     return (
-        torch.cat([statistics, opinion_features(log_probs)], dim=1),
-        torch.cat([statistics, opinion_features(log_probs[:1])], dim=1),
+        torch.cat([statistics, vote_features(log_probs)], dim=1),
+        torch.cat([statistics, vote_features(log_probs[:1])], dim=1),
     )
 
 
@@ -63,7 +66,7 @@ def identifiers(voters: dict[str, nn.Module]) -> tuple[Identifier, Identifier]:
 
 
 def _fitting(voters: dict[str, nn.Module], count: int, seed: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Clean images, both attacks, and strays, with their labels."""
+    """Clean images, both attacks, and pseudo-unknowns, with their labels."""
     x = smooth_images(count, 100 + seed)
     kinds = [x, attacked("patch", x), attacked("noise", x), 1 - x.flip(2).square()]
     return features(voters, torch.cat(kinds)), torch.arange(len(kinds)).repeat_interleave(count)
@@ -84,12 +87,27 @@ def settings(**changes: Any) -> GuardSettings:
     return GuardSettings(**values | changes)
 
 
-def guard(seed: int = 0, **changes: Any) -> Guard:
+def state(seed: int = 0, **changes: Any) -> GuardState:
+    """`models` as a guard's state; the adapters themselves are left out."""
     voters = models(seed)
-    trunk, tails = share(list(voters.values()))
     identifier, gate = identifiers(voters)
-    parts = Parts(trunk=trunk, tails=tails, identifier=identifier, gate=gate, costs=torch.tensor([0.4, 0.6, 0.6, 0.6]))
-    return Guard(parts, settings(**changes))
+    record = GuardRecord(
+        settings=settings(**changes),
+        base="runs/base",
+        base_fingerprint="ab" * 32,
+        attacks={"patch": "roa", "noise": "pgd:steps=3"},
+        costs={"trunk": 0.4, "base": 0.6, "patch": 0.6, "noise": 0.6},
+    )
+    base = Base(
+        model=wrap(voters["base"], (0.0,) * 3, (1.0,) * 3), num_classes=CLASSES, input_size=(3, 32, 32), classes=None
+    )
+    return GuardState(record=record, base=base, adapters={}, identifier=identifier, gate=gate)
+
+
+def guard(seed: int = 0, **changes: Any) -> Guard:
+    trunk, tails = share(list(models(seed).values()))
+    costs = torch.tensor([0.4, 0.6, 0.6, 0.6])
+    return Guard(state(seed, **changes), Parts(trunk=trunk, tails=tails, costs=costs))
 
 
 def traffic(count: int = 6, seed: int = 3) -> Tensor:

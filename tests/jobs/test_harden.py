@@ -60,7 +60,7 @@ def test_the_report_has_every_row_once(run: Path) -> None:
         for r in report["rows"]
     ]
     assert len(set(rows)) == len(rows)
-    for model, against in [("base", ""), ("roa-steps2-candidates3", "ROA"), ("fast", "PGD")]:
+    for model, against in [("base", ""), ("roa-steps2-ncandidates3", "ROA"), ("fast", "PGD")]:
         for attack in ("ROA", "PGD"):
             assert {(model, against, attack, "transfer"), (model, against, attack, "adaptive")} <= set(rows)
     assert {("fc-only", "ROA", "ROA", "adaptive"), ("fc+norm", "PGD", "PGD", "transfer")} <= set(rows)
@@ -72,7 +72,7 @@ def test_the_report_carries_what_its_figures_need(run: Path) -> None:
     report = read_report(run / "run")
     assert report.data["splits"]["train"]["count"] == 32
     assert report.settings["computed_in"] == "float32"
-    assert {leak.model for leak in report.leaks} == {"roa-steps2-candidates3", "fast"}
+    assert {leak.model for leak in report.leaks} == {"roa-steps2-ncandidates3", "fast"}
     assert set(report.baselines) >= {"fast-zeros", "fc-only", "fc+norm"}
     assert not {"base", "fast"} & set(report.baselines)
     assert report.training is not None
@@ -87,7 +87,7 @@ def test_the_report_carries_what_its_figures_need(run: Path) -> None:
 
 def test_the_base_is_untouched_and_the_adapters_belong_to_it(run: Path, base_folder: Path) -> None:
     base = load_base(str(base_folder)).model
-    for name in ("fast", "roa-steps2-candidates3", "fast-fc+norm"):
+    for name in ("fast", "roa-steps2-ncandidates3", "fast-fc+norm"):
         assert verify(run / "run" / "adapters" / name, base) == []
     adapter = load(run / "run" / "adapters" / "fast")
     assert adapter.card.trained_against.startswith("pgd")

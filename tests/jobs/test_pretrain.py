@@ -6,7 +6,7 @@ import torch
 from loradar.core.config import validate
 from loradar.core.errors import BadDataError
 from loradar.jobs.config import PretrainConfig
-from loradar.jobs.pretrain import pretrain
+from loradar.jobs.pretrain import resolve, run
 from loradar.models import load_base
 from tests.data.pictures import png
 
@@ -22,7 +22,7 @@ def test_pretrain_writes_a_base_that_opens_and_says_how_it_was_made(tmp_path: Pa
         batch_size=16,
         flip=False,
     )
-    row = pretrain(config)
+    row = run(resolve(config)).row
     base = load_base(str(tmp_path / "base"))
     assert base.classes == tuple(str(i) for i in range(10))
     assert base.description["recipe"]["epochs"] == 2
@@ -41,6 +41,6 @@ def test_pretrain_brings_pictures_of_mixed_sizes_to_one(tmp_path: Path) -> None:
             (tmp_path / "data" / f"class{label}" / f"{index}.png").write_bytes(picture)
     settings = {"data": str(tmp_path / "data"), "architecture": "timm:test_resnet", "epochs": 1, "batch_size": 2}
     with pytest.raises(BadDataError, match="size"):
-        pretrain(validate(PretrainConfig, settings | {"out": tmp_path / "none"}))
-    pretrain(validate(PretrainConfig, settings | {"out": tmp_path / "base", "size": "24x32"}))
+        run(resolve(validate(PretrainConfig, settings | {"out": tmp_path / "none"})))
+    run(resolve(validate(PretrainConfig, settings | {"out": tmp_path / "base", "size": "24x32"})))
     assert load_base(str(tmp_path / "base")).input_size == (3, 24, 32)

@@ -34,7 +34,6 @@ def test_a_file_of_weights_needs_its_architecture(checkpoint: Path) -> None:
         ("", "add :architecture=NAME"),
         (":architecture=squeezenet1_1", "add num_classes=N"),
         (":architecture=squeezenet1_0,num_classes=3", "does not fit the architecture"),
-        (":architecture=squeezenet1_1,num_classes=4", "of another shape"),
         (":architecture=squeezenet1_1,num_classes=3,sise=4", "did you mean 'size'"),
         (":architecture=squeezenet9,num_classes=3", "did you mean 'squeezenet1_"),
     ],
@@ -79,3 +78,34 @@ def test_a_name_that_is_no_base_is_refused(spec: str, message: str) -> None:
 def test_a_folder_takes_no_options(tmp_path: Path) -> None:
     with pytest.raises(BadConfigError, match="has no option 'num_classes'"):
         load_base(f"{tmp_path}:num_classes=3")
+
+
+def test_a_file_of_other_classes_gets_a_fresh_head_and_says_so(checkpoint: Path) -> None:
+    base = load_base(f"{checkpoint}:architecture=squeezenet1_1,num_classes=4")
+    own, saved = base.model.wrapped.state_dict(), build("squeezenet1_1", num_classes=3, seed=9).state_dict()
+    differ = {name for name, tensor in saved.items() if own[name].shape != tensor.shape}
+    assert differ == {"classifier.1.weight", "classifier.1.bias"}
+    assert all(torch.equal(own[name], tensor) for name, tensor in saved.items() if name not in differ)
+    assert base.description["head"] == "fresh, seed 0: the weights have 3 classes"
+
+
+def test_a_file_without_a_head(tmp_path: Path) -> None:
+    options = "architecture=timm:test_vit,img_size=32"
+    save_file(build("timm:test_vit", num_classes=0, seed=3, img_size=32).state_dict(), tmp_path / "net.safetensors")
+    base = load_base(f"{tmp_path}/net.safetensors:{options},num_classes=4")
+    assert base.description["head"] == "fresh, seed 0: the weights have none"
+    assert base.model(torch.rand(1, 3, 32, 32)).shape == (1, 4)
+    state = build("timm:test_vit", num_classes=0, img_size=32).state_dict()
+    del state["norm.weight"]
+    save_file(state, tmp_path / "less.safetensors")
+    with pytest.raises(BadFileError, match=r"missing: norm\.weight, head\.weight, head\.bias"):
+        load_base(f"{tmp_path}/less.safetensors:{options},num_classes=4")
+
+
+def test_a_thousand_classes_are_those_of_imagenet(tmp_path: Path) -> None:
+    save_file(build("squeezenet1_1", num_classes=1000).state_dict(), tmp_path / "net.safetensors")
+    base = load_base(f"{tmp_path}/net.safetensors:architecture=squeezenet1_1,num_classes=1000")
+    assert base.classes is not None
+    assert [base.classes[i] for i in (0, 217, 571, 701)] == ["tench", "English springer", "gas pump", "parachute"]
+    assert len(set(base.classes)) == 1000
+    assert load_base("squeezenet1_1:pretrained=false").classes is None

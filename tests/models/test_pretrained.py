@@ -102,3 +102,27 @@ def test_an_option_that_the_constructor_does_not_have_is_no_network_trouble(offl
     with pytest.raises(BadConfigError, match="img_sze"):
         load_base("timm:vit_tiny_patch16_224:img_sze=32")
     assert offline_timm
+
+
+def test_weights_without_a_head_get_a_fresh_one_or_say_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+        assert pretrained
+        model: nn.Module = _create(name, pretrained=False, **{"num_classes": 0, **options})
+        vars(model)["pretrained_cfg"] = {**vars(model)["pretrained_cfg"], "num_classes": 0}
+        return model
+
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(BadConfigError, match=r"test_vit have no head; .*timm:test_vit:num_classes=10"):
+        load_base("timm:test_vit")
+    base = load_base("timm:test_vit:num_classes=10,img_size=32,seed=3")
+    assert base.num_classes == 10
+    assert base.description["head"] == "fresh, seed 3: the weights have none"
+    assert base.model(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_timm_weights_of_imagenet_have_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: _create(name, **options))  # noqa: ARG005
+    base = load_base("timm:test_resnet")
+    assert base.classes is not None
+    assert base.classes[497] == "church"
+    assert load_base("timm:test_resnet:num_classes=3").classes is None

@@ -84,10 +84,6 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         cached(nn.Identity(), X, Y)
 
 
-def test_its_repr_is_the_attacks_own(tmp_path: Path) -> None:
-    assert repr(AdversarialCache(tmp_path).through(Shift(), MODEL, model_key="m")) == repr(Shift())
-
-
 def test_an_attack_whose_name_does_not_tell_everything_is_not_kept(tmp_path: Path) -> None:
     attack = FunctionAttack(lambda *args: 1 - args[1], name="negative")
     assert AdversarialCache(tmp_path).through(attack, MODEL, model_key="m") is attack

@@ -10,7 +10,7 @@ from loradar.adapters.heads import find_head, find_heads
 from loradar.adapters.init import Init, init_delta
 from loradar.adapters.layers import find_norms
 from loradar.adapters.plug import merge_weights, plug
-from loradar.adapters.pool import AdapterPool, add_weighted, check_shared_start
+from loradar.adapters.pool import AdapterPool, add_weighted, check_shared_start, load_named
 from loradar.adapters.spectrum import on_residual, residual, truncate_spectrum, truncated
 from loradar.adapters.switch import AdapterSwitch
 from loradar.adapters.targets import PRESETS, find_targets, target_share
@@ -35,6 +35,7 @@ __all__ = [
     "init_adapter",
     "init_delta",
     "load",
+    "load_named",
     "merge_weights",
     "on_residual",
     "plug",

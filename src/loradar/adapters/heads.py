@@ -1,6 +1,6 @@
 """Which layers make the logits: the model is asked first, then the conventions of its library, then it is tried."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from loradar.core.copying import copy_model
 from loradar.core.errors import BadConfigError, BadTargetError, did_you_mean
 from loradar.core.modules import check_logits, unwrap
-from loradar.core.randomness import generator
+from loradar.core.probing import find_input
 
 _NAMES = ("classifier", "fc", "head", "heads", "cls_classifier", "distillation_classifier")
 """What torchvision and transformers call the module that ends in the logits, and what most people call theirs."""
 _LIBRARIES = ("torchvision.models.", "transformers.", "loradar.")
-_SIDES = (32, 28, 64, 224, 16, 8, 96, 128, 112, 48, 24, 160, 192, 256, 299, 384)
-"""Image sizes that a model of unknown input is tried with."""
 
 
 def find_heads(model: nn.Module, head: str | Sequence[str] = ()) -> tuple[str, ...]:
@@ -47,36 +45,6 @@ def find_head(model: nn.Module, head: str | Sequence[str] = ()) -> str:
             "build it without distillation, or with a single head"
         )
     return heads[0]
-
-
-def input_of(backbone: nn.Module) -> Tensor | None:
-    """Two images of noise that `backbone` can be asked for; None where no usual size works. For models not asked before."""
-    trial = copy_model(backbone, share=True).eval()
-    weights = next((p for p in trial.parameters() if p.is_floating_point()), None)
-    for shape in _shapes(trial):
-        x = torch.rand(2, *shape, generator=generator(0))
-        x = x if weights is None else x.to(weights)
-        try:
-            with torch.no_grad():
-                trial(x)
-        except Exception:  # a wrong size fails anywhere within a user's forward
-            continue
-        return x
-    return None
-
-
-def _shapes(backbone: nn.Module) -> Iterator[tuple[int, int, int]]:
-    first = next((m for m in backbone.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
-    size = (getattr(backbone, "default_cfg", None) or {}).get("input_size")
-    if size is not None:
-        yield tuple(size)
-    if isinstance(first, nn.Linear):
-        for channels in (3, 1):
-            side = round((first.in_features / channels) ** 0.5)
-            if channels * side * side == first.in_features:
-                yield channels, side, side
-    for side in _SIDES:
-        yield (first.in_channels if isinstance(first, nn.Conv2d) else 3), side, side
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -146,7 +114,7 @@ class _Call:
 
 def _tried(backbone: nn.Module) -> set[nn.Module]:
     """The last layers with weights on each way to the logits, of a forward pass of a copy; empty where none works."""
-    x = input_of(backbone)
+    x = find_input(backbone)
     if x is None:
         return set()
     trial = copy_model(backbone, share=True).eval().requires_grad_(True)

@@ -1,6 +1,7 @@
 """Several adapters of one base, by name; and a weighted sum of them, which is an adapter again."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from loradar.adapters.adapter import Adapter, keep
 from loradar.adapters.card import Card
 from loradar.adapters.delta import Delta, stacked
+from loradar.adapters.files import load
 from loradar.core.errors import BadConfigError, WrongBaseError, did_you_mean
 
 
@@ -39,6 +41,18 @@ class AdapterPool(Mapping[str, Adapter]):
 
     def __repr__(self) -> str:
         return f"AdapterPool({', '.join(map(repr, self._adapters))})"
+
+
+def load_named(folders: Iterable[Path]) -> dict[str, Adapter]:
+    """Loads adapters, by the name on each card. Raises BadConfigError where a name is taken: by another, or the base."""
+    adapters: dict[str, Adapter] = {}
+    for folder in folders:
+        adapter = load(folder)
+        name = adapter.card.name
+        if name in ("base", *adapters):
+            raise BadConfigError(f"two models are called {name!r}, one of them in {folder}; expected a name for each")
+        adapters[name] = adapter
+    return adapters
 
 
 def add_weighted(pool: AdapterPool, weights: Mapping[str, float], *, name: str = "merged") -> Adapter:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from loradar import __version__
+from loradar.cli import jobs
 from loradar.cli.adapters import adapters
 from loradar.cli.attacks import attacks
 from loradar.cli.few_shot import few_shot, meta_tune
@@ -36,6 +37,7 @@ app.add_typer(adapters, name="adapters")
 app.add_typer(attacks, name="attacks")
 app.add_typer(few_shot, name="few-shot")
 app.add_typer(guard, name="guard")
+jobs.register(app)
 plain_command(app, "report", example="loradar report runs/mine")(report)
 _STOPPED = 130
 _UsageError: Any = typer.BadParameter.mro()[1]
@@ -64,10 +66,10 @@ def _pretrain(config: PretrainConfig) -> Output:
     """
     from loradar.cli.progress import watching
     from loradar.cli.show import percent
-    from loradar.jobs.pretrain import pretrain
+    from loradar.jobs import pretrain
 
     with watching(console(stderr=True)) as progress:
-        row = pretrain(config, progress=progress)
+        row = pretrain.run(pretrain.resolve(config), progress=progress).row
     return Output(
         text=[f"base: {percent(row)} right on {row.total} reported images", f"folder: {config.out}"],
         data={"base": config.out, "measured": row},
@@ -128,7 +130,7 @@ def _demo(
     from loradar.jobs.demo import demo
 
     with watching(console(stderr=True)) as progress:
-        page = demo(folder, seed=seed, progress=progress).page
+        page = demo(folder, seed=seed, progress=progress)
     return summary(page, adapters=folder / "harden" / "adapters")
 
 

@@ -30,10 +30,10 @@ def meta_tune(config: MetaTuneConfig) -> Output:
     An interrupted run resumes. `loradar few-shot fit` blends the pool for a task.
     """
     from loradar.cli.progress import watching
-    from loradar.fewshot.meta_tune import meta_tune
+    from loradar.fewshot import meta_tune
 
     with watching(console(stderr=True)) as progress:
-        folder = meta_tune(config, progress=progress)
+        folder = meta_tune.run(meta_tune.resolve(config), progress=progress).folder
     return Output(text=[f"pool: {folder}"], data={"pool": folder})
 
 
@@ -50,10 +50,10 @@ def _eval(config: FewShotEvalConfig) -> Output:
     An interrupted run resumes.
     """
     from loradar.cli.progress import watching
-    from loradar.fewshot.evaluate import few_shot_eval
+    from loradar.fewshot import evaluate
 
     with watching(console(stderr=True)) as progress:
-        page = few_shot_eval(config, progress=progress)
+        page = evaluate.run(evaluate.resolve(config), progress=progress).page
     return summary(page)
 
 
@@ -66,9 +66,9 @@ def _eval(config: FewShotEvalConfig) -> Output:
 )
 def _fit(config: FewShotFitConfig) -> Output:
     """Make an adapter from a folder of images by class: blend the pool for them, truncate it, fit a head."""
-    from loradar.fewshot.fit import few_shot_fit
+    from loradar.fewshot import fit
 
-    return fitted(few_shot_fit(config), config.out)
+    return fitted(fit.run(fit.resolve(config)), config.out)
 
 
 @plain_command(few_shot, "classify", example="loradar few-shot classify runs/task photo.png other.png")
@@ -96,9 +96,10 @@ def _classify(
     --transductive removes what all images share and the support does not, such as a corruption or another light, and
     learns from the images as it classifies them.
     """
-    from loradar.fewshot.classify import few_shot_classify
+    from loradar.fewshot import classify
 
-    return answered(few_shot_classify(adapter, images, base=base, together=transductive, support=support))
+    job = classify.resolve(adapter, images, base=base, transductive=transductive, support=support)
+    return answered(classify.run(job))
 
 
 def summary(page: Path) -> Output:

@@ -53,10 +53,10 @@ _Level = Annotated[
 def _build(config: GuardBuildConfig) -> Output:
     """Calibrate a base's adapters, fit the identifier of their attacks, and write the guard's folder."""
     from loradar.cli.progress import watching
-    from loradar.guard.build import build_guard
+    from loradar.guard.build import resolve, run
 
     with watching(console(stderr=True)) as progress:
-        folder = build_guard(config, progress=progress)
+        folder = run(resolve(config), progress=progress).folder
     return Output(
         text=[f"guard: {folder}", f"next:  loradar guard audit {folder} --data {config.data}"], data={"guard": folder}
     )
@@ -74,10 +74,10 @@ def _audit(config: GuardAuditConfig) -> Output:
     """Attack a guard as a whole, and each of its adapters alone, by transfer and adaptively; write the report."""
     from loradar.cli.progress import watching
     from loradar.cli.show import summary
-    from loradar.guard.audit import audit_guard
+    from loradar.guard.audit import resolve, run
 
     with watching(console(stderr=True)) as progress:
-        page = audit_guard(config, progress=progress)
+        page = run(resolve(config), progress=progress).page
     return summary(page)
 
 
@@ -134,10 +134,10 @@ def _watch(
 
 
 def _open(folder: Path, base: str | None, level: Held | None, window: int = 200) -> "Traffic":
-    from loradar.guard.pool import open_guard
+    from loradar.guard.guard import Guard
     from loradar.guard.traffic import open_traffic
 
-    return open_traffic(open_guard(folder, base=base), fixed=level, window=window)
+    return open_traffic(Guard.open(folder, base=base), fixed=level, window=window)
 
 
 def _stream(traffic: "Traffic", incoming: Path, every: float, once: bool) -> "Iterator[tuple[Finding, list[Event]]]":
@@ -163,7 +163,7 @@ def _note(decisions: "list[Event]", place: Path | None) -> None:
     for event in decisions:
         if place is not None:
             _append(place, json.dumps(dataclasses.asdict(event)) + "\n")
-        if event.kind != "measures":
+        if event.kind != "defended":
             note(f"{event.kind}: {event.reason}", style="bold")
 
 

@@ -15,7 +15,7 @@ _PANELS = {
         evade_steps
     """,
     "Adapter": "target_modules rank lora_alpha init norm baselines literal ablations member",
-    "Blending": "score compactness beta top rank_keep_ratio head copies fine_tune fine_tune_episodes transductive",
+    "Blending": "score compactness beta top rank_keep_ratio head n_augmentations fine_tune fine_tune_episodes transductive",
     "Training": """
         epochs batch_size optimizer learning_rate clean_learning_rate weight_decay momentum schedule step_size gamma
         warm_up crop flip distill_weight perturbation perturbation_step kl adversarial_weight

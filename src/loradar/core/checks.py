@@ -1,6 +1,8 @@
-"""What comes in at the door: images, labels. Checked once, with the numbers in the message."""
+"""Checks of images and labels, with the numbers in the message."""
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from loradar.core.errors import BadImagesError
 from loradar.core.types import Images, Labels
@@ -9,7 +11,8 @@ from loradar.core.types import Images, Labels
 def check_images(x: Images) -> None:
     """Raises BadImagesError unless `x` is (batch, channels, height, width), floating point, finite, in [0, 1]."""
     if x.ndim != 4:
-        raise BadImagesError(f"images have shape {tuple(x.shape)}; expected (batch, channels, height, width)")
+        hint = "; a single image is x[None]" if x.ndim == 3 else ""
+        raise BadImagesError(f"images have shape {tuple(x.shape)}; expected (batch, channels, height, width){hint}")
     if not x.is_floating_point():
         raise BadImagesError(f"images are {x.dtype}; expected floats in [0, 1] (8-bit images: x.float() / 255)")
     if x.numel() == 0:
@@ -23,6 +26,31 @@ def check_images(x: Images) -> None:
             f"images span [{low.item():.4g}, {high.item():.4g}]; expected [0, 1] (normalisation belongs inside the "
             "model: see loradar.models.Normalized)"
         )
+
+
+def as_images(x: object, *, input_size: tuple[int, int, int] | None = None) -> Images:
+    """Converts images of any floating type to a float32 tensor, after checking them; for doors that anyone may call.
+
+    Args: `x` a tensor or numpy array (batch, channels, height, width) in [0, 1]; `input_size` the (channels, height,
+    width) that a model takes, where it is known. Raises BadImagesError.
+    """
+    if isinstance(x, np.ndarray):
+        try:
+            x = torch.tensor(np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("=")))
+        except TypeError as error:
+            raise BadImagesError(f"images are a numpy array of {x.dtype}; expected floats in [0, 1]") from error
+    if not isinstance(x, Tensor):
+        raise BadImagesError(
+            f"images are a {type(x).__name__}; expected a tensor or numpy array (batch, channels, height, width)"
+        )
+    images = x.detach().float() if x.is_floating_point() else x
+    if input_size is not None and images.ndim == 4 and images.shape[1:] != input_size:
+        found, expected = ("x".join(map(str, size)) for size in (images.shape[1:], input_size))
+        channels_last = images.shape[1:] == (*input_size[1:], input_size[0])
+        mend = "move the channels first, numpy.moveaxis(x, 3, 1)" if channels_last else "resize or convert them"
+        raise BadImagesError(f"images are {found}; expected {expected} (channels x height x width): {mend}")
+    check_images(images)
+    return images
 
 
 def check_labels(y: Labels, *, count: int, classes: int | None = None) -> None:

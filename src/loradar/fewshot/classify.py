@@ -1,86 +1,91 @@
-"""An adapter of a few-shot task names what is on images: one by one, or together."""
+"""A fitted task names what is on images: one by one, or together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-import torch
-from torch import nn
-
-from loradar.adapters import Adapter, feature_extractor, load, merge_weights
+from loradar.adapters import Card
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError
-from loradar.core.types import Images, Labels
-from loradar.data import read_images
-from loradar.fewshot.fit import HEAD, support_of
-from loradar.fewshot.heads import Centroids, HeadConfig, HeadKind, Ridge, TaskClassifier
-from loradar.fewshot.transduction import Transduction
-from loradar.models import Base, open_base
+from loradar.core.types import Images, NullProgress, Progress
+from loradar.data import load_source, read_images
+from loradar.fewshot.classifier import FewShotClassifier
+from loradar.fewshot.fit import LABELS, base_of_task, open_task, support_of
+from loradar.models import open_base
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What an adapter says of an image: the class, and its share of a softmax over the logits (by centroid, scaled cosines)."""
+    """The class of an image, and its probability (a softmax over the logits)."""
 
     image: str
     answer: str
     confidence: float
 
 
-def few_shot_classify(
-    folder: Path, images: Sequence[Path], *, base: str | None = None, together: bool = False, support: str | None = None
-) -> list[Answer]:
-    """What the adapter of `folder` says of each image. Raises LoradarError, before any answer, for one it cannot read.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassifyJob:
+    """A fitted task, and images (n, 3, H, W) in [0, 1] with a name for each."""
 
-    With `together` the images help each other (`Transduction`), which needs those that the adapter was fitted on: `support`,
-    else what its card names.
+    task: FewShotClassifier
+    x: Images
+    names: tuple[str, ...]
+
+
+def resolve(
+    folder: Path,
+    images: Sequence[Path],
+    *,
+    base: str | None = None,
+    transductive: bool = False,
+    support: str | None = None,
+) -> ClassifyJob:
+    """Opens the adapter in `folder`, its base and the images. Raises LoradarError for one that cannot be read.
+
+    With `transductive` the images help each other, which needs those that the adapter was fitted on: `support`, else what
+    its card names.
     """
-    adapter = load(folder)
-    card = adapter.card
-    if not card.classes:
-        raise BadFileError(f"{folder} is no adapter of a few-shot task; expected one that `loradar few-shot fit` wrote")
-    spec = base or str(card.data.get("base", ""))
-    if not spec:
-        raise BadFileError(f"{folder} does not say which base it is for; give it with --base")
-    if support is not None and not together:
-        raise BadConfigError("support is for answering together alone; give --together, or leave --support out")
-    opened = open_base(spec, "cpu")
-    x = read_images(images, size=opened.input_size[1:])
-    features = feature_extractor(merge_weights(opened.model, adapter))
-    with torch.no_grad():
-        # the plugged head is linear: it answers times the length of the features, whose softmax says little
-        weight = adapter.modules_to_save[f"{card.head}.weight"]
-        kind: HeadKind = "ridge" if card.data.get(HEAD) == "ridge" else "centroid"
-        head: nn.Module = Ridge(weight) if kind == "ridge" else Centroids(weight)
-        if together:
-            shown, labels = _shown_again(adapter, folder, support, opened)
-            head = HeadConfig(kind=kind, transduction=Transduction())(
-                features(shown).float(), labels, len(card.classes)
-            )
-        shares = TaskClassifier(features, head)(x).softmax(1)
+    if support is not None and not transductive:
+        raise BadConfigError("support is for answering together alone; give --transductive, or leave --support out")
+    adapter = open_task(folder)
+    opened = open_base(base or base_of_task(folder, adapter), "cpu")
+    size = opened.input_size[1:]
+    shown = _fitted_on(folder, adapter.card, support, size) if transductive else None
+    x = read_images(images, size=size)
+    task = FewShotClassifier.load(folder, base=opened, support=shown)
+    return ClassifyJob(task=task, x=x, names=tuple(map(str, images)))
+
+
+def run(job: ClassifyJob, *, progress: Progress | None = None) -> list[Answer]:
+    """What the task says of each image."""
+    bar = (progress or NullProgress()).task("classify", len(job.x))
+    shares = job.task.predict_proba(job.x)
+    bar.advance(len(job.x))
+    classes = job.task.adapter_.card.classes
     return [
-        Answer(image=str(path), answer=card.classes[int(row.argmax())], confidence=float(row.max()))
-        for path, row in zip(images, shares, strict=True)
+        Answer(image=name, answer=classes[int(row.argmax())], confidence=float(row.max()))
+        for name, row in zip(job.names, shares, strict=True)
     ]
 
 
-def _shown_again(adapter: Adapter, folder: Path, support: str | None, base: Base) -> tuple[Images, Labels]:
+def _fitted_on(folder: Path, card: Card, support: str | None, size: tuple[int, int]) -> tuple[Images, list[Any]]:
     """The images that an adapter was fitted on, and their labels. Raises BadFileError, BadDataError for others."""
-    data = adapter.card.data
-    spec = support or str(data.get("support", ""))
+    spec = support or str(card.data.get("support", ""))
     if not spec:
         raise BadFileError(f"{folder} does not say which images it was fitted on; give them with --support")
     try:
-        x, y, classes = support_of(spec, cast("int | None", data.get("shot")), base)
+        source = load_source(spec, size=size)
+        x, y = support_of(source, cast("int | None", card.data.get("shot")))
     except BadDataError as error:
         if support is not None:
             raise
         raise BadDataError(
             f"{folder} was fitted on {spec}, from here: {error}; or give the images with --support"
         ) from error
-    if classes != adapter.card.classes or len(y) != data.get("images", len(y)):
+    if source.classes != card.classes or len(y) != card.data.get("images", len(y)):
         raise BadDataError(
-            f"{spec} has {len(y)} images of {', '.join(classes)}, {folder} was fitted on {data.get('images')} of "
-            f"{', '.join(adapter.card.classes)}; give those with --support"
+            f"{spec} has {len(y)} images of {', '.join(source.classes)}, {folder} was fitted on {card.data.get('images')} of "
+            f"{', '.join(card.classes)}; give those with --support"
         )
-    return x, y
+    labels = card.data.get(LABELS, card.classes)
+    return x, [labels[code] for code in y.tolist()]

@@ -90,7 +90,7 @@ class BlendConfig(Config):
     head: Literal["centroid", "ridge"] = Field(
         "centroid", description="Classifier of the features: class means, or ridge regression."
     )
-    copies: int = Field(2, ge=1, description="Augmented copies of the support to score members on.")
+    n_augmentations: int = Field(2, ge=1, description="Augmented copies of the support to score members on.")
 
 
 class FewShotEvalConfig(BlendConfig):

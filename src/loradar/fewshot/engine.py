@@ -1,279 +1,185 @@
-"""The models of one few-shot task: fixed weights whose features are remembered, and blends made for the task."""
+"""The models of one few-shot task: fixed weights whose features are remembered, and blends made for its support.
+
+Evaluation, search, pictures, `few-shot fit` and `FewShotClassifier` all ask this engine, so what is evaluated is what is
+shipped.
+"""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loradar.adapters import (
-    Adapter,
-    AdapterPool,
-    add_weighted,
-    feature_extractor,
-    load,
-    merge_weights,
-    truncate_spectrum,
-)
+from loradar.adapters import Adapter, add_weighted, truncate_spectrum
 from loradar.core.errors import BadConfigError
-from loradar.core.modules import unwrap
-from loradar.core.names import ADAPTER_CONFIG
-from loradar.core.types import Images
+from loradar.core.types import Images, NullProgress, ProgressBar
 from loradar.data import varied
-from loradar.fewshot.blending import Blending
-from loradar.fewshot.heads import CENTROID, HeadConfig, TaskClassifier
-from loradar.fewshot.pools import BASELINES, attacked_score, copies_of
-from loradar.fewshot.prototypes import MeanLogits, cosine_logits, prototypes_of
-from loradar.fewshot.tasks import Domain, Task
-from loradar.models import (
-    Base,
-    MultiStageFeatures,
-    Pair,
-    Precision,
-    foldable_conv_bn,
-    optimize_for_inference,
-    skip_padding,
-)
-
-BASE, AVERAGE = "base", "average"
+from loradar.fewshot.blending import Blending, attacked_score
+from loradar.fewshot.heads import CENTROID, HeadConfig, MeanLogits, TaskClassifier, cosine_logits, prototypes_of
+from loradar.fewshot.pools import FeatureCache, PoolModels, features_of
+from loradar.fewshot.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Tools:
-    """A pool on its base, and all weights that do not depend on a task: features before the head, by name."""
-
-    base: Base
-    pool: AdapterPool
-    fixed: Mapping[str, nn.Module]
-    features: nn.Module
-    merge: tuple[Pair, ...]
-    precision: Precision
-    copies: int
-    seed: int
-
-    @classmethod
-    def of(
-        cls, base: Base, pool: AdapterPool, folder: Path, *, precision: Precision, copies: int, seed: int
-    ) -> "Tools":
-        """The base, every member, their average, and the baselines that `folder` holds. Raises WrongBaseError."""
-        features = feature_extractor(base.model)
-        device = next(features.parameters()).device
-        pool = AdapterPool({name: adapter.to(device) for name, adapter in pool.items()})
-        # checked once against the base with its head, which is what the members were made for
-        for adapter in pool.values():
-            merge_weights(base.model, adapter)
-        adapters: dict[str, Adapter] = dict(pool)
-        adapters[AVERAGE] = add_weighted(pool, {name: 1 / len(pool) for name in pool})
-        for path in sorted((folder / BASELINES).glob(f"*/{ADAPTER_CONFIG}")):
-            adapters[path.parent.name] = load(path.parent).to(device)
-        fixed = {
-            name: skip_padding(merge_weights(features, adapter, check=False)) for name, adapter in adapters.items()
-        }
-        return cls(
-            base=base,
-            pool=pool,
-            fixed={BASE: skip_padding(feature_extractor(base.model)), **fixed},
-            features=features,
-            merge=foldable_conv_bn(features),
-            precision=precision,
-            copies=copies,
-            seed=seed,
-        )
-
-    @cached_property
-    def frozen_members(self) -> dict[str, nn.Module]:
-        """The members as they are attacked."""
-        return {name: optimize_for_inference(self.fixed[name], self.precision, merge=self.merge) for name in self.pool}
-
-    @property
-    def last(self) -> int | None:
-        """How many of the features are the last layer's own, where the base shows those of several stages."""
-        backbone = unwrap(self.base.model)
-        return backbone.last if isinstance(backbone, MultiStageFeatures) else None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FeatureCache:
-    """Features of a domain's images under fixed weights: each image goes through each of them once."""
-
-    tools: Tools
-    domain: Domain
-    batch_size: int
-    rows: dict[tuple[str, int, int], Tensor] = field(default_factory=dict)
-
-    def features(self, name: str, indices: Tensor, *, copy: int = 0) -> Tensor:
-        """(len(indices), d) under the weights `name`; of the `copy`-th augmented copy, 0 being the image itself."""
-        wanted = indices.tolist()
-        missing = [i for i in dict.fromkeys(wanted) if (name, i, copy) not in self.rows]
-        for start in range(0, len(missing), self.batch_size):
-            part = missing[start : start + self.batch_size]
-            x, _ = self.domain.images.fetch(torch.tensor(part))
-            x = varied(x, self.tools.seed + copy) if copy else x
-            for index, row in zip(part, _through(self.tools.fixed[name], x), strict=True):
-                self.rows[name, index, copy] = row
-        return torch.stack([self.rows[name, i, copy] for i in wanted])
-
-
-@torch.no_grad()
-def _through(model: nn.Module, x: Images) -> Tensor:
-    features: Tensor = model(x.to(next(model.parameters()).device))
-    return features.float()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Voter:
-    """A model of features with a name (equal names, within one task, are equal weights), and how its head is made."""
+class TaskModel:
+    """A feature extractor with a name (equal names, within one task, are equal weights), and how its head is made."""
 
     name: str
-    model: nn.Module
+    features: nn.Module
     is_fixed: bool
     head: HeadConfig = CENTROID
 
     @property
     def key(self) -> tuple[str, HeadConfig]:
-        """What makes two voters of a task the same classifier."""
+        """What makes two models of a task the same classifier."""
         return self.name, self.head
 
 
-VotersKey = tuple[tuple[str, HeadConfig], ...]
-"""The `key` of each of several voters."""
+ModelsKey = tuple[tuple[str, HeadConfig], ...]
+"""The `key` of each of several models."""
 
 
-def attacked_through(voters: Sequence[Voter]) -> list[list[Voter]]:
-    """What an attack on `voters` climbs: themselves, and where they answer together also simpler heads of the same weights.
+def attacked_through(models: Sequence[TaskModel]) -> list[list[TaskModel]]:
+    """What an attack on `models` climbs: themselves, and for transductive heads also simpler heads on the same weights.
 
     Many rounds of transduction are hard to climb: ten steps against one round, or against each query alone, are often the
     stronger attack on all of them.
     """
-    tried = [list(voters)]
-    if any(voter.head.transduction for voter in voters):
+    tried = [list(models)]
+    if any(model.head.transduction for model in models):
         for rounds in (1, None):
-            simpler = [_simpler(voter, rounds) for voter in voters]
-            if [voter.key for voter in simpler] != [voter.key for voter in voters]:
+            simpler = [_simpler(model, rounds) for model in models]
+            if [model.key for model in simpler] != [model.key for model in models]:
                 tried.append(simpler)
     return tried
 
 
-def _simpler(voter: Voter, rounds: int | None) -> Voter:
+def _simpler(model: TaskModel, rounds: int | None) -> TaskModel:
     """With no more rounds of transduction than that, or without any."""
-    rule = voter.head.transduction
+    rule = model.head.transduction
     if rule is None:
-        return voter
+        return model
     fewer = None if rounds is None else dataclasses.replace(rule, rounds=min(rounds, rule.rounds))
-    return dataclasses.replace(voter, head=dataclasses.replace(voter.head, transduction=fewer))
+    return dataclasses.replace(model, head=dataclasses.replace(model.head, transduction=fewer))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a blend is made: scores to weights, the share of singular values kept, out of which members, under which head."""
+class Stopwatch:
+    """Seconds by the name of what they were spent on; `bar` advances with each."""
 
-    blending: Blending
-    rank_keep_ratio: float = 1.0
-    members: tuple[str, ...] | None = None
-    head: HeadConfig = CENTROID
+    seconds: dict[str, float] = field(default_factory=dict)
+    bar: ProgressBar = field(default_factory=lambda: NullProgress().task("", 0))
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - began
+        self.bar.advance()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class View:
-    """One task as the methods see it. Models made for it are made once."""
+class TaskEngine:
+    """One task: members scored on its support, blended and trimmed, and heads made of it. Blends are made once."""
 
-    tools: Tools
-    bank: FeatureCache
+    models: PoolModels
+    cache: FeatureCache
     task: Task
-    made: dict[str, Voter] = field(default_factory=dict)
+    blends: dict[str, TaskModel] = field(default_factory=dict)
     attacked_scores: dict[str, float] = field(default_factory=dict)
 
-    def fixed(self, name: str, head: HeadConfig = CENTROID) -> Voter:
+    def fixed(self, name: str, head: HeadConfig = CENTROID) -> TaskModel:
         """Raises BadConfigError for weights that the pool's folder does not hold."""
-        if name not in self.tools.fixed:
+        if name not in self.models.fixed:
             raise BadConfigError(f"the pool's folder holds no {name!r}; meta-tune it with baselines (or ablations)")
-        return Voter(name=name, model=self.tools.fixed[name], is_fixed=True, head=head)
+        return TaskModel(name=name, features=self.models.fixed[name], is_fixed=True, head=head)
 
-    def head(self, voter: Voter) -> nn.Module:
-        """From the voter's features to logits, made of the support."""
-        if voter.is_fixed:
-            features = self.bank.features(voter.name, self.task.episode.support)
+    def head(self, model: TaskModel) -> nn.Module:
+        """From the model's features (m, d) to logits (m, way), made of the support."""
+        if model.is_fixed:
+            features = self.cache.features(model.name, self.task.episode.support)
         else:
-            features = self.through(voter, self.task.support)
-        return voter.head(features, self.task.support_labels, self.task.way)
+            features = features_of(model.features, self.task.support)
+        return model.head(features, self.task.support_labels, self.task.way)
 
     def prototypes(self, name: str) -> Tensor:
         """(way, d) under fixed weights."""
-        features = self.bank.features(name, self.task.episode.support)
+        features = self.cache.features(name, self.task.episode.support)
         return prototypes_of(features, self.task.support_labels, self.task.way)
 
-    def through(self, voter: Voter, x: Images) -> Tensor:
-        """(n, d) features of any images."""
-        return _through(voter.model, x)
-
-    def copies(self, name: str) -> tuple[Tensor, Tensor]:
-        """Features of the augmented copies of the support under fixed weights, and their labels."""
-        count = self.tools.copies
-        found = [self.bank.features(name, self.task.episode.support, copy=1 + i) for i in range(count)]
+    def augmented(self, name: str) -> tuple[Tensor, Tensor]:
+        """Features of the augmented support under fixed weights, and their labels."""
+        count = self.models.n_augmentations
+        found = [self.cache.features(name, self.task.episode.support, copy=1 + i) for i in range(count)]
         return torch.cat(found), self.task.support_labels.repeat(count)
 
-    def weights(self, recipe: Recipe) -> dict[str, float]:
+    def weights(self, blending: Blending) -> dict[str, float]:
         """The share of each member in the blend for this task, by the support alone."""
-        names = list(recipe.members or self.tools.pool)
-        scores = [self._score(recipe.blending, name) for name in names]
-        return dict(zip(names, recipe.blending.weights(torch.tensor(scores)).tolist(), strict=True))
+        names = list(blending.members or self.models.members)
+        scores = [self._score(blending, name) for name in names]
+        return dict(zip(names, blending.weights_of(torch.tensor(scores)).tolist(), strict=True))
 
     def _score(self, blending: Blending, name: str) -> float:
-        if blending.by != "attacked":
-            features, labels = self.copies(name)
-            return blending.score(features, labels, self.prototypes(name))
+        if blending.score != "attacked":
+            features, labels = self.augmented(name)
+            return blending.score_of(features, labels, self.prototypes(name))
         if name not in self.attacked_scores:
-            task, tools = self.task, self.tools
-            copies = copies_of(task.support, tools.copies, tools.seed)
-            member = tools.frozen_members[name]
+            task, models = self.task, self.models
+            copies = torch.cat([varied(task.support, models.seed + 1 + i) for i in range(models.n_augmentations)])
+            member = models.optimized_members[name]
             score = attacked_score(blending, member, task.support, copies, task.support_labels, task.way)
             self.attacked_scores[name] = score
         return self.attacked_scores[name]
 
-    def blended(self, recipe: Recipe) -> Voter:
-        """The weighted sum of members, trimmed: W_res + sum of weight_i B_i A_i."""
-        used = {name: weight for name, weight in self.weights(recipe).items() if weight}
-        rank_keep_ratio = recipe.rank_keep_ratio
-        if len(used) == 1 and rank_keep_ratio == 1:
-            return self.fixed(next(iter(used)), recipe.head)
-        name = f"{used} {rank_keep_ratio:g}"
-        if name not in self.made:
-            adapter = truncate_spectrum(self.tools.base.model, add_weighted(self.tools.pool, used), rank_keep_ratio)
-            model = skip_padding(merge_weights(self.tools.features, adapter, check=False))
-            self.made[name] = Voter(name=name, model=model, is_fixed=False)
-        return dataclasses.replace(self.made[name], head=recipe.head)
+    @torch.no_grad()
+    def merged(self, weights: Mapping[str, float], rank_keep_ratio: float, watch: Stopwatch | None = None) -> Adapter:
+        """W_res + sum of weight_i B_i A_i, trimmed, as an adapter."""
+        assert self.models.pool is not None, "only members of a pool have weights"
+        watch = watch or Stopwatch()
+        with watch("blend"):
+            adapter = add_weighted(self.models.pool, {name: weight for name, weight in weights.items() if weight})
+        with watch("trim"):
+            return truncate_spectrum(self.models.base, adapter, rank_keep_ratio)
 
-    def of_least_loss(self) -> Voter:
+    def blended(self, blending: Blending) -> TaskModel:
+        """The model of the blend."""
+        used = {name: weight for name, weight in self.weights(blending).items() if weight}
+        ratio = blending.rank_keep_ratio
+        if len(used) == 1 and ratio == 1:
+            return self.fixed(next(iter(used)), blending.head)
+        name = f"{used} {ratio:g}"
+        if name not in self.blends:
+            features = self.models.with_adapter(self.merged(used, ratio))
+            self.blends[name] = TaskModel(name=name, features=features, is_fixed=False)
+        return dataclasses.replace(self.blends[name], head=blending.head)
+
+    def of_least_loss(self) -> TaskModel:
         """The member whose augmented support is classified with the smallest cross-entropy."""
         losses = {}
-        for name in self.tools.pool:
-            features, labels = self.copies(name)
+        for name in self.models.members:
+            features, labels = self.augmented(name)
             losses[name] = float(F.cross_entropy(cosine_logits(features, self.prototypes(name)), labels))
         return self.fixed(min(losses, key=lambda name: losses[name]))
 
-    def classifier(self, voters: Sequence[Voter]) -> nn.Module:
-        """The task's classifier as it is attacked and deployed, in the precision asked for."""
-        tools = self.tools
+    def classifier(self, models: Sequence[TaskModel]) -> nn.Module:
+        """The task's classifier as it is attacked, in the precision asked for: the mean of the logits of `models`."""
         found: list[nn.Module] = [
-            TaskClassifier(optimize_for_inference(voter.model, tools.precision, merge=tools.merge), self.head(voter))
-            for voter in voters
+            TaskClassifier(self.models.optimized(model.features), self.head(model)) for model in models
         ]
         return found[0] if len(found) == 1 else MeanLogits(found)
 
-    @cached_property
-    def clean_base_query(self) -> Tensor:
-        return self.bank.features(BASE, self.task.episode.query)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A way to classify a task: which models vote. `attacked` and `corrupted` say whether it is measured so."""
-
-    name: str
-    voters: Callable[[View], Sequence[Voter]]
-    attacked: bool = True
-    corrupted: bool = True
+    @torch.no_grad()
+    def answers(self, models: Sequence[TaskModel], query: Images | None = None) -> Tensor:
+        """(n,) answers to `query`, or to the task's own, through remembered features where there are any."""
+        logits = []
+        for model in models:
+            if query is None and model.is_fixed:
+                features = self.cache.features(model.name, self.task.episode.query)
+            else:
+                features = features_of(model.features, self.task.query if query is None else query)
+            logits.append(self.head(model)(features))
+        return torch.stack(logits).mean(0).argmax(1)

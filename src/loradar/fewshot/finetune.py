@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from loradar.core.modules import evaluating
 from loradar.core.types import Images, Labels
-from loradar.fewshot.prototypes import cosine_logits, prototypes_of
+from loradar.fewshot.heads import cosine_logits, prototypes_of
 
 Augment = Callable[[Images, int], Images]
 """(images, seed) -> as many, varied."""

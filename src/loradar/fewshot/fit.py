@@ -1,12 +1,11 @@
-"""A folder of images by class becomes an adapter: in seconds, unless it is tuned."""
+"""A support becomes an adapter with a head of its own: in seconds, unless it is tuned."""
 
 import copy
 import dataclasses
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,221 +14,246 @@ from torch import nn
 from loradar.adapters import (
     Adapter,
     AdapterPool,
-    add_weighted,
     feature_extractor,
     find_head,
+    find_heads,
     full_adapter,
+    init_adapter,
+    load,
     merge_weights,
     save,
-    truncate_spectrum,
     truncated,
 )
-from loradar.core.errors import BadConfigError, BadDataError
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.core.modules import unwrap
-from loradar.core.types import Images, Labels
-from loradar.data import load_source, varied
+from loradar.core.types import Images, Labels, NullProgress, Progress
+from loradar.data import Source, load_source, varied
+from loradar.evaluation import device_of
 from loradar.fewshot.blending import Blending
 from loradar.fewshot.config import FewShotFitConfig
+from loradar.fewshot.engine import Stopwatch, TaskEngine, TaskModel
 from loradar.fewshot.finetune import FineTuning
-from loradar.fewshot.heads import CENTROID, Centroids, HeadConfig, Ridge
-from loradar.fewshot.pools import attacked_score, base_of, blending_of, copies_of, open_pool
-from loradar.fewshot.prototypes import prototypes_of
-from loradar.fewshot.tasks import first_of_each
-from loradar.models import Base, Precision, foldable_conv_bn, open_base, optimize_for_inference
+from loradar.fewshot.heads import Centroids, HeadConfig, HeadKind, Ridge, TaskClassifier
+from loradar.fewshot.pools import BASE, FeatureCache, PoolModels, base_of, open_pool
+from loradar.fewshot.tasks import Task, first_of_each
+from loradar.fewshot.transduction import Transduction
+from loradar.models import Base, open_base, skip_padding
 
-FEW_SHOT, HEAD = "few_shot", "head_kind"
+FEW_SHOT, HEAD, LABELS = "few_shot", "head_kind", "labels"
+"""What a card's data call the weights of the members, the kind of the head, and the labels that the classes stand for where
+these are not the card's own names."""
 MOST_TUNED = 500
 """Images that are fine-tuned on at once: the largest support of PMF's variable tasks."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fitted:
-    """A task's adapter; the weight of each member; seconds of each step; the relative error of truncation, if any; the rate
-    that fine-tuning chose, if it was asked for: at 0 the blend was left as it is."""
+    """A task's adapter, and the classifier that it makes of the base: images (n, c, h, w) to logits (n, way).
+
+    Also the weight of each member, none without a pool; seconds of each step; the relative error of truncation, if any; the
+    rate that fine-tuning chose, if it was asked for: at 0 the blend was left as it is.
+    """
 
     adapter: Adapter
+    classifier: TaskClassifier
     weights: dict[str, float]
     seconds: dict[str, float]
     error: float | None
     rate: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stopwatch:
-    """Seconds by the name of what they were spent on."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitJob:
+    """A support, images (n, 3, H, W) in [0, 1] with labels that count through `classes`, and the pool to blend for it.
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    `out` is the adapter's folder, and `data` what its card tells of the support; nothing is written without a folder.
+    """
 
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - began
+    models: PoolModels
+    blending: Blending
+    x: Images
+    y: Labels
+    classes: tuple[str, ...]
+    rank: int | None = None
+    fine_tune: bool = False
+    out: Path | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
-def few_shot_fit(config: FewShotFitConfig) -> Fitted:
-    """Blends the pool for the images of `config.support`, trims, and writes the adapter to `config.out`.
+def resolve(
+    config: FewShotFitConfig,
+    *,
+    base: Base | None = None,
+    pool: AdapterPool | None = None,
+    source: Source | None = None,
+) -> FitJob:
+    """Opens the pool, its base and the support; nothing is written.
 
-    Its head is made of the images, so that the plugged base answers the classes of the folder. With `fine_tune` the blend is
-    then tuned on the images (AMT-FT), and the adapter holds every weight, unless no rate did better than none. Raises
-    LoradarError.
+    `base`, `pool` and `source` in memory take the place of what `config` names. Raises LoradarError.
     """
     if config.fine_tune and config.rank is not None:
         raise BadConfigError("fine_tune moves every weight, and rank asks for a low-rank blend; give one of the two")
-    pool = open_pool(config.pool)
-    spec = config.base or base_of(config.pool)
-    base = open_base(spec, config.device)
-    x, y, classes = support_of(config.support, config.shot, base)
+    pool = open_pool(config.pool) if pool is None else pool
+    spec = config.base or (base_of(config.pool) if base is None else "")
+    base = open_base(spec, config.device) if base is None else base
+    find_head(base.model)  # an adapter holds one
+    source = load_source(config.support, size=base.input_size[1:]) if source is None else source
+    x, y = support_of(source, config.shot)
     if config.fine_tune and len(y) > MOST_TUNED:
         raise BadDataError(
             f"{config.support} has {len(y)} images; fine_tune takes all of them at once, {MOST_TUNED} at most: give --shot"
         )
-    fitter = Fitter.of(
-        base,
-        pool,
-        blending=blending_of(config),
-        rank_keep_ratio=config.rank_keep_ratio,
-        copies=config.copies,
-        head=HeadConfig(kind=config.head),
-        precision=config.precision,
-        seed=config.seed,
+    models = PoolModels.of(
+        base.model, pool, precision=config.precision, n_augmentations=config.n_augmentations, seed=config.seed
     )
-    fitted = fitter(x, y, classes, rank=config.rank, fine_tune=config.fine_tune)
-    data = {**fitted.adapter.card.data, "base": spec, "support": config.support, "shot": config.shot, "images": len(y)}
-    adapter = fitted.adapter.with_card(name=config.out.name, data=data)
-    save(adapter, config.out, base.model)
-    return dataclasses.replace(fitted, adapter=adapter)
+    return FitJob(
+        models=models,
+        blending=Blending.of(config),
+        x=x,
+        y=y,
+        classes=source.classes,
+        rank=config.rank,
+        fine_tune=config.fine_tune,
+        out=config.out,
+        data={"base": spec, "support": config.support, "shot": config.shot, "images": len(y)},
+    )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Fitter:
-    """A pool on its base, ready for tasks: every member's merged weights are there already."""
+def run(job: FitJob, *, progress: Progress | None = None) -> Fitted:
+    """Blends the pool for the support, trims, makes the head, and writes the adapter, whose plugged base answers `classes`.
 
-    base: nn.Module
-    pool: AdapterPool
-    members: dict[str, nn.Module]
-    features: nn.Module
-    blending: Blending
-    rank_keep_ratio: float
-    copies: int
-    head: HeadConfig
-    seed: int
-
-    @classmethod
-    def of(
-        cls,
-        base: Base,
-        pool: AdapterPool,
-        *,
-        blending: Blending,
-        rank_keep_ratio: float,
-        copies: int,
-        head: HeadConfig = CENTROID,
-        precision: Precision = "auto",
-        seed: int = 0,
-    ) -> "Fitter":
-        """Members are scored in `precision`; the head is computed in that of the weights.
-
-        Raises WrongBaseError for a pool of another base, BadConfigError for a head that the base cannot hold.
-        """
-        model = base.model
-        _check_head(model, head)
-        device = next(model.parameters()).device
-        pool = AdapterPool({name: adapter.to(device) for name, adapter in pool.items()})
-        features = feature_extractor(model)
-        merge = foldable_conv_bn(features)
-        members = {
-            name: optimize_for_inference(feature_extractor(merge_weights(model, adapter)), precision, merge=merge)
-            for name, adapter in pool.items()
-        }
-        return cls(
-            base=model,
-            pool=pool,
-            members=members,
-            features=features,
-            blending=blending,
-            rank_keep_ratio=rank_keep_ratio,
-            copies=copies,
-            head=head,
-            seed=seed,
-        )
-
-    @torch.no_grad()
-    def __call__(
-        self, x: Images, y: Labels, classes: Sequence[str], *, rank: int | None = None, fine_tune: bool = False
-    ) -> Fitted:
-        """The adapter of a task: support images (n, 3, H, W) in [0, 1] with labels that count through `classes`."""
-        watch, way = Stopwatch(), len(classes)
-        device = next(self.base.parameters()).device
-        x, y = x.to(device), y.to(device)
+    With `fine_tune` the blend is then tuned on the images (AMT-FT), and the adapter holds every weight, unless no rate did
+    better than none. Without a pool the base stays as it is. Raises LoradarError.
+    """
+    models, way = job.models, len(job.classes)
+    x, y = job.x.to(models.device), job.y.to(models.device)
+    task = Task.of_support(x, y, way)
+    engine = TaskEngine(models=models, cache=FeatureCache(models=models, fetch=lambda i: x[i.to(x.device)]), task=task)
+    steps = (3 if models.pool else 0) + 1 + job.fine_tune
+    watch = Stopwatch(bar=(progress or NullProgress()).task("fit", steps, "steps"))
+    weights: dict[str, float] = {}
+    adapter, error, rate = init_adapter(models.base, target_modules=(), head=False), None, None
+    if models.pool is not None:
         with watch("features"):
-            copies = copies_of(x, self.copies, self.seed)
-            scores = [self._score(member, x, copies, y, way) for member in self.members.values()]
-        with watch("blend"):
-            shares = self.blending.weights(torch.tensor(scores)).tolist()
-            weights = dict(zip(self.pool, shares, strict=True))
-            adapter = add_weighted(self.pool, {name: weight for name, weight in weights.items() if weight})
-        with watch("trim"):
-            adapter, error = truncate_spectrum(self.base, adapter, self.rank_keep_ratio), None
-            if rank is not None:
-                adapter = truncated(adapter, rank)
-                error = float(adapter.card.data["truncated"]["relative_error"])
-        rate = None
-        if fine_tune:
-            with watch("fine-tune"):
-                adapter, rate = self._tuned(adapter, x, y, way)
-        with watch("head"):
-            head = self.head(merge_weights(self.features, adapter, check=False)(x), y, way)
-            adapter = _headed(self.base, adapter, head, tuple(classes), weights)
-        return Fitted(adapter=adapter, weights=weights, seconds=watch.seconds, error=error, rate=rate)
-
-    @torch.enable_grad()
-    def _tuned(self, blend: Adapter, x: Images, y: Labels, way: int) -> tuple[Adapter, float]:
-        """All weights of the blend, tuned on the support, and the rate that the support chose; the blend itself at rate 0."""
-        folded = merge_weights(self.features, blend, check=False)
-        tuned, rate = FineTuning()(lambda: copy.deepcopy(folded), x, y, way=way, augment=varied, seed=self.seed)
-        data = {**blend.card.data, "fine_tuned_at_rate": rate}
-        return (full_adapter(self.base, weights=tuned, seed=self.seed) if rate else blend).with_card(data=data), rate
-
-    def _score(self, member: nn.Module, x: Images, copies: Images, y: Labels, way: int) -> float:
-        if self.blending.by == "attacked":
-            return attacked_score(self.blending, member, x, copies, y, way)
-        prototypes = prototypes_of(member(x), y, way)
-        return self.blending.score(member(copies), y.repeat(self.copies), prototypes)
+            weights = engine.weights(job.blending)
+        adapter = engine.merged(weights, job.blending.rank_keep_ratio, watch)
+    if job.rank is not None:
+        adapter = truncated(adapter, job.rank)
+        error = float(adapter.card.data["truncated"]["relative_error"])
+    if job.fine_tune:
+        with watch("fine-tune"):
+            adapter, rate = _tuned(models, adapter, task)
+    with watch("head"):
+        features = models.with_adapter(adapter) if models.pool or rate else models.fixed[BASE]
+        model = TaskModel(name="fitted", features=features, is_fixed=False, head=job.blending.head)
+        adapter, head = _with_head(engine, model, adapter, job.classes, weights)
+    adapter = adapter.with_card(data={**adapter.card.data, **job.data})
+    if job.out is not None:
+        adapter = adapter.with_card(name=job.out.name)
+        save(adapter, job.out, models.base)
+    classifier = TaskClassifier(model.features, head)
+    return Fitted(
+        adapter=adapter, classifier=classifier, weights=weights, seconds=watch.seconds, error=error, rate=rate
+    )
 
 
-def _check_head(base: nn.Module, rule: HeadConfig) -> None:
-    find_head(base)
-    if rule.last is not None:
-        raise BadConfigError("an adapter's head reads all features of its base; expected a rule without `last`")
+def _tuned(models: PoolModels, blend: Adapter, task: Task) -> tuple[Adapter, float]:
+    """All weights of the blend, tuned on the support, and the rate that the support chose; the blend itself at rate 0."""
+    merged = models.with_adapter(blend)
+    tuned, rate = FineTuning()(
+        lambda: copy.deepcopy(merged), task.support, task.support_labels, way=task.way, augment=varied, seed=models.seed
+    )
+    data = {**blend.card.data, "fine_tuned_at_rate": rate}
+    adapter = full_adapter(models.base, weights=tuned, seed=models.seed) if rate else blend
+    return adapter.with_card(data=data), rate
 
 
-def _headed(
-    base: nn.Module, adapter: Adapter, head: nn.Module, classes: tuple[str, ...], weights: dict[str, float]
-) -> Adapter:
-    """The adapter with the task's head as its own.
+def _with_head(
+    engine: TaskEngine, model: TaskModel, adapter: Adapter, classes: tuple[str, ...], weights: dict[str, float]
+) -> tuple[Adapter, nn.Module]:
+    """The adapter with the task's head as its own, if the base has one layer for it; and the head to answer with.
 
     Of centroids the rows get length 1: the largest logit is then the largest cosine. Neither kind has a bias: the plugged
     logits are those of the head times the length of the features, the answers the same, a softmax is not.
     """
-    name = find_head(base)
-    weight = head.weight if isinstance(head, Ridge) else F.normalize(cast(Centroids, head).prototypes, dim=1)
-    modules_to_save = {**adapter.modules_to_save, f"{name}.weight": nn.Parameter(weight)}
-    if unwrap(base).get_submodule(name).bias is not None:
-        modules_to_save[f"{name}.bias"] = nn.Parameter(weight.new_zeros(len(weight)))
-    data = {**adapter.card.data, FEW_SHOT: weights, HEAD: "ridge" if isinstance(head, Ridge) else "centroid"}
-    return dataclasses.replace(adapter, modules_to_save=modules_to_save).with_card(
-        head=name, classes=classes, data=data
-    )
+    rule = model.head
+    if rule.last is not None:
+        raise BadConfigError("an adapter's head reads all features of its base; expected a rule without `last`")
+    head = engine.head(dataclasses.replace(model, head=dataclasses.replace(rule, transduction=None)))
+    if isinstance(head, Centroids):
+        head = Centroids(F.normalize(head.prototypes, dim=1))
+    data = {**adapter.card.data, FEW_SHOT: weights, HEAD: rule.kind}
+    adapter = adapter.with_card(classes=classes, data=data)
+    if name := _head_layer(engine.models):
+        layer = unwrap(engine.models.base).get_submodule(name)
+        weight = _weight_of(head)
+        modules_to_save = {
+            **adapter.modules_to_save,
+            f"{name}.weight": nn.Parameter(weight.reshape(-1, *layer.get_parameter("weight").shape[1:])),
+        }
+        if layer.bias is not None:
+            modules_to_save[f"{name}.bias"] = nn.Parameter(weight.new_zeros(len(weight)))
+        adapter = dataclasses.replace(adapter, modules_to_save=modules_to_save).with_card(head=name)
+    return adapter, engine.head(model) if rule.transduction else head
 
 
-def support_of(spec: str, shot: int | None, base: Base) -> tuple[Images, Labels, tuple[str, ...]]:
-    """The images to fit on, the first `shot` of each class, with labels and classes. Raises BadDataError for too few."""
-    source = load_source(spec, size=base.input_size[1:])
+def _head_layer(models: PoolModels) -> str:
+    """The layer of the base that a task's head replaces; "" where there is none, or several."""
+    if models.from_output:
+        return ""
+    heads = find_heads(models.base)
+    return heads[0] if len(heads) == 1 else ""
+
+
+def _weight_of(head: nn.Module) -> torch.Tensor:
+    """(way, d)"""
+    found = head.weight if isinstance(head, Ridge) else head.get_buffer("prototypes")
+    return found.detach().clone()
+
+
+def open_task(folder: Path | str) -> Adapter:
+    """The adapter of a fitted task. Raises BadFileError for any other adapter."""
+    adapter = load(folder)
+    if not adapter.card.classes or f"{adapter.card.head}.weight" not in adapter.modules_to_save:
+        raise BadFileError(f"{folder} is no adapter of a few-shot task; expected one that `loradar few-shot fit` wrote")
+    return adapter
+
+
+def base_of_task(folder: Path | str, adapter: Adapter) -> str:
+    """The base that a task was fitted on. Raises BadFileError where its card does not say."""
+    if not (spec := str(adapter.card.data.get("base", ""))):
+        raise BadFileError(f"{folder} does not say which base it is for; give it with --base")
+    return spec
+
+
+def head_of(adapter: Adapter) -> HeadKind:
+    """The kind of a task's head, as its card says."""
+    return "ridge" if adapter.card.data.get(HEAD) == "ridge" else "centroid"
+
+
+def task_classifier(base: nn.Module, adapter: Adapter, support: tuple[Images, Labels] | None = None) -> TaskClassifier:
+    """The classifier of a task's adapter: images to logits over its classes. The adapter must hold a head.
+
+    With the images that it was fitted on, and their labels, it is transductive: a batch is answered as a whole.
+    """
+    adapter, card = adapter.to(device_of(base)), adapter.card
+    features = skip_padding(feature_extractor(merge_weights(base, adapter))).eval()
+    kind = head_of(adapter)
+    if support is not None:
+        x, y = support
+        rule = HeadConfig(kind=kind, transduction=Transduction())
+        return TaskClassifier.of(features, rule, x.to(device_of(base)), y.to(device_of(base)), len(card.classes))
+    # the plugged head is linear: it answers times the length of the features, whose softmax says little
+    weight = adapter.modules_to_save[f"{card.head}.weight"].detach().flatten(1)
+    return TaskClassifier(features, Ridge(weight) if kind == "ridge" else Centroids(weight))
+
+
+def support_of(source: Source, shot: int | None) -> tuple[Images, Labels]:
+    """The first `shot` images of each class, or all, and their labels. Raises BadDataError for too few."""
     images = source.train
     counts = torch.bincount(images.labels, minlength=len(source.classes))
     if len(counts) < 2:
-        raise BadDataError(f"{spec} has {len(counts)} class; a task needs 2 or more")
+        raise BadDataError(f"{source.name} has {len(counts)} class; a task needs 2 or more")
     wanted = shot or 1
     if int(counts.min()) < wanted:
         worst = int(counts.argmin())
@@ -238,5 +262,4 @@ def support_of(spec: str, shot: int | None, base: Base) -> tuple[Images, Labels,
             "of it, or ask for fewer"
         )
     chosen = first_of_each(images, shot)
-    x, y = chosen.fetch(torch.arange(len(chosen)))
-    return x, y, source.classes
+    return chosen.fetch(torch.arange(len(chosen)))

@@ -1,20 +1,26 @@
-"""What turns a task's features into answers, made of its support in closed form: nearest centroid, or ridge regression."""
+"""What turns a task's features into answers, made of its support in closed form: nearest centroid, or ridge regression.
+
+Nearest centroid: a class is the mean of its support features, an image belongs to the nearest by angle. Snell et al.,
+"Prototypical Networks", 2017, with the cosine and the scale of Hu et al., "Pushing the Limits of Simple Pipelines for
+Few-Shot Learning" (PMF), 2022, section 3.
+"""
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loradar.core.errors import BadConfigError
+from loradar.core.errors import BadConfigError, BadDataError, did_you_mean
 from loradar.core.modules import Wrapper
 from loradar.core.types import Images, Labels, Logits
-from loradar.fewshot.prototypes import SCALE, cosine_logits, means_of, shares_of
 from loradar.fewshot.transduction import Transduction, TransductiveHead
 
 HeadKind: TypeAlias = Literal["centroid", "ridge"]
+SCALE = 10.0
+"""What cosines are multiplied with to be logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,8 @@ class HeadConfig:
     transduction: Transduction | None = None
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(HeadKind):
+            raise BadConfigError(f"there is no head {self.kind!r}; {did_you_mean(str(self.kind), get_args(HeadKind))}")
         if not self.penalty > 0:
             raise BadConfigError(f"penalty is {self.penalty}; expected a number above 0")
 
@@ -56,6 +64,34 @@ class HeadConfig:
 
 CENTROID = HeadConfig()
 """Nearest centroid of all features, as in the paper."""
+
+
+def prototypes_of(features: Tensor, labels: Labels, way: int) -> Tensor:
+    """(way, d): the mean of the raw features (n, d) of each class. Raises BadDataError for a class without one."""
+    return means_of(features, shares_of(labels, way).to(features))
+
+
+def means_of(features: Tensor, shares: Tensor) -> Tensor:
+    """(way, d): the mean of features (n, d) of each class, each image counting as much as its share (n, way) in it."""
+    return shares.T @ features / shares.sum(0)[:, None]
+
+
+def shares_of(labels: Labels, way: int) -> Tensor:
+    """(n, way): 1 where an image is of a class, 0 elsewhere. Raises BadDataError for a class without an image."""
+    counts = torch.bincount(labels, minlength=way)
+    if not bool((counts > 0).all()):
+        raise BadDataError(f"class {int((counts == 0).nonzero()[0])} of the task has no support image")
+    return F.one_hot(labels, way)
+
+
+def cosine_logits(features: Tensor, prototypes: Tensor, *, scale: float = SCALE, bias: float = 0.0) -> Logits:
+    """(n, way): scale * (cosine + bias) of features (n, d) and prototypes (way, d); the answer is the largest."""
+    return scale * (cosines(features, prototypes) + bias)
+
+
+def cosines(features: Tensor, prototypes: Tensor) -> Tensor:
+    """(n, way) of features (n, d) and prototypes (way, d)."""
+    return F.normalize(features, dim=1) @ F.normalize(prototypes, dim=1).T
 
 
 class Centroids(nn.Module):
@@ -128,6 +164,23 @@ class TaskClassifier(Wrapper):
         self.wrapped = wrapped
         self.head = head
 
+    @classmethod
+    def of(cls, wrapped: nn.Module, head: HeadConfig, support: Images, labels: Labels, way: int) -> "TaskClassifier":
+        """`wrapped` as it is now, under the head of a clean support."""
+        with torch.no_grad():
+            return cls(wrapped, head(wrapped(support).float(), labels, way))
+
     def forward(self, x: Images) -> Logits:
         logits: Logits = self.head(self.wrapped(x).float())
         return logits
+
+
+class MeanLogits(nn.Module):
+    """Several classifiers of one task, whose logits are averaged."""
+
+    def __init__(self, classifiers: list[nn.Module]) -> None:
+        super().__init__()
+        self.classifiers = nn.ModuleList(classifiers)
+
+    def forward(self, x: Images) -> Logits:
+        return torch.stack([classifier(x) for classifier in self.classifiers]).mean(0)

@@ -1,63 +1,125 @@
 """Meta-tuning: a pool of adapters that share one start, each against its own budget, on few-shot tasks."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from loradar.adapters import Adapter, feature_extractor, init_adapter
+from loradar.adapters import Adapter, init_adapter
+from loradar.attacks import parse_attack
 from loradar.core.config import check_run_settings
-from loradar.core.types import NullProgress, Progress
-from loradar.data import load_source
+from loradar.core.errors import BadConfigError, did_you_mean
+from loradar.core.types import Attack, NullProgress, Progress
+from loradar.data import Source, load_source
 from loradar.fewshot.config import MetaTuneConfig
 from loradar.fewshot.episode import parse_setting
-from loradar.fewshot.meta_members import plan
-from loradar.fewshot.meta_train import FREE, MetaBench, train_member
+from loradar.fewshot.heads import CENTROID, HeadConfig
+from loradar.fewshot.meta_train import FREE, Kind, MetaMember, MetaTuneJob, train_member
 from loradar.fewshot.pools import targets_of
 from loradar.fewshot.tasks import Domain, first_of_each, split_classes
 from loradar.models import Base, open_base
 from loradar.training import FitSettings
 
 
-def meta_tune(config: MetaTuneConfig, *, progress: Progress | None = None) -> Path:
-    """Trains what `config` asks for; returns the folder, which then holds `pool/NAME` and `baselines/NAME`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MetaTuneResult:
+    """The members of the pool and the baselines that were asked for, by name, and the folder that holds them."""
 
-    Each training is independent of the others (`member` picks some, for several machines) and goes on where it was
-    killed. Yang et al., "Mixture of Adversarial LoRAs", 2024, sections 3.1 and 3.2. Raises LoradarError.
+    members: Mapping[str, Adapter]
+    baselines: Mapping[str, Adapter]
+    folder: Path
+
+
+def resolve(
+    config: MetaTuneConfig,
+    *,
+    base: Base | None = None,
+    source: Source | None = None,
+    validation: Source | None = None,
+) -> MetaTuneJob:
+    """Opens the base and the data, draws a task of each, and makes the common start; nothing is written.
+
+    `base`, `source` and `validation` in memory take the place of what `config` names. Raises LoradarError.
     """
     members = plan(config)
     sampler = parse_setting(config.setting, query=config.query)
-    base = open_base(config.base, config.device)
-    tuning, validation = _domains(config, base)
-    for domain in (tuning, validation):
+    settings = _settings(config)
+    base = open_base(config.base, config.device) if base is None else base
+    size = base.input_size[1:]
+    source = load_source(config.data, size=size) if source is None else source
+    if validation is None and config.validation_data is not None:
+        validation = load_source(config.validation_data, size=size)
+    tuning, held_out = _domains(config, source, validation)
+    for domain in (tuning, held_out):
         domain.episode(sampler, 0)
-    bench = MetaBench(
+    return MetaTuneJob(
         config=config,
         base=base,
         tuning=tuning,
-        validation=validation,
+        validation=held_out,
         sampler=sampler,
-        features=feature_extractor(base.model),
-        settings=_settings(config),
-        progress=progress or NullProgress(),
+        members=members,
+        settings=settings,
+        start=_start(config, base),
     )
-    start = _start(bench, "start")
+
+
+def run(job: MetaTuneJob, *, progress: Progress | None = None) -> MetaTuneResult:
+    """Trains the members that are asked for; the out folder then holds `pool/NAME` and `baselines/NAME`.
+
+    Each training is independent of the others (`member` picks some, for several machines) and continues where it was
+    killed. Yang et al., "Mixture of Adversarial LoRAs", 2024, sections 3.1 and 3.2. Raises LoradarError.
+    """
+    config = job.config
     check_run_settings(config, *FREE)
-    for member in members:
-        if not config.member or member.name in config.member:
-            train_member(member, bench, start)
-    return config.out
+    asked = [one for one in job.members if not config.member or one.name in config.member]
+    trained = [(one, train_member(one, job, progress or NullProgress())) for one in asked]
+    return MetaTuneResult(
+        members={one.name: adapter for one, adapter in trained if one.is_pooled},
+        baselines={one.name: adapter for one, adapter in trained if not one.is_pooled},
+        folder=config.out,
+    )
 
 
-def _domains(config: MetaTuneConfig, base: Base) -> tuple[Domain, Domain]:
-    size = base.input_size[1:]
-    images = load_source(config.data, size=size).train
-    if config.validation_data is None:
+def plan(config: MetaTuneConfig) -> tuple[MetaMember, ...]:
+    """Every training, the pool first. Raises BadConfigError for budgets or members that do not fit."""
+    if not config.eps_255 or len(set(config.eps_255)) != len(config.eps_255):
+        raise BadConfigError(f"budgets are {config.eps_255}; expected one or more, none of them twice")
+    attacks = tuple(_attack(config, budget) for budget in config.eps_255)
+    head = HeadConfig(kind=config.head)
+    found = [
+        MetaMember(name=f"eps-{budget:g}", kind="member", attacks=(attack,), head=head)
+        for budget, attack in zip(config.eps_255, attacks, strict=True)
+    ]
+    if config.baselines:
+        found.append(MetaMember(name="clean", kind="clean", attacks=(), head=CENTROID))  # as published
+        found.append(MetaMember(name="random-budget", kind="random-budget", attacks=attacks, head=head))
+    if config.ablations:
+        name: Kind = "random-budget-unperturbed"
+        found.append(MetaMember(name=name, kind=name, attacks=attacks, head=head))
+    for wanted in config.member:
+        if wanted not in {one.name for one in found}:
+            raise BadConfigError(f"there is no member {wanted!r}; {did_you_mean(wanted, [one.name for one in found])}")
+    return tuple(found)
+
+
+def _attack(config: MetaTuneConfig, budget: float) -> Attack:
+    name, _, settings = config.attack.partition(":")
+    if name not in ("pgd", "pyramid"):
+        raise BadConfigError(f"attack is {config.attack!r}; expected pgd or pyramid, with settings")
+    for taken in ("eps", "step_size"):
+        if any(part.partition("=")[0].strip() == taken for part in settings.split(",")):
+            raise BadConfigError(f"attack sets {taken}, which follows from --eps-255 and --step; leave it out")
+    own = f"eps={budget}/255,step_size={budget * config.step}/255"
+    return parse_attack(f"{name}:{settings},{own}" if settings else f"{name}:{own}")
+
+
+def _domains(config: MetaTuneConfig, source: Source, validation: Source | None) -> tuple[Domain, Domain]:
+    if validation is None:
         tuning, held_out = split_classes(
-            images, held_out=config.validation_classes, per_class=config.images_per_class, seed=config.seed
+            source.train, held_out=config.validation_classes, per_class=config.images_per_class, seed=config.seed
         )
     else:
-        tuning, held_out = (
-            first_of_each(images, config.images_per_class),
-            load_source(config.validation_data, size=size).train,
-        )
+        tuning, held_out = first_of_each(source.train, config.images_per_class), validation.train
     return (
         Domain(name="tuning data", images=tuning, seed=config.seed),
         Domain(name="validation data", images=held_out, seed=config.seed),
@@ -78,16 +140,15 @@ def _settings(config: MetaTuneConfig) -> FitSettings:
     )
 
 
-def _start(bench: MetaBench, name: str) -> Adapter:
+def _start(config: MetaTuneConfig, base: Base) -> Adapter:
     """What every member starts from: the same factors, by one decomposition of each weight."""
-    config, model = bench.config, bench.base.model
     return init_adapter(
-        model,
-        target_modules=targets_of(model, config.target_modules),
+        base.model,
+        target_modules=targets_of(base.model, config.target_modules),
         rank=config.rank,
         init=config.init,
         head=False,
         fused="split",
         seed=config.seed,
-        name=name,
+        name="start",
     )

@@ -1,74 +1,67 @@
-"""A pool's folder, `pool/NAME` and `baselines/NAME`: its layers, its base, and how its members are to be blended."""
+"""Pools: their folders (`pool/NAME` and `baselines/NAME`), and the feature extractors of their members, remembered."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from loradar.adapters import AdapterPool, check_shared_start, find_targets, load
-from loradar.attacks import PGD
-from loradar.core.errors import BadFileError, BadTargetError
+from loradar.adapters import (
+    Adapter,
+    AdapterPool,
+    add_weighted,
+    check_shared_start,
+    feature_extractor,
+    find_targets,
+    load,
+    merge_weights,
+)
+from loradar.core.errors import BadConfigError, BadFileError, BadTargetError
+from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_CONFIG, RUN
-from loradar.core.types import Images, Labels
+from loradar.core.types import Images
 from loradar.data import varied
-from loradar.fewshot.blending import Blending
-from loradar.fewshot.config import BlendConfig
-from loradar.fewshot.heads import Centroids, TaskClassifier
-from loradar.fewshot.prototypes import prototypes_of
+from loradar.evaluation import device_of
+from loradar.fewshot.tasks import Domain
+from loradar.models import (
+    MultiStageFeatures,
+    Pair,
+    Precision,
+    foldable_conv_bn,
+    optimize_for_inference,
+    skip_padding,
+)
 
 POOL, BASELINES = "pool", "baselines"
-SCORED_UNDER = PGD(eps=4 / 255, step_size=2 / 255, steps=2)
-"""What the copies of a support are attacked with where members are scored by it. Where it fools no member, the score says
-nothing: small supports of easy tasks."""
-_AT_ONCE = 128
+BASE, AVERAGE = "base", "average"
 
 
 def open_pool(folder: Path) -> AdapterPool:
-    """The members of a pool that share one start. Raises BadFileError where there is none, and WrongBaseError."""
-    found = sorted(path.parent for path in (folder / POOL).glob(f"*/{ADAPTER_CONFIG}"))
+    """The members of a pool. Raises BadFileError where there is none, and WrongBaseError for members of several bases."""
+    found = _adapters(folder / POOL)
     if not found:
         raise BadFileError(f"{folder} holds no pool; expected {POOL}/NAME/ as `loradar meta-tune` writes it")
-    pool = AdapterPool({path.name: load(path) for path in found})
-    check_shared_start(pool)
-    return pool
+    return AdapterPool(found)
+
+
+def open_baselines(folder: Path) -> dict[str, Adapter]:
+    """What was tuned beside a pool, by name; empty where nothing was."""
+    return _adapters(folder / BASELINES)
+
+
+def _adapters(folder: Path) -> dict[str, Adapter]:
+    return {path.parent.name: load(path.parent) for path in sorted(folder.glob(f"*/{ADAPTER_CONFIG}"))}
 
 
 def base_of(folder: Path) -> str:
     """The base that a pool was tuned on, as it was named then. Raises BadFileError where the folder does not say."""
     try:
         return str(json.loads((folder / RUN).read_text())["base"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadFileError(f"{folder} does not say which base its pool is for; give it with --base") from error
-
-
-def blending_of(config: BlendConfig) -> Blending:
-    """How `config` wants members scored and weighed."""
-    return Blending(by=config.score, compactness=config.compactness, beta=config.beta, top=config.top)
-
-
-def copies_of(support: Images, count: int, seed: int) -> Images:
-    """`count` augmented copies of the support, one whole copy after the other: what members are scored on."""
-    return torch.cat([varied(support, seed + 1 + i) for i in range(count)])
-
-
-def attacked_score(
-    blending: Blending, member: nn.Module, support: Images, copies: Images, labels: Labels, way: int
-) -> float:
-    """The score of one member, frozen features, on augmented `copies` of the support that are attacked through it."""
-    with torch.no_grad():
-        clean = member(support).float()
-    prototypes = prototypes_of(clean, labels, way)
-    repeated = labels.repeat(len(copies) // len(labels))
-    classifier = TaskClassifier(member, Centroids(prototypes))
-    features = []
-    for x, y in zip(torch.split(copies, _AT_ONCE), torch.split(repeated, _AT_ONCE), strict=True):
-        with torch.enable_grad():
-            attacked = SCORED_UNDER(classifier, x, y)
-        with torch.no_grad():
-            features.append(member(attacked).float())
-    return blending.score(torch.cat(features), repeated, prototypes)
 
 
 def targets_of(model: nn.Module, asked: Sequence[str]) -> tuple[str, ...]:
@@ -79,3 +72,127 @@ def targets_of(model: nn.Module, asked: Sequence[str]) -> tuple[str, ...]:
         return find_targets(model, "attention+mlp")
     except BadTargetError:
         return find_targets(model, "all-conv")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PoolModels:
+    """A base, the pool on it if there is one, and all weights that do not depend on a task: `fixed` holds their feature
+    extractors by name, the base and the members among them. `from_output`: the base's own output is the features.
+
+    Members are attacked in `precision`, and scored on `n_augmentations` augmented copies of a support.
+    """
+
+    base: nn.Module
+    pool: AdapterPool | None
+    fixed: Mapping[str, nn.Module]
+    features: nn.Module
+    merge: tuple[Pair, ...]
+    precision: Precision
+    n_augmentations: int
+    seed: int
+    from_output: bool
+
+    @classmethod
+    def of(
+        cls,
+        base: nn.Module,
+        pool: AdapterPool | None,
+        *,
+        baselines: Mapping[str, Adapter] | None = None,
+        precision: Precision = "auto",
+        n_augmentations: int = 2,
+        seed: int = 0,
+        from_output: bool = False,
+    ) -> "PoolModels":
+        """Merges the weights of every member, and of the `baselines`, which then stand beside the members' average.
+
+        Raises WrongBaseError for a pool of another base or of several starts, BadTargetError for a base whose classification
+        layer cannot be told, unless its features are its output.
+        """
+        if n_augmentations < 1:
+            raise BadConfigError(f"n_augmentations is {n_augmentations}; expected 1 or more")
+        extractor = merge_weights(base, Adapter(), check=False) if from_output else feature_extractor(base)
+        features = extractor.eval()
+        device = device_of(features)
+        if pool is not None:
+            check_shared_start(pool)
+            pool = AdapterPool({name: adapter.to(device) for name, adapter in pool.items()})
+        adapters: dict[str, Adapter] = dict(pool or {})
+        # checked once against the base with its head, which is what the members were made for
+        for adapter in adapters.values():
+            merge_weights(base, adapter)
+        if pool is not None and baselines is not None:
+            adapters[AVERAGE] = add_weighted(pool, {name: 1 / len(pool) for name in pool})
+            adapters |= {name: adapter.to(device) for name, adapter in baselines.items()}
+        fixed = {name: skip_padding(merge_weights(features, one, check=False)) for name, one in adapters.items()}
+        return cls(
+            base=base,
+            pool=pool,
+            fixed={BASE: skip_padding(merge_weights(features, Adapter(), check=False)), **fixed},
+            features=features,
+            merge=foldable_conv_bn(features),
+            precision=precision,
+            n_augmentations=n_augmentations,
+            seed=seed,
+            from_output=from_output,
+        )
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(self.pool or ())
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.features)
+
+    @cached_property
+    def optimized_members(self) -> dict[str, nn.Module]:
+        """The members as they are attacked."""
+        return {name: self.optimized(self.fixed[name]) for name in self.members}
+
+    def optimized(self, features: nn.Module) -> nn.Module:
+        """A copy for attacking, in the precision asked for."""
+        return optimize_for_inference(features, self.precision, merge=self.merge)
+
+    def with_adapter(self, adapter: Adapter) -> nn.Module:
+        """The features of the base with the weights of `adapter`, whose base was checked."""
+        return skip_padding(merge_weights(self.features, adapter, check=False))
+
+    @property
+    def last(self) -> int | None:
+        """How many of the features are the last layer's own, where the base shows those of several stages."""
+        backbone = unwrap(self.base)
+        return backbone.last if isinstance(backbone, MultiStageFeatures) else None
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, x: Images) -> Tensor:
+    """(n, d) float32 features of images (n, c, h, w), computed in one pass."""
+    features: Tensor = model(x.to(device_of(model)))
+    return features.float()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureCache:
+    """Features under fixed weights of images that `fetch` gives for indices: each image passes each model once."""
+
+    models: PoolModels
+    fetch: Callable[[Tensor], Images]
+    batch_size: int = 128
+    rows: dict[tuple[str, int, int], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of_domain(cls, models: PoolModels, domain: Domain, batch_size: int) -> "FeatureCache":
+        return cls(models=models, fetch=lambda indices: domain.images.fetch(indices)[0], batch_size=batch_size)
+
+    def features(self, name: str, indices: Tensor, *, copy: int = 0) -> Tensor:
+        """(len(indices), d) under the weights `name`; of the `copy`-th augmented copy, 0 being the image itself."""
+        wanted = indices.tolist()
+        missing = [i for i in dict.fromkeys(wanted) if (name, i, copy) not in self.rows]
+        for start in range(0, len(missing), self.batch_size):
+            part = missing[start : start + self.batch_size]
+            x = self.fetch(torch.tensor(part))
+            x = varied(x, self.models.seed + copy) if copy else x
+            for index, row in zip(part, features_of(self.models.fixed[name], x), strict=True):
+                self.rows[name, index, copy] = row
+        return torch.stack([self.rows[name, i, copy] for i in wanted])

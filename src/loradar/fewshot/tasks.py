@@ -20,6 +20,15 @@ class Task:
     support: Images
     query: Images
 
+    @classmethod
+    def of_support(cls, x: Images, y: Labels, way: int) -> "Task":
+        """A task in memory, without queries: images (n, 3, H, W) and labels from 0 to way - 1."""
+        none = torch.arange(0)
+        episode = Episode(
+            classes=tuple(range(way)), support=torch.arange(len(y)), support_labels=y, query=none, query_labels=none
+        )
+        return cls(episode=episode, support=x, query=x[:0])
+
     @property
     def way(self) -> int:
         return self.episode.way
@@ -62,6 +71,11 @@ def _to(episode: Episode, device: torch.device | str) -> Episode:
         support_labels=episode.support_labels.to(device),
         query_labels=episode.query_labels.to(device),
     )
+
+
+def share(answers: Tensor, labels: Labels) -> float:
+    """Of right answers, in [0, 1]; both (n,)."""
+    return float((answers.cpu() == labels.cpu()).float().mean())
 
 
 def named_domain(text: str, *, size: tuple[int, int], seed: int) -> Domain:

@@ -1,4 +1,4 @@
-"""What a voter's confidence is worth: a temperature, a reliability, and the bins of a reliability diagram."""
+"""Calibration of a voter's confidence: a temperature, a reliability, and the bins of a reliability diagram."""
 
 import math
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Calibration:
 
 
 def calibrate(logits: Logits, y: Labels) -> Calibration:
-    """Temperature scaling by maximum likelihood (Guo et al., "On Calibration of Modern Neural Networks", 2017, 4.2).
+    """Fits a temperature by maximum likelihood (Guo et al., "On Calibration of Modern Neural Networks", 2017, 4.2).
 
     Raises BadImagesError where `y` does not go with the logits.
     """
@@ -47,9 +47,9 @@ def calibrate(logits: Logits, y: Labels) -> Calibration:
     def loss(log_temperature: float) -> float:
         return float(F.cross_entropy(values / math.exp(log_temperature), y))
 
-    found = minimize_scalar(loss, bounds=(math.log(_LOWEST), math.log(_HIGHEST)), method="bounded")
+    minimum = minimize_scalar(loss, bounds=(math.log(_LOWEST), math.log(_HIGHEST)), method="bounded")
     right = int((logits.argmax(1) == y).sum())
-    return Calibration(temperature=math.exp(float(found.x)), right=right, total=len(y))
+    return Calibration(temperature=math.exp(float(minimum.x)), right=right, total=len(y))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Images to calibrate a guard on: none that an adapter was trained, selected or reported on. Checked, not believed."""
+"""Images to calibrate a guard on: none that an adapter was trained, selected or reported on, which is checked."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _STREAM = 0xCA1B
 
 
 def identities(images: ImageSet) -> list[str]:
-    """What tells each image from others: a hash of it, or its place in its split where the set is too large to hash."""
+    """Identifies each image by a hash, or by its place in its split where the set is too large to hash."""
     digests = images.digests()
     if digests is None:
         return [f"{images.name}:{index}" for index in images.origin.tolist()]
@@ -30,14 +30,14 @@ def calibration_split(
     seed: int,
     other: Source | None = None,
 ) -> tuple[ImageSet, dict[str, Any]]:
-    """`count` images of `source` that nothing was trained or is reported on, or all checked ones of `other`.
+    """Picks `count` images of `source` that nothing was trained or is reported on; or of `other`, which are checked.
 
-    The record says what was taken and which adapters do not say what they were trained on in `source`. Raises
-    BadDataError where too few are left, or where an image of `other` was used before.
+    The record says what was picked, and which adapters' training images are unknown. Raises BadDataError where too few
+    are left, or where an image of `other` was used before.
     """
     used, unknown = used_images(source, cards, max_test_images=max_test_images, seed=seed)
-    found = (other or source).train
-    names = identities(found)
+    candidates = (other or source).train
+    names = identities(candidates)
     if other is None:
         free = torch.tensor([i for i, name in enumerate(names) if name not in used], dtype=torch.int64)
         if len(free) < count:
@@ -46,9 +46,9 @@ def calibration_split(
                 "ask for fewer (--calibration), or bring others (--calibration-data)"
             )
         order = torch.randperm(len(free), generator=generator(seed, _STREAM))[:count]
-        chosen = found.select(free[order].sort().values)
+        chosen = candidates.select(free[order].sort().values)
     else:
-        chosen = found.select(torch.arange(min(count, len(found))))
+        chosen = candidates.select(torch.arange(min(count, len(candidates))))
         _refuse_overlap(identities(chosen), used)
     record = {
         "source": (other or source).name,
@@ -63,7 +63,7 @@ def calibration_split(
 def used_images(
     source: Source, cards: Sequence[Card], *, max_test_images: int | None, seed: int
 ) -> tuple[dict[str, str], list[str]]:
-    """What every used image was used for, by identity; and the adapters whose images cannot be told."""
+    """Lists what every used image was used for, by identity; and the adapters whose images are unknown."""
     used: dict[str, str] = {}
     unknown = []
     reported = source.test
@@ -107,7 +107,7 @@ def _note(used: dict[str, str], images: ImageSet, what: str) -> None:
 
 
 def _splits_of(card: Card, source: Source) -> Splits | None:
-    """The splits that an adapter was trained with, made again; None where its card does not lead to them."""
+    """Makes the splits again that an adapter was trained with; None where its card does not lead to them."""
     data = card.data
     if data.get("fingerprints", {}).get("train") != source.train.fingerprint:
         return None

@@ -1,6 +1,6 @@
-"""What can be done to an image before it is looked at again. Each maps images in [0, 1] to images in [0, 1].
+"""Defenses that change an image before it is classified again. Each maps images in [0, 1] to images in [0, 1].
 
-Rounding has no gradient; where a measure rounds, its gradient is that of the identity (Athalye, Carlini and Wagner,
+Rounding has no gradient; where a defense rounds, its gradient is that of the identity (Athalye, Carlini and Wagner,
 "Obfuscated Gradients Give a False Sense of Security", 2018, section 4.1), so that attacks can go through it.
 """
 
@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loradar.core.types import Images
-from loradar.guard.features import block_dct, loudest
+from loradar.guard.features import block_dct, highest_energy_window
 
 Transform: TypeAlias = Literal["inpaint", "smooth", "jpeg", "bit-depth"]
 Defense: TypeAlias = Literal["mask", "inpaint", "smooth", "jpeg", "bit-depth"]
 DEFENSES: tuple[Defense, ...] = ("mask", "inpaint", "smooth", "jpeg", "bit-depth")
-"""`mask` answers by two-round masking (see `masking`); the others change the image, which is then judged again."""
+"""`mask` answers by two-round masking (see `masking`); the others change the image, which is then classified again."""
 
 BITS = 4
 QUALITY = 60
@@ -25,22 +25,22 @@ _DIFFUSIONS = 24
 
 
 def smooth(x: Images) -> Images:
-    """A 3 x 3 binomial blur: what is left of noise whose sign changes from pixel to pixel is a quarter of it and less."""
+    """Applies a 3 x 3 binomial blur: noise whose sign changes from pixel to pixel keeps a quarter of its size or less."""
     line = torch.tensor([1.0, 2.0, 1.0], device=x.device, dtype=x.dtype) / 4
     kernel = (line[:, None] * line).expand(x.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, groups=x.shape[1])
 
 
 def bit_depth(x: Images, *, bits: int = BITS) -> Images:
-    """Rounded to 2 ** bits levels (Xu, Evans and Qi, "Feature Squeezing", 2018, section III-A)."""
+    """Rounds to 2 ** bits levels (Xu, Evans and Qi, "Feature Squeezing", 2018, section III-A)."""
     levels = 2**bits - 1
     return _straight_through((x * levels).round() / levels, x)
 
 
 def jpeg(x: Images, *, quality: int = QUALITY) -> Images:
-    """What JPEG loses, without chroma subsampling: block DCT of YCbCr, quantised by the standard's Annex K tables.
+    """Compresses as JPEG does, without chroma subsampling: block DCT of YCbCr, quantised by the standard's Annex K tables.
 
-    Sides that 8 does not divide are continued by their last rows and columns. The gradient is that of the identity.
+    Sides that 8 does not divide are padded with their last rows and columns. The gradient is that of the identity.
     """
     with torch.no_grad():
         height, width = x.shape[2:]
@@ -50,13 +50,13 @@ def jpeg(x: Images, *, quality: int = QUALITY) -> Images:
         )
         table = _tables(quality).to(x)[torch.arange(len(blocks), device=x.device) % 3][:, :, None, None]
         restored = F.conv_transpose2d((blocks / table).round() * table, basis[:, None], stride=8)
-        found = _to_rgb((restored.view_as(padded) + 128) / 255)[:, :, :height, :width]
-    return _straight_through(found.clamp(0, 1), x)
+        decoded = _to_rgb((restored.view_as(padded) + 128) / 255)[:, :, :height, :width]
+    return _straight_through(decoded.clamp(0, 1), x)
 
 
 def inpaint(x: Images, *, window: tuple[int, int]) -> Images:
-    """The rectangle of `window` with the most residual energy, filled from its rim by diffusion (harmonic inpainting)."""
-    corner = loudest(x, window=window)
+    """Fills the rectangle of `window` with the most residual energy from its rim, by diffusion (harmonic inpainting)."""
+    corner = highest_energy_window(x, window=window)
     rows, columns = (torch.arange(size, device=x.device) for size in x.shape[2:])
     inside_rows = (rows >= corner[:, :1]) & (rows < corner[:, :1] + window[0])
     inside_columns = (columns >= corner[:, 1:]) & (columns < corner[:, 1:] + window[1])
@@ -69,7 +69,7 @@ def inpaint(x: Images, *, window: tuple[int, int]) -> Images:
 
 
 def transforms(window: tuple[int, int]) -> Mapping[Transform, Callable[[Images], Images]]:
-    """The measures that change an image, by name, in the order in which several are taken."""
+    """Returns the defenses that change an image, by name, in the order in which several are applied."""
     return {
         "inpaint": lambda x: inpaint(x, window=window),
         "smooth": smooth,
@@ -79,7 +79,7 @@ def transforms(window: tuple[int, int]) -> Mapping[Transform, Callable[[Images],
 
 
 def _straight_through(value: Tensor, x: Tensor) -> Tensor:
-    """`value` with the gradient of `x`."""
+    """Returns `value` with the gradient of `x`."""
     return x + (value - x).detach()
 
 

@@ -1,4 +1,4 @@
-"""What an image and the opinions about it show without labels: the identifier's input. All of it has a gradient."""
+"""The identifier's input: label-free statistics of an image and of the votes on it. All of it is differentiable."""
 
 import math
 
@@ -13,7 +13,7 @@ _LEAST = 1e-6
 
 
 def residual_statistics(x: Images, *, window: tuple[int, int]) -> Tensor:
-    """(batch, 5 + 15 * C) statistics of what smoothing takes away: noise over the whole image, and one loud rectangle.
+    """Computes (batch, 5 + 15 * C) statistics of what smoothing removes: noise over the image, and one rectangle of it.
 
     Logarithms of: mean absolute residual of first and second order; the largest residual energy in a rectangle of `window`
     (height, width), and that over the mean; 15 bands of the 8 x 8 block DCT, low to high, of all channels, then of each
@@ -38,29 +38,29 @@ def residual_statistics(x: Images, *, window: tuple[int, int]) -> Tensor:
     )
 
 
-def opinion_features(log_probs: Tensor) -> Tensor:
-    """(batch, 3 + 5 * others) features of `log_probs` (1 + others, batch, classes), the base first.
+def vote_features(log_probs: Tensor) -> Tensor:
+    """Computes (batch, 3 + 5 * others) features of `log_probs` (1 + others, batch, classes), the base first.
 
     Of each voter its largest log-probability, the gap to the second, its entropy; of each but the base its total
     variation distance from the base, and the log-probability that it gives the base's answer.
     """
     top = log_probs.topk(2, dim=2).values
     probabilities = log_probs.exp()
-    # differences of calibrated log-probabilities of a sure voter run into the hundreds and say no more than tens do
-    own = [top[..., 0], (top[..., 0] - top[..., 1]).clamp_max(20), -(probabilities * log_probs).sum(2)]
+    # a confident voter's differences run into the hundreds, which say no more than tens do
+    confidences = [top[..., 0], (top[..., 0] - top[..., 1]).clamp_max(20), -(probabilities * log_probs).sum(2)]
     answer = log_probs[0].argmax(1)
     distance = (probabilities[1:] - probabilities[:1]).abs().sum(2) / 2
     agreed = log_probs[1:].gather(2, answer.expand(len(log_probs) - 1, -1)[..., None])[..., 0].clamp_min(-20)
-    return torch.cat([*own, distance, agreed]).transpose(0, 1)
+    return torch.cat([*confidences, distance, agreed]).transpose(0, 1)
 
 
 def highpass(x: Images) -> Tensor:
-    """`x` less its 3 x 3 means."""
+    """Subtracts the 3 x 3 means from `x`."""
     return x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
 
 
-def loudest(x: Images, *, window: tuple[int, int]) -> Tensor:
-    """(batch, 2) the row and column of the upper left corner of the rectangle with the most residual energy."""
+def highest_energy_window(x: Images, *, window: tuple[int, int]) -> Tensor:
+    """Finds the rectangle with the most residual energy: (batch, 2), row and column of its upper left corner."""
     energy = _windows(highpass(x).square().mean(1, keepdim=True), window)
     columns = x.shape[3] - window[1] + 1
     best = energy.argmax(1)
@@ -68,7 +68,7 @@ def loudest(x: Images, *, window: tuple[int, int]) -> Tensor:
 
 
 def _windows(values: Tensor, window: tuple[int, int]) -> Tensor:
-    """(batch, positions) means of (batch, 1, height, width) inside the rectangle at every position, row by row."""
+    """Averages (batch, 1, height, width) inside the rectangle at every position, row by row: (batch, positions)."""
     return F.avg_pool2d(values, window, stride=1).flatten(1)
 
 
@@ -87,7 +87,7 @@ def _bands(x: Images) -> Tensor:
 
 
 def block_dct() -> Tensor:
-    """(64, 8, 8) the orthonormal two-dimensional DCT-II basis of JPEG's blocks, row frequency first."""
+    """Returns the orthonormal two-dimensional DCT-II basis of JPEG's blocks, (64, 8, 8), row frequency first."""
     places = torch.arange(_BLOCK, dtype=torch.float64)
     basis = torch.cos((2 * places[None] + 1) * places[:, None] * math.pi / (2 * _BLOCK)) * math.sqrt(2 / _BLOCK)
     basis[0] /= math.sqrt(2)

@@ -1,17 +1,15 @@
-"""What a guard said, as a report shows it: names, confidence, cost, examples."""
+"""A guard's verdicts as a report shows them: names, confidence, cost, examples."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from loradar.core.types import Attack, Images, Labels
-from loradar.evaluation import device_of
 from loradar.guard.calibration import reliability
-from loradar.guard.features import loudest
-from loradar.guard.guard import Guard
+from loradar.guard.features import highest_energy_window
+from loradar.guard.guard import Guard, Verdict
 from loradar.report.guards import CONFIDENT, Cost, CostPoint, Identification, Reliability, Suspect
 
 DETECTED = 0.95
@@ -21,58 +19,36 @@ _EXAMPLES = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Judged:
-    """A guard's verdict on all images, on the CPU: fields of `Verdict`."""
+class TrafficVerdicts:
+    """The guard's verdicts by kind of traffic: `known` ("clean" first), from `images` with labels `y`, and `unfitted`.
 
-    answers: Labels
-    posterior: Tensor
-    named: Tensor
-    log_probs: Tensor
-    gate: Tensor
-    passes: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Looked:
-    """The guard, as it is deployed, on `known` traffic by kind ("clean" first) and on `strange` threats; and `everything`
-    it would have said of the known traffic had all adapters run on all images."""
+    `uncascaded` are those on known traffic if all adapters ran on all images.
+    """
 
     y: Labels
     images: Mapping[str, Images]
-    known: Mapping[str, Judged]
-    strange: Mapping[str, Judged]
-    everything: Mapping[str, Judged]
+    known: Mapping[str, Verdict]
+    unfitted: Mapping[str, Verdict]
+    uncascaded: Mapping[str, Verdict]
 
 
-def judged(guard: Guard, x: Images, *, batch_size: int) -> Judged:
-    """The verdict on all of `x`, in batches. Answers are -1 where the guard abstains."""
-    device = device_of(guard)
-    with torch.no_grad():
-        found = [guard.predict_full(batch.to(device)) for batch in torch.split(x, batch_size)]
-    return Judged(
-        answers=torch.cat([v.answers for v in found]).cpu(),
-        posterior=torch.cat([v.posterior for v in found]).cpu(),
-        named=torch.cat([v.named for v in found]).cpu(),
-        log_probs=torch.cat([v.log_probs for v in found], dim=1).cpu(),
-        gate=torch.cat([v.gate for v in found]).cpu(),
-        passes=torch.cat([v.passes for v in found]).cpu(),
-    )
-
-
-def identification_of(looked: Looked, labels: Sequence[str]) -> Identification:
-    """Names against truth, over known traffic and strange threats."""
+def identification_of(verdicts: TrafficVerdicts, labels: Sequence[str]) -> Identification:
+    """Compares identified with true labels, over known traffic and unfitted threats."""
     from sklearn.metrics import confusion_matrix, roc_auc_score  # here: it takes seconds to import
 
-    kinds = [labels.index(name) for name in looked.known]
-    truth = torch.cat([torch.full((len(v.answers),), k) for k, v in zip(kinds, looked.known.values(), strict=True)])
-    posterior = torch.cat([v.posterior for v in looked.known.values()])
-    names = torch.cat([v.named for v in looked.known.values()]).argmax(1)
-    strange = {
-        name: Counter(labels[i] for i in verdict.named.argmax(1).tolist()) for name, verdict in looked.strange.items()
+    kinds = [labels.index(name) for name in verdicts.known]
+    truth = torch.cat([torch.full((len(v.answers),), k) for k, v in zip(kinds, verdicts.known.values(), strict=True)])
+    posterior = torch.cat([v.posterior for v in verdicts.known.values()])
+    names = torch.cat([v.named for v in verdicts.known.values()]).argmax(1)
+    unfitted = {
+        name: Counter(labels[i] for i in verdict.named.argmax(1).tolist())
+        for name, verdict in verdicts.unfitted.items()
     }
-    sure = {name: int((verdict.named[:, 1:-1].amax(1) >= CONFIDENT).sum()) for name, verdict in looked.strange.items()}
+    sure = {
+        name: int((verdict.named[:, 1:-1].amax(1) >= CONFIDENT).sum()) for name, verdict in verdicts.unfitted.items()
+    }
     table = confusion_matrix(truth, names, labels=range(len(labels))).tolist()
-    table[-1] = [sum(counts[label] for counts in strange.values()) for label in labels]
+    table[-1] = [sum(counts[label] for counts in unfitted.values()) for label in labels]
     suspicion = 1 - posterior[:, 0]
     clean, attacked = suspicion[truth == 0], suspicion[truth != 0]
     limit = torch.quantile(attacked, 1 - DETECTED)
@@ -89,29 +65,29 @@ def identification_of(looked: Looked, labels: Sequence[str]) -> Identification:
         # the kinds are as frequent here as the posterior without the prior takes them to be
         calibration_error=reliability(posterior.amax(1), posterior.argmax(1) == truth).error,
         unfitted={
-            name: {label: counts[label] for label in labels if counts[label]} for name, counts in strange.items()
+            name: {label: counts[label] for label in labels if counts[label]} for name, counts in unfitted.items()
         },
         sure=sure,
     )
 
 
-def cost_of(looked: Looked, guard: Guard, whole: Mapping[str, float]) -> Cost:
-    """Passes by kind of traffic, and accuracy on the mixture as the gate's threshold moves."""
-    y = looked.y
-    per_image = {name: float(verdict.passes.mean()) for name, verdict in looked.known.items()}
+def cost_of(verdicts: TrafficVerdicts, guard: Guard, whole: Mapping[str, float]) -> Cost:
+    """Averages passes by kind of traffic, and counts right answers on the mixture as the gate's threshold moves."""
+    y = verdicts.y
+    per_image = {name: float(verdict.passes.mean()) for name, verdict in verdicts.known.items()}
     per_image["everything runs"] = float(guard.costs.sum())
-    points = [_point("the gate as it is", looked.known, y), _point("everything runs", looked.everything, y)]
-    points += [_gated(gate, looked.everything, y, float(guard.costs[:2].sum())) for gate in _GATES]
+    points = [_point("the gate as it is", verdicts.known, y), _point("everything runs", verdicts.uncascaded, y)]
+    points += [_gated(gate, verdicts.uncascaded, y, float(guard.costs[:2].sum())) for gate in _GATES]
     for index, voter in enumerate(guard.settings.voters):
-        right = sum(int((v.log_probs[index].argmax(1) == y).sum()) for v in looked.everything.values())
+        right = sum(int((v.log_probs[index].argmax(1) == y).sum()) for v in verdicts.uncascaded.values())
         points.append(
-            CostPoint(label=f"{voter} alone", passes=whole[voter], correct=right, total=len(y) * len(looked.known))
+            CostPoint(label=f"{voter} alone", passes=whole[voter], correct=right, total=len(y) * len(verdicts.known))
         )
     return Cost(forwards_per_image=per_image, points=tuple(points))
 
 
-def _gated(gate: float, verdicts: Mapping[str, Judged], y: Labels, least: float) -> CostPoint:
-    """Were the gate's threshold `gate`: the base's answer, at the cost of `least`, for whatever passes it."""
+def _gated(gate: float, verdicts: Mapping[str, Verdict], y: Labels, least: float) -> CostPoint:
+    """Counts with the gate's threshold at `gate`: the base answers whatever passes it, at the cost of `least`."""
     passes, correct = [], 0
     for verdict in verdicts.values():
         through = verdict.gate >= gate
@@ -122,7 +98,7 @@ def _gated(gate: float, verdicts: Mapping[str, Judged], y: Labels, least: float)
     )
 
 
-def _point(label: str, verdicts: Mapping[str, Judged], y: Labels) -> CostPoint:
+def _point(label: str, verdicts: Mapping[str, Verdict], y: Labels) -> CostPoint:
     return CostPoint(
         label=label,
         passes=float(torch.cat([v.passes for v in verdicts.values()]).mean()),
@@ -131,11 +107,11 @@ def _point(label: str, verdicts: Mapping[str, Judged], y: Labels) -> CostPoint:
     )
 
 
-def reliabilities_of(looked: Looked, guard: Guard) -> tuple[Reliability, ...]:
-    """Of every voter, calibrated, over clean and transferred images."""
+def reliabilities_of(verdicts: TrafficVerdicts, guard: Guard) -> tuple[Reliability, ...]:
+    """Bins every voter's calibrated confidence, over clean and transferred images."""
     found = []
-    log_probs = torch.cat([v.log_probs for v in looked.everything.values()], dim=1)
-    y = looked.y.repeat(len(looked.everything))
+    log_probs = torch.cat([v.log_probs for v in verdicts.uncascaded.values()], dim=1)
+    y = verdicts.y.repeat(len(verdicts.uncascaded))
     for index, name in enumerate(guard.settings.voters):
         confidence, answers = log_probs[index].exp().max(1)
         bins = reliability(confidence, answers == y)
@@ -148,15 +124,15 @@ def reliabilities_of(looked: Looked, guard: Guard) -> tuple[Reliability, ...]:
 
 
 def suspects_of(
-    looked: Looked, guard: Guard, classes: Sequence[str], attacks: Mapping[str, Attack]
+    verdicts: TrafficVerdicts, guard: Guard, classes: Sequence[str], attacks: Mapping[str, Attack]
 ) -> tuple[Suspect, ...]:
-    """The first images of each kind; a rectangle is drawn where the name given is that of an attack on one."""
+    """Shows the first images of each kind, with a rectangle where one is suspected."""
     window, labels = guard.settings.window, guard.settings.labels
     rectangles = {name for name, attack in attacks.items() if isinstance(attack.traits.region, tuple)}
     found = []
-    for done, verdict in looked.known.items():
-        x = looked.images[done][:_EXAMPLES]
-        corners = loudest(x, window=window).tolist()
+    for done, verdict in verdicts.known.items():
+        x = verdicts.images[done][:_EXAMPLES]
+        corners = highest_energy_window(x, window=window).tolist()
         probabilities, names = (t.tolist() for t in verdict.named[:_EXAMPLES].max(1))
         for i, corner in enumerate(corners):
             named, answer = labels[names[i]], int(verdict.answers[i])
@@ -167,7 +143,7 @@ def suspects_of(
                     done=done,
                     named=named,
                     probability=probabilities[i],
-                    label=classes[int(looked.y[i])],
+                    label=classes[int(verdicts.y[i])],
                     answer=classes[answer] if answer >= 0 else "none",
                 )
             )

@@ -1,61 +1,144 @@
-"""A guard's own part of its folder: `guard.json` and `guard.safetensors`. Models and adapters are not here."""
+"""A guard's folder: `guard.json`, `guard.safetensors`, and a folder for each adapter. The base stays where it is."""
 
+import dataclasses
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
+from torch import nn
 
-from loradar.core.errors import BadConfigError, BadFileError
-from loradar.core.files import sha256, write_atomically
-from loradar.core.names import GUARD_RECORD, GUARD_TENSORS
+from loradar.adapters import Adapter, fingerprint, load, save
+from loradar.core.copying import copy_model
+from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
+from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
+from loradar.core.names import ADAPTER_WEIGHTS, GUARD_RECORD, GUARD_TENSORS
 from loradar.core.old_attacks import upgraded_spec
 from loradar.guard.identify import Identifier
 from loradar.guard.settings import GuardSettings
+from loradar.models import Base, open_base, pick_device
 
-SCHEMA = 2
+SCHEMA = 3
+_READ = (2, SCHEMA)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuardRecord:
-    """Everything about a guard that is not a tensor.
+    """What `guard.json` says of a guard.
 
-    `base` is the base's one-line name and `base_fingerprint` its hash; `attacks` the setting of each threat as it is
-    written in a config; `adapters` the fingerprint of each voter's file; `data` says what it was calibrated on, and
-    `digests` are hashes of those images, so that nothing is ever reported on them.
+    `base` is the base's one-line name and `base_fingerprint` its hash; `input_size` (channels, height, width),
+    `num_classes` and `classes` describe it (None in folders of schema 2). `attacks` are the specs of the threats; `costs`
+    the shares of a forward pass (see `measure_costs`); `data` says what it was calibrated on, and `digests` are hashes of
+    those images, so that nothing is ever reported on them. `adapters` holds the sha256 of each adapter's weights.
     """
 
     settings: GuardSettings
     base: str
     base_fingerprint: str
     attacks: dict[str, str]
-    adapters: dict[str, str]
+    adapters: dict[str, str] = field(default_factory=dict)
     costs: dict[str, float]
     data: dict[str, Any] = field(default_factory=dict)
     digests: tuple[str, ...] = ()
+    input_size: tuple[int, int, int] | None = None
+    num_classes: int | None = None
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GuardState:
+    """What a guard is made of, in memory: its record, its base and adapters, the identifier and the gate's identifier."""
+
+    record: GuardRecord
+    base: Base
+    adapters: Mapping[str, Adapter]
+    identifier: Identifier
+    gate: Identifier
 
 
 _RECORD = TypeAdapter(GuardRecord)
 
 
-def save_guard(folder: Path, record: GuardRecord, identifier: Identifier, gate: Identifier) -> None:
-    """Writes both files into `folder`, which is there. Raises BadFileError."""
+def save_guard(state: GuardState, folder: Path | str) -> Path:
+    """Writes the folder, which appears whole or not at all, in the place of a guard that was there. Raises BadFileError."""
+    check_place(folder := Path(folder), GUARD_RECORD, "a guard")
+    check_names(state.adapters)
     tensors = {
         f"{name}.{key}": value.detach().cpu().contiguous().clone()
-        for name, part in (("identifier", identifier), ("gate", gate))
+        for name, part in (("identifier", state.identifier), ("gate", state.gate))
         for key, value in part.state_dict().items()
     }
     data = safetensors.torch.save(tensors)
-    content = {"schema": SCHEMA, "sha256": sha256(data), **json.loads(_RECORD.dump_json(record))}
-    write_atomically(folder / GUARD_TENSORS, data)
-    write_atomically(folder / GUARD_RECORD, json.dumps(content, indent=2).encode())
+    with folder_atomically(folder) as fresh:
+        for name, adapter in state.adapters.items():
+            save(adapter, fresh / "adapters" / name)
+        digests = {name: _digest(fresh, name) for name in state.adapters}
+        record = dataclasses.replace(state.record, adapters=digests)
+        content = {"schema": SCHEMA, "sha256": sha256(data), **json.loads(_RECORD.dump_json(record))}
+        write_atomically(fresh / GUARD_TENSORS, data)
+        write_atomically(fresh / GUARD_RECORD, json.dumps(content, indent=2).encode())
+    return folder
 
 
-def read_guard(folder: Path) -> tuple[GuardRecord, Identifier, Identifier]:
-    """The record, the identifier and the gate. Raises BadFileError for what is missing, damaged or tampered with."""
+def read_guard(folder: Path | str, *, base: str | Base | nn.Module | None = None, device: str = "auto") -> GuardState:
+    """Reads a guard's folder and opens its base; `base` is needed where that has moved, or was never in a file.
+
+    A base that is an object stays on its device unless `device` names another, which a copy is moved to. Raises
+    BadFileError for a folder that is damaged, WrongBaseError where the base or an adapter is not the guard's own.
+    """
+    folder = Path(folder)
+    record, identifier, gate = _read(folder)
+    opened = _open_base(record, base, device)
+    if (found := fingerprint(opened.model)) != record.base_fingerprint:
+        raise WrongBaseError(
+            f"the guard in {folder} belongs to the base {record.base_fingerprint[:12]}, this one is {found[:12]}; give the "
+            "base that it was built with"
+        )
+    adapters = {name: load(folder / "adapters" / name) for name in record.adapters}
+    for name, digest in record.adapters.items():
+        if _digest(folder, name) != digest:
+            raise BadFileError(f"the adapter {name!r} in {folder} is not the one it was calibrated with; build it anew")
+    return GuardState(record=record, base=opened, adapters=adapters, identifier=identifier, gate=gate)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises BadConfigError for a name that is not the name of a folder: an adapter's folder is called as the adapter."""
+    for name in names:
+        if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
+            raise BadConfigError(f"an adapter is called {name!r}; expected a name that a folder can have")
+
+
+def _digest(folder: Path, adapter: str) -> str:
+    return sha256((folder / "adapters" / adapter / ADAPTER_WEIGHTS).read_bytes())
+
+
+def _open_base(record: GuardRecord, base: str | Base | nn.Module | None, device: str) -> Base:
+    if base is None and record.base.startswith("memory:"):
+        raise BadConfigError("the guard was built on a model in memory; give it: Guard.open(folder, base=model)")
+    if base is None or isinstance(base, str):
+        return open_base(base or record.base, device)
+    if isinstance(base, nn.Module):
+        if record.input_size is None or record.num_classes is None:
+            raise BadConfigError(
+                "this guard's folder does not say what images its base takes; give base= as a loradar.Base or its name"
+            )
+        base = Base(
+            model=cast(Any, base),
+            num_classes=record.num_classes,
+            input_size=record.input_size,
+            classes=record.classes,
+        )
+    if device == "auto":
+        return base
+    return dataclasses.replace(base, model=copy_model(base.model).to(pick_device(device)))
+
+
+def _read(folder: Path) -> tuple[GuardRecord, Identifier, Identifier]:
+    """The record, the identifier and the gate's, whole and undamaged."""
     try:
         content, data = json.loads((folder / GUARD_RECORD).read_bytes()), (folder / GUARD_TENSORS).read_bytes()
     except OSError as error:
@@ -64,18 +147,20 @@ def read_guard(folder: Path) -> tuple[GuardRecord, Identifier, Identifier]:
         ) from error
     except ValueError as error:
         raise BadFileError(f"{folder / GUARD_RECORD} is not JSON ({error}); build the guard anew") from error
-    if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
+    if not isinstance(content, dict) or content.pop("schema", None) not in _READ:
         raise BadFileError(
-            f"{folder / GUARD_RECORD} has another schema; this loradar reads {SCHEMA}: build the guard anew"
+            f"{folder / GUARD_RECORD} has another schema; this loradar reads {' and '.join(map(str, _READ))}: build the "
+            "guard anew"
         )
     if content.pop("sha256", "") != sha256(data):
         raise BadFileError(
             f"{folder / GUARD_TENSORS} is truncated or changed: {GUARD_RECORD} has another sha256; get it anew"
         )
     try:
-        if isinstance(attacks := content.get("attacks"), dict):  # of before, in other words
+        if isinstance(attacks := content.get("attacks"), dict):  # schema 2 has older names of settings
             content["attacks"] = {name: upgraded_spec(str(spec)) for name, spec in attacks.items()}
         record = _RECORD.validate_json(json.dumps(content))
+        check_names(record.adapters)
         tensors = safetensors.torch.load(data)
         identifier, gate = (
             Identifier(

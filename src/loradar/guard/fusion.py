@@ -1,4 +1,4 @@
-"""How several opinions become one answer. Every rule maps calibrated opinions to scores, higher is better."""
+"""Fusion rules: each maps the calibrated votes of several models to class scores, higher is better."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,12 +17,11 @@ _LEAST = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Opinions:
-    """What the voters say of a batch.
+class Votes:
+    """The votes on a batch.
 
     `log_probs` (voters, batch, classes) are temperature-scaled; `weights` (voters,) are the fitted reliabilities, none
-    below 0; `trust` (voters, batch) says how much each voter is to be heard on each image if the identifier routes, and
-    sums to 1 over the voters.
+    below 0; `trust` (voters, batch) are the weights of the routed rules, from the identifier; they sum to 1 over voters.
     """
 
     log_probs: Tensor
@@ -30,48 +29,48 @@ class Opinions:
     trust: Tensor
 
 
-def majority(opinions: Opinions) -> Tensor:
-    """One voter, one vote. Tied classes: the larger sum of calibrated confidences of those who voted for it."""
-    return _vote(opinions.log_probs, torch.ones_like(opinions.weights))
+def majority(votes: Votes) -> Tensor:
+    """Counts one vote per voter. Tied classes: the larger sum of calibrated confidences of those who voted for it."""
+    return _vote(votes.log_probs, torch.ones_like(votes.weights))
 
 
-def weighted(opinions: Opinions) -> Tensor:
-    """Votes weighted by log-odds of being right, the best weights of independent voters (Nitzan and Paroush, 1982).
+def weighted(votes: Votes) -> Tensor:
+    """Weights votes by log-odds of being right, the best weights of independent voters (Nitzan and Paroush, 1982).
 
     Ties as in `majority`.
     """
-    return _vote(opinions.log_probs, opinions.weights)
+    return _vote(votes.log_probs, votes.weights)
 
 
-def mean(opinions: Opinions) -> Tensor:
-    """The mean of the calibrated probabilities (the linear pool)."""
-    return _mixed(opinions.log_probs, torch.full_like(opinions.trust, 1 / len(opinions.log_probs)))
+def mean(votes: Votes) -> Tensor:
+    """Averages the calibrated probabilities (the linear pool)."""
+    return _mixed(votes.log_probs, torch.full_like(votes.trust, 1 / len(votes.log_probs)))
 
 
-def weighted_mean(opinions: Opinions) -> Tensor:
-    """The mean of the calibrated probabilities under the fitted weights: what a weighted vote is attacked through."""
-    shares = opinions.weights / opinions.weights.sum().clamp_min(_LEAST)
-    return _mixed(opinions.log_probs, shares[:, None].expand_as(opinions.trust))
+def weighted_mean(votes: Votes) -> Tensor:
+    """Averages the calibrated probabilities under the fitted weights; the surrogate of a weighted vote."""
+    shares = votes.weights / votes.weights.sum().clamp_min(_LEAST)
+    return _mixed(votes.log_probs, shares[:, None].expand_as(votes.trust))
 
 
-def logpool(opinions: Opinions) -> Tensor:
-    """The geometric mean of the calibrated probabilities, normalised (the logarithmic pool; Genest and Zidek, 1986)."""
-    return opinions.log_probs.mean(0).log_softmax(1)
+def logpool(votes: Votes) -> Tensor:
+    """Takes the normalised geometric mean of the probabilities (the logarithmic pool; Genest and Zidek, 1986)."""
+    return votes.log_probs.mean(0).log_softmax(1)
 
 
-def routed(opinions: Opinions) -> Tensor:
-    """Only those voters are heard whom the identifier trusts most for the image; their linear pool where several tie."""
-    top = opinions.trust.amax(0, keepdim=True)
-    chosen = (opinions.trust >= top - _TIED).to(opinions.log_probs.dtype)
-    return _mixed(opinions.log_probs, chosen / chosen.sum(0, keepdim=True))
+def routed(votes: Votes) -> Tensor:
+    """Takes the voter that the identifier trusts most on the image; the linear pool of several that tie."""
+    top = votes.trust.amax(0, keepdim=True)
+    chosen = (votes.trust >= top - _TIED).to(votes.log_probs.dtype)
+    return _mixed(votes.log_probs, chosen / chosen.sum(0, keepdim=True))
 
 
-def soft_routed(opinions: Opinions) -> Tensor:
-    """The linear pool under the identifier's trust."""
-    return _mixed(opinions.log_probs, opinions.trust)
+def soft_routed(votes: Votes) -> Tensor:
+    """Averages the calibrated probabilities under the identifier's trust."""
+    return _mixed(votes.log_probs, votes.trust)
 
 
-FUSIONS: Mapping[Rule, Callable[[Opinions], Tensor]] = {
+FUSIONS: Mapping[Rule, Callable[[Votes], Tensor]] = {
     "majority": majority,
     "weighted": weighted,
     "mean": mean,
@@ -80,7 +79,7 @@ FUSIONS: Mapping[Rule, Callable[[Opinions], Tensor]] = {
     "soft-routed": soft_routed,
 }
 
-SURROGATES: Mapping[Rule, Callable[[Opinions], Tensor]] = {
+SURROGATES: Mapping[Rule, Callable[[Votes], Tensor]] = {
     "majority": mean,
     "weighted": weighted_mean,
     "mean": mean,
@@ -88,7 +87,7 @@ SURROGATES: Mapping[Rule, Callable[[Opinions], Tensor]] = {
     "routed": soft_routed,
     "soft-routed": soft_routed,
 }
-"""What a gradient attack goes through: votes and choices have no gradient, the pools that they harden have."""
+"""Differentiable stand-ins, for gradient attacks: a vote or a choice has no gradient, the pool behind it has one."""
 
 
 def _vote(log_probs: Tensor, weights: Tensor) -> Tensor:

@@ -2,22 +2,25 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from loradar.core.checks import as_images
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Images, Labels, Logits
+from loradar.evaluation import device_of
 from loradar.guard.defenses import transforms
-from loradar.guard.features import opinion_features, residual_statistics
-from loradar.guard.fusion import FUSIONS, Opinions
-from loradar.guard.identify import Identifier
-from loradar.guard.masking import MaskSet, cleansed, pair_answers, two_round
-from loradar.guard.settings import GuardSettings, tables
-from loradar.guard.trunk import Trunk
+from loradar.guard.features import residual_statistics, vote_features
+from loradar.guard.files import GuardState, read_guard, save_guard
+from loradar.guard.fusion import FUSIONS, Votes
+from loradar.guard.masking import MaskSet, pair_answers, patch_cleanser, two_round
+from loradar.guard.parts import Parts, assemble
+from loradar.guard.settings import tables
+from loradar.models import Base, Precision
 
 ABSTAINED = -1
 
@@ -26,11 +29,10 @@ ABSTAINED = -1
 class Verdict:
     """What a guard says of a batch.
 
-    `logits` (batch, classes); `answers` (batch,), -1 where it abstains; `posterior` (batch, labels), for which every
-    label is as frequent, and `named` (batch, labels), under the settings' prior: its largest names the image; `log_probs`
+    `logits` (batch, classes); `answers` (batch,), -1 where it abstains; `posterior` (batch, labels), every label being as
+    frequent, and `named` (batch, labels), under the settings' prior: its largest identifies the image; `log_probs`
     (voters, batch, classes), NaN for adapters that were not asked; `gate` (batch,) the gate's probability of clean;
-    `passes` (batch,) the work, in forward passes of the base; `measured` (batch,) bool, whether the response changed
-    anything about how the image was judged.
+    `passes` (batch,) the work, in forward passes of the base; `defended` (batch,) bool, whether a defense was applied.
     """
 
     logits: Logits
@@ -40,42 +42,15 @@ class Verdict:
     log_probs: Tensor
     gate: Tensor
     passes: Tensor
-    measured: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Consulted:
-    """What all voters together say of images: fields as in `Verdict`."""
-
-    logits: Logits
-    posterior: Tensor
-    named: Tensor
-    log_probs: Tensor
-    passes: Tensor
-    measured: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Parts:
-    """What guards of one pool share, whatever their settings: models, identifiers, and what each model costs.
-
-    `tails` are the voters behind the `trunk`, the base first; `costs` (1 + voters,) the trunk's and each tail's part of a
-    forward pass of the base. `dtype` is what they compute in (None: their own); all else is float32.
-    """
-
-    trunk: Trunk
-    tails: Sequence[nn.Module]
-    identifier: Identifier
-    gate: Identifier
-    costs: Tensor
-    dtype: torch.dtype | None = None
+    defended: Tensor
 
 
 class Guard(nn.Module):
-    """Images in [0, 1], (batch, C, H, W), to logits (batch, classes). It holds no state: threads may share it.
+    """A classifier of images in [0, 1] that knows some attacks. Threads may share it.
 
-    Only images that need it meet the adapters; under `torch.export` every image does, and the answers are the same.
-    Raises BadConfigError where parts and settings do not go together.
+    Called as a module, it maps one batch (batch, C, H, W) to logits (batch, classes): unchecked, differentiable, and
+    exportable. `predict`, `predict_proba` and `predict_full` check their input and make batches. Only images that need it
+    are shown to the adapters; under `torch.export` every image is, and the answers are the same.
     """
 
     temperatures: Tensor
@@ -85,19 +60,21 @@ class Guard(nn.Module):
     costs: Tensor
     digest: Tensor
 
-    def __init__(self, parts: Parts, settings: GuardSettings) -> None:
+    def __init__(self, state: GuardState, parts: Parts) -> None:
+        """Raises BadConfigError where state and parts do not go together. See `open` and `of`."""
         super().__init__()
+        settings = state.record.settings
         if not len(parts.tails) == len(settings.voters) == len(parts.costs) - 1:
             raise BadConfigError(
                 f"{len(parts.tails)} models and {len(parts.costs)} costs; expected {len(settings.voters)} models, for "
                 f"{', '.join(settings.voters)}, and one cost more"
             )
-        for each in (parts.identifier, parts.gate):
-            if each.labels != settings.labels:
-                raise BadConfigError(f"the identifier knows {each.labels}; the settings {settings.labels}")
-        self.parts, self.settings = parts, settings
+        for identifier in (state.identifier, state.gate):
+            if identifier.labels != settings.labels:
+                raise BadConfigError(f"the identifier knows {identifier.labels}; the settings {settings.labels}")
+        self.state, self.parts, self.settings = state, parts, settings
         self.trunk, self.tails = parts.trunk, nn.ModuleList(parts.tails)
-        self.identifier, self.gate, self.dtype = parts.identifier, parts.gate, parts.dtype
+        self.identifier, self.gate, self.dtype = state.identifier, state.gate, parts.dtype
         for name, tensor in tables(settings).items():
             self.register_buffer(name, tensor.to(parts.costs.device))
         self.register_buffer("costs", parts.costs)
@@ -107,104 +84,170 @@ class Guard(nn.Module):
         self.register_buffer("digest", digest.to(parts.costs.device))
         self.eval()
 
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        *,
+        base: str | Base | nn.Module | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> "Guard":
+        """Opens a guard's folder, as `loradar guard build` or `save` writes it.
+
+        `base` is needed only where the base has moved since, or was never in a file. Raises BadFileError for a folder
+        that is damaged, WrongBaseError where the base or an adapter is not the one that the guard was built of.
+        """
+        return cls.of(read_guard(folder, base=base, device=device), precision=precision)
+
+    @classmethod
+    def of(cls, state: GuardState, *, precision: Precision = "auto") -> "Guard":
+        """Makes a guard of its state, on the base's device."""
+        parts = assemble(state.base, state.adapters, costs=state.record.costs, precision=precision)
+        device = parts.costs.device
+        state = dataclasses.replace(state, identifier=state.identifier.to(device), gate=state.gate.to(device))
+        return cls(state, parts)
+
+    def save(self, folder: Path | str) -> Path:
+        """Writes a folder that `open` reads; the base is named there, not copied. Raises BadFileError."""
+        return save_guard(self.state, folder)
+
     def replace(self, **changes: object) -> "Guard":
-        """The same parts under settings with these fields changed. Raises BadConfigError."""
-        return Guard(self.parts, dataclasses.replace(self.settings, **changes))  # type: ignore[arg-type]
+        """Returns a guard of the same models under settings with these fields changed. Raises BadConfigError."""
+        settings = dataclasses.replace(self.settings, **changes)  # type: ignore[arg-type]
+        record = dataclasses.replace(self.state.record, settings=settings)
+        return Guard(dataclasses.replace(self.state, record=record), self.parts)
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images that it takes."""
+        return self.state.base.input_size
+
+    @property
+    def classes_(self) -> tuple[str, ...] | None:
+        """The names of the classes in the order of the labels, where they are known."""
+        return self.state.base.classes
+
+    def predict(self, x: object, *, batch_size: int = 128) -> Labels:
+        """Classifies images: (n,) int64 labels on the CPU, -1 where the guard abstains.
+
+        Args: `x` (n, *input_size), a tensor or numpy array of floats in [0, 1]. Raises BadImagesError.
+        """
+        return self.predict_full(x, batch_size=batch_size).answers
+
+    def predict_proba(self, x: object, *, batch_size: int = 128) -> Tensor:
+        """Returns the confidence in every class, (n, classes), each row summing to 1. Args and errors as `predict`."""
+        return self.predict_full(x, batch_size=batch_size).logits.softmax(1)
+
+    def predict_full(self, x: object, *, batch_size: int = 128) -> Verdict:
+        """Returns everything that the guard found out about the images, on the CPU. Args and errors as `predict`."""
+        if batch_size < 1:
+            raise BadConfigError(f"batch_size is {batch_size}; expected 1 or more")
+        images, device = as_images(x, input_size=self.input_size), device_of(self)
+        with torch.no_grad():
+            parts = [vars(self.verdict(batch.to(device))) for batch in torch.split(images, batch_size)]
+        return Verdict(**{name: torch.cat([part[name] for part in parts], _dim(name)).cpu() for name in parts[0]})
 
     def forward(self, x: Images) -> Logits:
-        return self.predict_full(x).logits
+        return self.verdict(x).logits
 
-    def predict_full(self, x: Images) -> Verdict:
-        """Everything that is to be said of `x`."""
-        settings, exporting = self.settings, torch.compiler.is_exporting()
+    def verdict(self, x: Images) -> Verdict:
+        """Runs the full guard on one batch, unchecked and with gradients."""
+        settings = self.settings
         shared = self.shared_features(x)
         base = self.voter_log_probs(0, shared)
         statistics = residual_statistics(x.float(), window=settings.window)
-        seen = torch.cat([statistics, opinion_features(base[None])], dim=1)
-        passed = self.gate(seen)
+        gate_features = torch.cat([statistics, vote_features(base[None])], dim=1)
+        gate = self.gate(gate_features)
         skipped = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         if settings.gated:
-            skipped = passed[:, 0] >= settings.gate
-        if exporting or not bool(skipped.any()):
-            full = self._consult(x, shared, base, statistics)
+            skipped = gate[:, 0] >= settings.gate
+        if torch.compiler.is_exporting() or not bool(skipped.any()):
+            full = self._consult(x, shared, base, statistics, gate[:, 0])
         else:
             rows = torch.nonzero(~skipped).squeeze(1)
-            part = [tensor[rows] for tensor in (x, *shared, base, statistics)]
-            full = self._spread(self._consult(part[0], tuple(part[1:-2]), part[-2], part[-1]), rows, len(x))
-        # the gate's word stands where the adapters were not asked
-        answer = torch.where(skipped[:, None], base, full.logits)
-        confidence, answers = answer.softmax(1).max(1)
-        asked = torch.where(skipped, self.costs[0] + self.costs[1], full.passes)
+            few = [tensor[rows] for tensor in (x, base, statistics, gate[:, 0], *shared)]
+            full = _spread(self._consult(few[0], tuple(few[4:]), *few[1:4]), rows, len(x))
+        # the gate decides where the adapters were not asked
+        logits = torch.where(skipped[:, None], base, full.logits)
+        confidence, answers = logits.softmax(1).max(1)
+        # NaN is no confidence either
+        abstained = ~(confidence >= settings.abstain)
         return Verdict(
-            logits=answer,
-            answers=answers.masked_fill(confidence < settings.abstain, ABSTAINED),
-            posterior=torch.where(skipped[:, None], passed, full.posterior),
-            named=torch.where(skipped[:, None], self.gate.log_posterior(seen, self.odds).exp(), full.named),
+            logits=logits,
+            answers=answers.masked_fill(abstained, ABSTAINED),
+            posterior=torch.where(skipped[:, None], gate, full.posterior),
+            named=torch.where(skipped[:, None], self.gate.log_posterior(gate_features, self.odds).exp(), full.named),
             log_probs=full.log_probs,
-            gate=passed[:, 0],
-            passes=asked,
-            measured=full.measured & ~skipped,
+            gate=gate[:, 0],
+            passes=torch.where(skipped, self.costs[0] + self.costs[1], full.passes),
+            defended=full.defended & ~skipped,
         )
 
     def shared_features(self, x: Images) -> tuple[Tensor, ...]:
-        """What the voters share."""
+        """Runs the part of the forward pass that all voters share."""
         if self.dtype is not None:
             x = x.float().contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):
             return cast(tuple[Tensor, ...], self.trunk(x))
 
     def voter_log_probs(self, voter: int, shared: tuple[Tensor, ...]) -> Tensor:
-        """(batch, classes) calibrated log-probabilities of one voter, float32."""
+        """Returns one voter's calibrated log-probabilities, (batch, classes), float32."""
         with torch.autocast(shared[0].device.type, self.dtype, enabled=self.dtype is not None):
             logits = self.tails[voter](*shared)
         log_probs: Tensor = (logits.float() / self.temperatures[voter]).log_softmax(1)
         return log_probs
 
     def log_probs(self, shared: tuple[Tensor, ...]) -> Tensor:
-        """(voters, batch, classes) the opinion of each."""
+        """Returns the calibrated log-probabilities of every voter, (voters, batch, classes)."""
         return torch.stack([self.voter_log_probs(voter, shared) for voter in range(len(self.tails))])
 
-    def opinions(self, log_probs: Tensor, posterior: Tensor) -> Opinions:
-        """What the fusion rule is given: those voters whose votes count."""
+    def votes(self, log_probs: Tensor, posterior: Tensor) -> Votes:
+        """Returns the votes that count, as fusion rules take them."""
         first = 0 if self.settings.base_votes else 1
         trust = (posterior @ self.route).transpose(0, 1)[first:]
-        return Opinions(log_probs=log_probs[first:], weights=self.weights[first:], trust=trust)
+        return Votes(log_probs=log_probs[first:], weights=self.weights[first:], trust=trust)
 
-    def _consult(self, x: Images, shared: tuple[Tensor, ...], base: Tensor, statistics: Tensor) -> _Consulted:
-        """All voters on all of `x`, and the response."""
+    def _consult(
+        self, x: Images, shared: tuple[Tensor, ...], base: Tensor, statistics: Tensor, gate: Tensor
+    ) -> Verdict:
+        """Asks all voters about all of `x`, and responds."""
         log_probs = torch.stack([base, *(self.voter_log_probs(v, shared) for v in range(1, len(self.tails)))])
-        seen = torch.cat([statistics, opinion_features(log_probs)], dim=1)
-        posterior = self.identifier(seen)
-        fused = _Consulted(
-            logits=FUSIONS[self.settings.fusion](self.opinions(log_probs, posterior)),
+        features = torch.cat([statistics, vote_features(log_probs)], dim=1)
+        posterior = self.identifier(features)
+        logits = FUSIONS[self.settings.fusion](self.votes(log_probs, posterior))
+        verdict = Verdict(
+            logits=logits,
+            answers=logits.argmax(1),
             posterior=posterior,
-            named=self.identifier.log_posterior(seen, self.odds).exp(),
+            named=self.identifier.log_posterior(features, self.odds).exp(),
             log_probs=log_probs,
+            gate=gate,
             passes=self.costs.sum().expand(len(x)),
-            measured=torch.zeros(len(x), dtype=torch.bool, device=x.device),
+            defended=torch.zeros(len(x), dtype=torch.bool, device=x.device),
         )
-        return self._respond(x, fused)
+        return self._respond(x, verdict)
 
-    def _respond(self, x: Images, verdict: _Consulted) -> _Consulted:
-        """What is said after the measures that the policy takes against the likeliest label of each image."""
-        taken = [self.settings.policy.taken(label, self.settings.level) for label in self.settings.labels]
-        if not any(taken):
+    def _respond(self, x: Images, verdict: Verdict) -> Verdict:
+        """Applies the policy's defenses against the likeliest label of each image, and classifies those images again."""
+        chains = [self.settings.policy.defenses_for(label, self.settings.level) for label in self.settings.labels]
+        if not any(chains):
             return verdict
-        names = verdict.named.argmax(1)
-        changed, moved = x, torch.zeros_like(verdict.measured)
+        labels = verdict.named.argmax(1)
+        changed, transformed = x, torch.zeros_like(verdict.defended)
         for defense, transform in transforms(self.settings.window).items():
-            rows = torch.tensor([defense in defenses for defenses in taken], device=x.device)[names]
+            rows = torch.tensor([defense in chain for chain in chains], device=x.device)[labels]
             changed = torch.where(rows[:, None, None, None], transform(changed), changed)
-            moved = moved | rows
+            transformed = transformed | rows
         logits, passes = verdict.logits, verdict.passes
-        if torch.compiler.is_exporting() or bool(moved.any()):
-            again = self.log_probs(self.shared_features(changed))
-            fused = FUSIONS[self.settings.fusion](self.opinions(again, verdict.posterior))
-            logits = torch.where(moved[:, None], fused, logits)
-            passes = passes + moved * self.costs.sum()
-        masked = torch.tensor(["mask" in defenses for defenses in taken], device=x.device)[names]
+        if torch.compiler.is_exporting() or bool(transformed.any()):
+            log_probs = self.log_probs(self.shared_features(changed))
+            fused = FUSIONS[self.settings.fusion](self.votes(log_probs, verdict.posterior))
+            logits = torch.where(transformed[:, None], fused, logits)
+            passes = passes + transformed * self.costs.sum()
+        masked = torch.tensor(["mask" in chain for chain in chains], device=x.device)[labels]
         logits, passes = self._mask(changed, masked, logits, passes)
-        return dataclasses.replace(verdict, logits=logits, passes=passes, measured=moved | masked)
+        return dataclasses.replace(verdict, logits=logits, passes=passes, defended=transformed | masked)
 
     def _mask(self, x: Images, masked: Tensor, logits: Logits, passes: Tensor) -> tuple[Logits, Tensor]:
         masks = self.mask_set.masks((x.shape[2], x.shape[3])).to(x.device)
@@ -215,7 +258,7 @@ class Guard(nn.Module):
         rows = torch.nonzero(masked).squeeze(1)
         if not len(rows):
             return logits, passes
-        answers, extra = cleansed(self.masker, x[rows], masks)
+        answers, extra = patch_cleanser(self.masker, x[rows], masks)
         return logits.index_put((rows,), _on_top(logits[rows], answers)), passes.index_add(0, rows, extra)
 
     @property
@@ -223,24 +266,24 @@ class Guard(nn.Module):
         return MaskSet(height=self.settings.window[0], width=self.settings.window[1], count=self.settings.masks)
 
     def masker(self, x: Images) -> Logits:
-        """The voter that masking asks."""
+        """Runs the voter that masking asks."""
         return self.voter_log_probs(self.settings.voters.index(self.settings.masker), self.shared_features(x))
 
-    def _spread(self, part: _Consulted, rows: Tensor, count: int) -> _Consulted:
-        """What was said of some rows among `count`, the others left empty."""
 
-        def spread(tensor: Tensor, filler: float) -> Tensor:
-            return tensor.new_full((count, *tensor.shape[1:]), filler).index_copy(0, rows, tensor)
+def _dim(name: str) -> int:
+    """The dimension of a Verdict's field that runs over images."""
+    return 1 if name == "log_probs" else 0
 
-        voters = spread(part.log_probs.transpose(0, 1), torch.nan).transpose(0, 1)
-        return _Consulted(
-            logits=spread(part.logits, 0.0),
-            posterior=spread(part.posterior, 0.0),
-            named=spread(part.named, 0.0),
-            log_probs=voters,
-            passes=spread(part.passes, 0.0),
-            measured=spread(part.measured, 0),
-        )
+
+def _spread(part: Verdict, rows: Tensor, count: int) -> Verdict:
+    """The verdict on some rows among `count`; the others are 0, and NaN where no voter was asked."""
+
+    def spread(name: str, tensor: Tensor) -> Tensor:
+        shape = list(tensor.shape)
+        shape[_dim(name)] = count
+        return tensor.new_full(shape, torch.nan if name == "log_probs" else 0).index_copy(_dim(name), rows, tensor)
+
+    return Verdict(**{name: spread(name, tensor) for name, tensor in vars(part).items()})
 
 
 def _on_top(logits: Logits, answers: Labels) -> Logits:

@@ -1,4 +1,4 @@
-"""Which attack an image carries: a posterior over clean, the known threats, and unknown."""
+"""The identifier: which attack an image carries, as a posterior over clean, the known threats, and unknown."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ _HAIR = 1e-4
 
 
 class Identifier(nn.Module):
-    """Features (batch, k) to a posterior (batch, labels); `labels` are clean, the threats, unknown.
+    """Maps features (batch, k) to a posterior (batch, labels); `labels` are clean, the threats, unknown.
 
-    A perceptron of one hidden layer tells the labels apart. What lies farther from all known ones than nearly all
-    calibration images did (Mahalanobis distance with one shared covariance; Lee et al., "A Simple Unified Framework for
-    Detecting Out-of-Distribution Samples and Adversarial Attacks", 2018, section 2.1) is unknown whatever the perceptron
-    says. Tensors and labels are all there is to it.
+    A perceptron of one hidden layer tells the labels apart. Outliers, farther from all known labels than nearly all
+    calibration images were, are unknown whatever the perceptron says (Mahalanobis distance with one shared covariance;
+    Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", 2018,
+    section 2.1).
     """
 
     center: Tensor
@@ -66,33 +66,33 @@ class Identifier(nn.Module):
         return self.log_posterior(features).exp()
 
     def log_posterior(self, features: Tensor, odds: Tensor | None = None) -> Tensor:
-        """(batch, labels), with gradients however sure it is: a probability that rounds to 0 would have none.
+        """Computes the posterior's logarithm, (batch, labels): it has a gradient where the probability rounds to 0.
 
-        `odds` (labels,), logarithms, are added to what the perceptron says; what is far is unknown whatever they are.
+        `odds` (labels,), logarithms, are added to the perceptron's scores; an outlier stays unknown whatever they are.
         """
         values = self._scaled(features)
         limit, width = self.limits
         beyond = ((self.distance(values) - limit) / width)[:, None]
-        near = self._told(values, odds) + F.logsigmoid(-beyond)
+        near = self._classified(values, odds) + F.logsigmoid(-beyond)
         return torch.cat([near[:, :-1], torch.logaddexp(near[:, -1:], F.logsigmoid(beyond))], dim=1)
 
-    def among_near(self, features: Tensor) -> Tensor:
-        """(batch, labels) the posterior of what is not far, by the perceptron alone."""
-        return self._told(self._scaled(features)).exp()
+    def classifier_posterior(self, features: Tensor) -> Tensor:
+        """Computes the posterior by the perceptron alone, (batch, labels), as it is for images that are no outliers."""
+        return self._classified(self._scaled(features)).exp()
 
     def _scaled(self, features: Tensor) -> Tensor:
         return (features.float() - self.center) / self.scale
 
-    def _told(self, values: Tensor, odds: Tensor | None = None) -> Tensor:
+    def _classified(self, values: Tensor, odds: Tensor | None = None) -> Tensor:
         scores = F.linear(F.relu(F.linear(values, self.weight_in, self.bias_in)), self.weight_out, self.bias_out)
         return (scores if odds is None else scores + odds).log_softmax(1)
 
-    def is_far(self, features: Tensor) -> Tensor:
-        """(batch,) whether `features` lie farther from everything known than nearly all calibration images did."""
+    def is_outlier(self, features: Tensor) -> Tensor:
+        """Tells which lie farther from all known labels than nearly all calibration images did: (batch,) bool."""
         return self.distance(self._scaled(features)) > self.limits[0]
 
     def distance(self, values: Tensor) -> Tensor:
-        """(batch,) Mahalanobis distance of scaled features to the nearest label's mean, per feature."""
+        """Computes the Mahalanobis distance of scaled features to the nearest label's mean, per feature: (batch,)."""
         gaps = values[:, None] - self.means[None]
         squares = ((gaps @ self.precision) * gaps).sum(2).clamp_min(0).amin(1)
         return (squares / values.shape[1] + 1e-12).sqrt()
@@ -105,14 +105,13 @@ def fit_identifier(
     threats: Sequence[str],
     held: Tensor,
     held_labels: Tensor,
-    far: float = 0.02,
+    outlier_rate: float = 0.02,
     seed: int,
 ) -> Identifier:
-    """Fits on `features` (n, k) with `labels` (n,): 0 for clean, 1 + i for threat i, the last for stand-ins of unknown.
+    """Fits on `features` (n, k) with `labels` (n,): 0 for clean, 1 + i for threat i, the last for pseudo-unknowns.
 
-    `held` (m, k) are features of known labels, `held_labels` (m,), that the perceptron has not seen: of each label all but
-    the share `far` count as near.
-    Raises BadConfigError where a label has fewer than 2 images.
+    `held` (m, k) are features of known labels, `held_labels` (m,), that the perceptron is not fitted on: of each label the
+    share `outlier_rate` may count as outliers. Raises BadConfigError where a label has fewer than 2 images.
     """
     names = (CLEAN, *threats, UNKNOWN)
     counts = torch.bincount(labels, minlength=len(names))
@@ -150,26 +149,26 @@ def fit_identifier(
         "precision": torch.from_numpy(spread.precision_),
         "limits": torch.tensor([1.0, 1.0]),
     }
-    found = Identifier(names, tensors)
-    distances = found.distance((held.float() - found.center) / found.scale)
-    limits = [_least(distances[held_labels == label], 1 - far) for label in set(held_labels.tolist())]
+    identifier = Identifier(names, tensors)
+    distances = identifier.distance((held.float() - identifier.center) / identifier.scale)
+    limits = [_least(distances[held_labels == label], 1 - outlier_rate) for label in set(held_labels.tolist())]
     limit = torch.stack(limits).max()
-    found.limits.copy_(torch.stack([limit, ((limit - distances.median()) / 8).clamp_min(1e-3)]))
-    return found
+    identifier.limits.copy_(torch.stack([limit, ((limit - distances.median()) / 8).clamp_min(1e-3)]))
+    return identifier
 
 
 def fit_prior(posterior: Tensor, kinds: Tensor, *, max_fpr: float) -> dict[str, float]:
-    """The largest prior of unknown (1 at most), and then the least of clean (1 at least), that keep to `max_fpr`.
+    """Fits the largest prior of unknown (1 at most), and then the least of clean (1 at least), that keep to `max_fpr`.
 
-    They are thresholds in the form of odds, not frequencies. `posterior` (n, labels) is that of `Identifier.among_near` for
-    images that are; `kinds` (n,) say what was done to them, none of it unknown. That share of the attacked images may be called
-    unknown, and half of it of the clean ones anything but clean: the other half is for images that are far from everything
-    known, which no prior moves. Neither goes beyond `max_fpr` to 1: where a promise would need more than that, one odd
-    image among few would silence the identifier, and the promise is not kept.
+    They are thresholds in the form of odds, not frequencies. `posterior` (n, labels) is `Identifier.classifier_posterior`
+    of images that are no outliers; `kinds` (n,) are their true labels, none of them unknown. The share `max_fpr` of the
+    attacked images may be called unknown, and half of it of the clean ones anything but clean: the other half is left
+    for outliers, which no prior moves. Neither prior goes beyond `max_fpr` to 1: otherwise one odd image among few would
+    silence the identifier.
     """
     clean, threats, unknown = posterior[:, 0], posterior[:, 1:-1].amax(1), posterior[:, -1]
     odds = (threats / unknown.clamp_min(_LEAST))[kinds > 0]
-    # a hair on the safe side: who sits on the quantile itself is among those that must be called what they are
+    # a hair on the safe side: the image on the quantile itself must keep its label
     rare = max(max_fpr, min(1.0, float(_most(odds, max_fpr)) * (1 - _HAIR)))
     odds = (torch.maximum(threats, rare * unknown) / clean.clamp_min(_LEAST))[kinds == 0]
     usual = min(1 / max_fpr, max(1.0, float(_least(odds, 1 - max_fpr / 2)) * (1 + _HAIR)))
@@ -177,10 +176,10 @@ def fit_prior(posterior: Tensor, kinds: Tensor, *, max_fpr: float) -> dict[str, 
 
 
 def _least(values: Tensor, share: float) -> Tensor:
-    """The least of the `values` that `share` of them do not exceed."""
+    """Returns the least of the `values` that `share` of them do not exceed."""
     return torch.quantile(values, share, interpolation="higher")
 
 
 def _most(values: Tensor, share: float) -> Tensor:
-    """The largest of the `values` that no more than `share` of them fall below."""
+    """Returns the largest of the `values` that no more than `share` of them fall below."""
     return torch.quantile(values, share, interpolation="lower")

@@ -1,4 +1,4 @@
-"""Two-round masking: an answer that no one rectangle up to a given size can change, where the certificate says so.
+"""Two-round masking: answers that no single rectangle up to a given size can change, where the certificate holds.
 
 Xiang, Mahloujifar and Mittal, "PatchCleanser: Certifiably Robust Defense against Adversarial Patches for Any Image
 Classifier", USENIX Security 2022 (arXiv 2108.09135), sections 3.2 to 3.4.
@@ -35,7 +35,7 @@ class MaskSet:
             )
 
     def masks(self, image: tuple[int, int]) -> Tensor:
-        """(n, height, width) bool, True where an image of that size is painted over. Section 3.4, equations 4 and 5.
+        """Makes (n, height, width) bool masks, True where an image is painted over. Section 3.4, equations 4 and 5.
 
         Raises BadConfigError where the rectangle does not fit the image.
         """
@@ -45,7 +45,7 @@ class MaskSet:
 
 
 def _intervals(size: int, patch: int, count: int) -> Tensor:
-    """(n, size) bool: intervals of which one covers every `patch` neighbours whole."""
+    """Makes (n, size) bool intervals; any `patch` neighbouring pixels lie inside one of them whole."""
     if patch > size:
         raise BadConfigError(f"a rectangle of {patch} pixels does not fit an image of {size}")
     stride = -(-(size - patch + 1) // count)
@@ -56,12 +56,12 @@ def _intervals(size: int, patch: int, count: int) -> Tensor:
 
 
 def single_answers(classify: Classify, x: Images, masks: Tensor) -> Labels:
-    """(batch, n) answers with each of the masks painted grey."""
+    """Classifies with each of the masks painted grey: (batch, n)."""
     return _answers(classify, x, masks)
 
 
 def pair_answers(classify: Classify, x: Images, masks: Tensor) -> Labels:
-    """(batch, n, n) answers with each pair of masks painted grey; one mask alone on the diagonal."""
+    """Classifies with each pair of masks painted grey, one mask alone on the diagonal: (batch, n, n)."""
     first, second = torch.triu_indices(len(masks), len(masks), device=masks.device)
     answers = _answers(classify, x, masks[first] | masks[second])
     table = answers.new_zeros(len(x), len(masks), len(masks))
@@ -71,7 +71,7 @@ def pair_answers(classify: Classify, x: Images, masks: Tensor) -> Labels:
 
 
 def two_round(table: Labels) -> Labels:
-    """(batch,) answers from a table of `pair_answers`. Algorithm 1.
+    """Answers from a table of `pair_answers`: (batch,). Algorithm 1.
 
     All masks agree: that answer. Otherwise a mask that disagrees with the majority is believed where every second mask
     agrees with it; otherwise the majority (of a tie, the smaller class).
@@ -84,16 +84,16 @@ def two_round(table: Labels) -> Labels:
 
 
 def certified(table: Labels) -> Tensor:
-    """(batch,) bool: every pair of masks gives one answer, which no rectangle in the mask set's reach then changes.
+    """Tells where all pairs of masks give one answer, which no rectangle of the size then changes: (batch,) bool.
 
-    Theorem 1; it speaks of the image that was masked: of a clean one, that no attack of this kind changes its answer.
+    Theorem 1. It is about the image that was masked: for a clean one, no attack of this kind changes its answer.
     """
     flat = table.flatten(1)
     return (flat == flat[:, :1]).all(1)
 
 
-def cleansed(classify: Classify, x: Images, masks: Tensor) -> tuple[Labels, Tensor]:
-    """(batch,) answers of two-round masking, and how many forward passes each image took; pairs only on disagreement.
+def patch_cleanser(classify: Classify, x: Images, masks: Tensor) -> tuple[Labels, Tensor]:
+    """Answers by two-round masking, and counts the forward passes: (batch,) both; pairs only on disagreement.
 
     The answers are those of `two_round` on the whole table.
     """
@@ -108,7 +108,7 @@ def cleansed(classify: Classify, x: Images, masks: Tensor) -> tuple[Labels, Tens
 
 
 def _answers(classify: Classify, x: Images, masks: Tensor) -> Labels:
-    """(batch, len(masks)) answers, a bounded number of images at once."""
+    """Classifies a bounded number of masked images at once: (batch, len(masks))."""
     at_once = max(1, _AT_ONCE // max(1, len(x)))
     parts = []
     for chosen in torch.split(masks, at_once):

@@ -1,4 +1,4 @@
-"""Which measures a suspected attack is met with: a policy from threat to measures, and two levels of alarm."""
+"""Which defenses are applied to an image: a policy from its suspected threat to defenses, and two levels of alarm."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ CLEAN, UNKNOWN = "clean", "unknown"
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Measures by threat, taken while the level is raised; every one is undone by the next image that is not suspected.
+    """Defenses by threat, applied image by image while the level of alarm is raised.
 
-    `forced` measures are taken on every image at either level, `forbidden` ones never, whatever the threats say. With
-    `mask`, the answer is that of masking, and what other measures did to the image is seen by it.
+    `forced` defenses are applied to every image at either level, `forbidden` ones never. With `mask`, the answer is that
+    of two-round masking on the image as the other defenses changed it.
     """
 
     responses: Mapping[str, tuple[Defense, ...]] = field(default_factory=dict)
@@ -24,9 +24,9 @@ class Policy:
     forbidden: tuple[Defense, ...] = ()
 
     def check(self, threats: tuple[str, ...]) -> None:
-        """Raises BadConfigError for a threat that is not among `threats` or `unknown`, or a measure that is none.
+        """Raises BadConfigError for a threat that is neither among `threats` nor `unknown`, and for an unknown defense.
 
-        `threats` themselves are called neither `clean` nor `unknown`.
+        No threat may be called `clean` or `unknown` itself.
         """
         if CLEAN in threats or UNKNOWN in threats:
             raise BadConfigError(f"a threat is called {CLEAN!r} or {UNKNOWN!r}; these names are taken, choose another")
@@ -34,18 +34,18 @@ class Policy:
         for threat, defenses in self.responses.items():
             if threat not in known:
                 raise BadConfigError(f"the policy names the threat {threat!r}; {did_you_mean(threat, known)}")
-            _check_measures(defenses)
-        _check_measures((*self.forced, *self.forbidden))
+            _check_defenses(defenses)
+        _check_defenses((*self.forced, *self.forbidden))
         if both := set(self.forced) & set(self.forbidden):
             raise BadConfigError(f"the policy both forces and forbids {min(both)!r}; expected one of the two")
 
-    def taken(self, threat: str, level: Level) -> tuple[Defense, ...]:
-        """What is done to an image named `threat`, in the order of MEASURES' transforms, masking last."""
+    def defenses_for(self, threat: str, level: Level) -> tuple[Defense, ...]:
+        """Lists what is applied to an image identified as `threat`, in the order of DEFENSES, masking last."""
         asked = {*self.forced, *(self.responses.get(threat, ()) if level == "raised" else ())}
         return tuple(m for m in (*DEFENSES[1:], DEFENSES[0]) if m in asked - set(self.forbidden))
 
 
-def _check_measures(defenses: tuple[Defense, ...]) -> None:
+def _check_defenses(defenses: tuple[Defense, ...]) -> None:
     for defense in defenses:
         if defense not in DEFENSES:
-            raise BadConfigError(f"the policy names the measure {defense!r}; {did_you_mean(defense, DEFENSES)}")
+            raise BadConfigError(f"the policy names the defense {defense!r}; {did_you_mean(defense, DEFENSES)}")

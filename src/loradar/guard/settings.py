@@ -1,4 +1,4 @@
-"""What a guard is, besides its models and its identifier."""
+"""The settings of a guard: everything besides its models and its identifier."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ BASE = "base"
 
 @dataclass(frozen=True, kw_only=True)
 class GuardSettings:
-    """What a guard is, besides its models and its identifier. Plain values: it goes to JSON and back unchanged.
+    """The settings of a guard. Plain values, which go to JSON and back unchanged.
 
-    `specialists` names the voter for each threat ("" where none is: all of them are heard then). An answer of less
-    `abstain` confidence is none. With `cascade`, an image that the gate takes for clean with probability `gate` or more
-    gets the base's answer, while the level is calm and no measure is forced. `prior` is what the
-    identifier's odds of a label are multiplied by before it names an image (1 where the label is not there): it moves the
-    names, never the fusion, which stays ready for an attack. `masker` is the voter that masking asks.
+    `specialists` names the voter for each threat ("" for none: all of them count then). The guard abstains below the
+    confidence `abstain`. With `cascade`, an image that the gate takes for clean with probability `gate` or more gets the
+    base's answer, while the level is calm and no defense is forced. `prior` multiplies the identifier's odds of a label
+    (1 where the label is not there) before it identifies an image; the fusion does not see it. `masker` is the voter
+    that masking asks.
     """
 
     threats: tuple[str, ...]
@@ -62,7 +62,7 @@ class GuardSettings:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names that the identifier gives."""
+        """The labels that the identifier gives."""
         return (CLEAN, *self.threats, UNKNOWN)
 
     @property
@@ -77,19 +77,19 @@ class GuardSettings:
 
 
 def tables(settings: GuardSettings) -> dict[str, Tensor]:
-    """Temperatures and weights by voter, voters' trust by label, and the logarithms of the labels' priors."""
-    found = [settings.calibrations[name] for name in settings.voters]
-    heard = settings.voters if settings.base_votes else settings.voters[1:]
+    """Returns temperatures and weights by voter, trust in voters by label, logarithms of the labels' priors."""
+    calibrations = [settings.calibrations[name] for name in settings.voters]
+    counted = settings.voters if settings.base_votes else settings.voters[1:]
     chosen = {CLEAN: BASE if settings.base_votes else "", UNKNOWN: "", **settings.specialists}
     return {
-        "temperatures": torch.tensor([each.temperature for each in found]),
-        "weights": torch.tensor([each.weight for each in found]),
+        "temperatures": torch.tensor([each.temperature for each in calibrations]),
+        "weights": torch.tensor([each.weight for each in calibrations]),
         "odds": torch.tensor([math.log(settings.prior.get(label, 1.0)) for label in settings.labels]),
-        "route": torch.stack([_trust(chosen[label], settings.voters, heard) for label in settings.labels]),
+        "route": torch.stack([_trust(chosen[label], settings.voters, counted) for label in settings.labels]),
     }
 
 
-def _trust(specialist: str, voters: Sequence[str], heard: Sequence[str]) -> Tensor:
-    """(voters,) all trust in the specialist, or an equal part in everyone who is heard."""
-    wanted = [specialist] if specialist in heard else heard
+def _trust(specialist: str, voters: Sequence[str], counted: Sequence[str]) -> Tensor:
+    """Puts all trust in the specialist, or equal parts in the voters that are counted: (voters,)."""
+    wanted = [specialist] if specialist in counted else counted
     return torch.tensor([(name in wanted) / len(wanted) for name in voters])

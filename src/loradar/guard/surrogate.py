@@ -1,4 +1,4 @@
-"""What a gradient attack on a guard goes through: the guard with every hard choice softened."""
+"""The surrogate: a guard with every hard choice softened, for gradient attacks to go through."""
 
 import math
 from collections import defaultdict
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from loradar.core.types import Images, Logits
 from loradar.guard.defenses import Defense, transforms
-from loradar.guard.features import opinion_features, residual_statistics
+from loradar.guard.features import residual_statistics, vote_features
 from loradar.guard.fusion import SURROGATES
 from loradar.guard.guard import Guard
 from loradar.guard.masking import GREY
@@ -19,13 +19,13 @@ MASKS = 8
 STATEMENT = (
     "Surrogate: a vote is attacked as the mean of the calibrated probabilities (weighted where the vote is), a routed "
     "choice as the mean under the identifier's posterior; the gate's threshold as a sigmoid of width 0.1; a policy as the "
-    "mixture of its measures under the posterior; rounding by the gradient of the identity (BPDA); two-round masking as "
-    "the mean over 8 evenly spread masks. Every image that it yields is judged by the guard itself."
+    "mixture of its defenses under the posterior; rounding by the gradient of the identity (BPDA); two-round masking as "
+    "the mean over 8 evenly spread masks. Every image that it yields is answered by the guard itself."
 )
 
 
 class Surrogate(nn.Module):
-    """Images in [0, 1] to logits (batch, classes) that are differentiable and near the guard's own; see STATEMENT."""
+    """Maps images in [0, 1] to differentiable logits (batch, classes) near the guard's own; see STATEMENT."""
 
     def __init__(self, guard: Guard) -> None:
         super().__init__()
@@ -37,39 +37,38 @@ class Surrogate(nn.Module):
         return self.attacked(x)[0]
 
     def attacked(self, x: Images) -> tuple[Logits, Tensor]:
-        """The logits, and (batch,) the log-probability of the name clean: the gate's, whose word lets an image pass, where
-        there is one."""
+        """Returns the logits, and (batch,) the log-probability of clean: the gate's, where the gate decides."""
         guard, settings = self.guard, self.guard.settings
-        log_probs, log_posterior, log_named, statistics = self._look(x)
+        log_probs, log_posterior, log_named, statistics = self._identify(x)
         scores = self._responded(x, log_probs, log_posterior.exp(), log_named)
         if not settings.gated:
             return scores, log_named[:, 0]
-        log_clean = guard.gate.log_posterior(torch.cat([statistics, opinion_features(log_probs[:1])], dim=1))[:, 0]
+        log_clean = guard.gate.log_posterior(torch.cat([statistics, vote_features(log_probs[:1])], dim=1))[:, 0]
         above = ((log_clean.exp() - settings.gate) / GATE_WIDTH)[:, None]
         passed, held = F.logsigmoid(above) + log_probs[0], F.logsigmoid(-above) + scores.log_softmax(1)
         return torch.logaddexp(passed, held), log_clean
 
-    def _look(self, x: Images) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log-probabilities of all voters, the log-posterior, that under the prior, and the image's statistics."""
+    def _identify(self, x: Images) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Computes all voters' log-probabilities, the log-posterior, that under the prior, and the image's statistics."""
         guard = self.guard
         log_probs = guard.log_probs(guard.shared_features(x))
         statistics = residual_statistics(x.float(), window=guard.settings.window)
-        features = torch.cat([statistics, opinion_features(log_probs)], dim=1)
+        features = torch.cat([statistics, vote_features(log_probs)], dim=1)
         identifier = guard.identifier
         return log_probs, identifier.log_posterior(features), identifier.log_posterior(features, guard.odds), statistics
 
     def _responded(self, x: Images, log_probs: Tensor, posterior: Tensor, log_named: Tensor) -> Logits:
-        """The softened fusion; where the policy acts, mixed over its chains of measures by the probability of each name."""
+        """Softens the fusion; where the policy acts, mixes over its chains of defenses by each label's probability."""
         guard, settings = self.guard, self.guard.settings
         chains: dict[tuple[Defense, ...], list[int]] = defaultdict(list)
         for index, label in enumerate(settings.labels):
-            chains[settings.policy.taken(label, settings.level)].append(index)
+            chains[settings.policy.defenses_for(label, settings.level)].append(index)
         parts = []
         for chain, labels in chains.items():
             if chain:
                 logits = self._chain(x, chain, posterior)
             else:
-                logits = SURROGATES[settings.fusion](guard.opinions(log_probs, posterior))
+                logits = SURROGATES[settings.fusion](guard.votes(log_probs, posterior))
             if len(chains) == 1:
                 return logits
             parts.append(log_named[:, labels].logsumexp(1, keepdim=True) + logits.log_softmax(1))
@@ -81,7 +80,7 @@ class Surrogate(nn.Module):
             x = transform(x) if defense in chain else x
         if "mask" in chain:
             return self._masked(x)
-        return SURROGATES[guard.settings.fusion](guard.opinions(guard.log_probs(guard.shared_features(x)), posterior))
+        return SURROGATES[guard.settings.fusion](guard.votes(guard.log_probs(guard.shared_features(x)), posterior))
 
     def _masked(self, x: Images) -> Logits:
         masks = self.guard.mask_set.masks((x.shape[2], x.shape[3])).to(x.device)

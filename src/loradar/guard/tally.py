@@ -1,4 +1,4 @@
-"""Who was right on which image under which attack, and the rows that come of it: unions and mixtures first."""
+"""Who was right on which image under which attack, and the report's rows: unions and mixtures first."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ UNION = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Meeting:
-    """One candidate under one attack (its repr) in one threat model."""
+class Trial:
+    """One candidate under one attack (its spec) in one threat model."""
 
     candidate: str
     attack: str
@@ -27,37 +27,41 @@ class Meeting:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tally:
-    """Who was right on which image, bool (n,), in every meeting; adaptive meetings on the first images alone."""
+    """Right answers, bool (n,), of every trial; adaptive trials are on the first images alone.
 
-    meetings: Mapping[Meeting, Tensor]
+    `pooled` are those on everything that was crafted through any guard; `against` what each candidate was trained against.
+    """
+
+    trials: Mapping[Trial, Tensor]
     pooled: Mapping[str, Tensor]
     against: Mapping[str, str]
-    costs: Mapping[str, float]
     seed: int
 
     def rows(self) -> list[AccuracyResult]:
-        return [self._row(m.candidate, m.attack, m.threat, right) for m, right in self.meetings.items()]
+        return [self._row(t.candidate, t.attack, t.threat, right) for t, right in self.trials.items()]
 
     def mixtures(self) -> list[AccuracyResult]:
-        """Clean and all transferred attacks in equal parts."""
-        found = []
+        """Counts clean and all transferred attacks in equal parts."""
+        rows = []
         for name in self.against:
-            mine = [r for m, r in self.meetings.items() if m.candidate == name and m.threat != "adaptive"]
-            if len(mine) > 1:
-                found.append(self._row(name, f"mixture(attacks={len(mine) - 1})", "transfer", torch.cat(mine)))
-        return found
+            right = [r for t, r in self.trials.items() if t.candidate == name and t.threat != "adaptive"]
+            if len(right) > 1:
+                rows.append(self._row(name, f"mixture(attacks={len(right) - 1})", "transfer", torch.cat(right)))
+        return rows
 
     def unions(self) -> list[AccuracyResult]:
-        """An image counts only where it survives everything."""
-        found = []
+        """Counts an image only where it survives everything."""
+        rows = []
         for name in self.against:
-            mine = {m: r for m, r in self.meetings.items() if m.candidate == name}
-            if any(m.threat == "adaptive" for m in mine):
-                few = min(len(r) for r in mine.values())
-                right = torch.stack([r[:few] for r in mine.values()]).all(0) & self.pooled.get(name, torch.tensor(True))
-                tried = len(mine) - 1
-                found.append(self._row(name, f"union(attacks={tried})", "adaptive", right))
-        return found
+            trials = {t: r for t, r in self.trials.items() if t.candidate == name}
+            if any(trial.threat == "adaptive" for trial in trials):
+                few = min(len(r) for r in trials.values())
+                right = torch.stack([r[:few] for r in trials.values()]).all(0) & self.pooled.get(
+                    name, torch.tensor(True)
+                )
+                tried = len(trials) - 1
+                rows.append(self._row(name, f"union(attacks={tried})", "adaptive", right))
+        return rows
 
     def _row(self, name: str, attack: str, threat: Threat, right: Tensor) -> AccuracyResult:
         return AccuracyResult.count(

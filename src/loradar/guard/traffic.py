@@ -1,31 +1,29 @@
-"""A guard at work: pictures from files, one finding each, and the level of alarm that the traffic calls for."""
+"""A guard on a stream of image files: a finding for each, and the level of alarm that follows from the traffic."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from loradar.core.errors import BadDataError
 from loradar.core.types import Images
 from loradar.data import read_images
 from loradar.data.folders import SUFFIXES
-from loradar.evaluation import device_of
 from loradar.guard.guard import Guard, Verdict
 from loradar.guard.monitor import Event, TrafficMonitor
 from loradar.guard.policy import Level
-from loradar.guard.pool import OpenGuard
 
 NOTHING = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a guard says of one image.
+    """The result for one image.
 
     `answer` is a class, "none" where the guard abstains; `voters` are each one's class and calibrated confidence, and
-    None for those that were not asked; `suspected` is clean, a threat or unknown; `passes` the work in forward passes.
+    None for those that were not asked; `suspected` is clean, a threat or unknown, with its `probability`; `passes` the
+    work in forward passes of the base.
     """
 
     image: str
@@ -41,23 +39,24 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Traffic:
-    """One stream of images through one guard: the level that the monitor sets holds for the images that come next."""
+    """One stream of images through one guard. The level that the monitor sets applies to the images that come next."""
 
-    opened: OpenGuard
+    guard: Guard
     monitor: TrafficMonitor
 
     def look(self, names: Sequence[str], x: Images) -> tuple[list[Finding], list[Event]]:
-        """Findings of a batch, in order, and what was decided over it."""
-        guard = self.opened.guard
+        """Classifies a batch; returns a finding for each image, in order, and the decisions of the monitor."""
+        guard = self.guard
         if guard.settings.level != self.monitor.level:
             guard = guard.replace(level=self.monitor.level)
-        with torch.no_grad():
-            verdict = guard.predict_full(x.to(device_of(guard)))
+        verdict = guard.predict_full(x)
         findings = [self._finding(guard, verdict, index, name) for index, name in enumerate(names)]
         events = [
             event
-            for found in findings
-            for event in self.monitor.observe(found.suspected, defenses=found.defenses, confidence=found.probability)
+            for finding in findings
+            for event in self.monitor.observe(
+                finding.suspected, defenses=finding.defenses, confidence=finding.probability
+            )
         ]
         return findings, events
 
@@ -73,7 +72,7 @@ class Traffic:
             voters={v: self._vote(verdict.log_probs[i, index]) for i, v in enumerate(settings.voters)},
             suspected=suspected,
             probability=float(probability),
-            defenses=settings.policy.taken(suspected, settings.level) if bool(verdict.measured[index]) else (),
+            defenses=settings.policy.defenses_for(suspected, settings.level) if bool(verdict.defended[index]) else (),
             level=settings.level,
             passes=float(verdict.passes[index]),
         )
@@ -85,26 +84,26 @@ class Traffic:
         return self._class(int(answer)), float(top.exp())
 
     def _class(self, index: int) -> str:
-        return self.opened.base.classes[index] if self.opened.base.classes else str(index)
+        return self.guard.classes_[index] if self.guard.classes_ else str(index)
 
 
-def open_traffic(opened: OpenGuard, *, fixed: Level | None = None, window: int = 200) -> Traffic:
-    """A stream that begins now. With `fixed` the level stays; otherwise the guard's forwards decide as they come."""
-    return Traffic(opened=opened, monitor=TrafficMonitor(window=window, minimum=min(20, window), fixed=fixed))
+def open_traffic(guard: Guard, *, fixed: Level | None = None, window: int = 200) -> Traffic:
+    """Starts a stream. With `fixed` the level of alarm stays; otherwise it follows the last `window` images."""
+    return Traffic(guard=guard, monitor=TrafficMonitor(window=window, minimum=min(20, window), fixed=fixed))
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """The image files in `folder`, by name; none that is hidden. Raises BadDataError where there is no such folder."""
+    """Lists the image files in `folder` by name, without hidden ones. Raises BadDataError where there is no such folder."""
     if not folder.is_dir():
         raise BadDataError(f"there is no folder {folder}; expected one that images arrive in")
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
 def classify(traffic: Traffic, paths: Sequence[Path], *, batch_size: int = 32) -> Iterator[tuple[Finding, list[Event]]]:
-    """A finding for each image, in order; events come with the last image of their batch. Raises as `read_images`."""
+    """Yields a finding for each file, in order; events come with the last one of their batch. Raises as `read_images`."""
     for start in range(0, len(paths), batch_size):
         chunk = paths[start : start + batch_size]
-        x = read_images(chunk, size=traffic.opened.base.input_size[1:])
+        x = read_images(chunk, size=traffic.guard.input_size[1:])
         findings, events = traffic.look([str(path) for path in chunk], x)
-        for index, found in enumerate(findings):
-            yield found, events if index == len(findings) - 1 else []
+        for index, finding in enumerate(findings):
+            yield finding, events if index == len(findings) - 1 else []

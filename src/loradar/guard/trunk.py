@@ -1,15 +1,16 @@
-"""What several models of one structure share: computed once, up to where their weights part."""
+"""Splits models of one structure into what they share, computed once, and what each of them adds."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
 
+from loradar.core.tracing import trace
 from loradar.core.types import Images
 
 
 class Trunk(nn.Module):
-    """A stage whose outputs, a tuple, the tails go on from. Without a graph it hands the images on."""
+    """The shared stage: maps images to the tuple that the tails take. Without a graph it returns the images."""
 
     def __init__(self, graph: nn.Module | None = None) -> None:
         super().__init__()
@@ -23,13 +24,13 @@ class Trunk(nn.Module):
 
 
 def share(models: Sequence[nn.Module]) -> tuple[Trunk, list[nn.Module]]:
-    """A trunk and a tail for each model: `tail(*trunk(x))` computes what the model does, to the bit.
+    """Makes a trunk and a tail for each model: `tail(*trunk(x))` equals the model, to the bit.
 
     A layer belongs to the trunk where every model has it with equal tensors and everything before it is shared as well.
     Models that torch.fx cannot trace, or whose graphs differ, share nothing: each is its own tail.
     """
     try:
-        graphs = [fx.GraphModule(model, _Tracer().trace(model)) for model in models]
+        graphs = [fx.GraphModule(model, trace(model, is_leaf=_has_no_children)) for model in models]
     except Exception:  # tracing runs the models' own code on stand-ins, which can fail in any way
         return Trunk(), list(models)
     lines = list(zip(*(list(g.graph.nodes) for g in graphs), strict=False))
@@ -49,11 +50,8 @@ def share(models: Sequence[nn.Module]) -> tuple[Trunk, list[nn.Module]]:
     return Trunk(_head(graphs[0], common, border)), [_tail(g, common, [n.name for n in border]) for g in graphs]
 
 
-class _Tracer(fx.Tracer):
-    """Takes every module without children as one step, whoever's it is."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return next(m.children(), None) is None or super().is_leaf_module(m, module_qualified_name)
+def _has_no_children(module: nn.Module) -> bool:
+    return next(module.children(), None) is None
 
 
 def _call(node: fx.Node) -> tuple[str, str, str, str]:

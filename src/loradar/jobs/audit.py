@@ -1,13 +1,13 @@
 """Measures a base and any adapters of it against any attacks: nothing is trained."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loradar.adapters import Adapter, fingerprint, load
+from loradar.adapters import Adapter, fingerprint, load_named
 from loradar.adapters.plug import check_base, check_fits
 from loradar.attacks import named_attacks
-from loradar.core.errors import BadConfigError
 from loradar.core.files import make_folder
 from loradar.core.types import Attack, Progress
 from loradar.data import Source, Splits, load_source, split
@@ -23,6 +23,7 @@ from loradar.evaluation import (
 from loradar.evaluation import candidates as figures
 from loradar.evaluation.candidates import Candidate, ReportedImages
 from loradar.evaluation.workbench import Workbench, open_bench
+from loradar.jobs.bases import at_size
 from loradar.jobs.config import AuditConfig
 from loradar.models import Base, open_base
 from loradar.report.files import write_report
@@ -62,8 +63,8 @@ def resolve(
     Objects in memory take the place of what `config` names. Raises LoradarError.
     """
     attacks = named_attacks(config.attacks) if attacks is None else attacks
-    base = open_base(config.base, config.device) if base is None else base
-    adapters = _loaded(config.adapter) if adapters is None else adapters
+    base = at_size(open_base(config.base, config.device) if base is None else base, config.size)
+    adapters = load_named(config.adapter) if adapters is None else adapters
     found = fingerprint(base.model)
     for adapter in adapters.values():
         check_base(adapter, found)
@@ -85,8 +86,19 @@ def resolve(
 
 def run(job: AuditJob, *, progress: Progress | None = None) -> AuditResult:
     """Measures the base and every adapter, and writes report.json, report.md and report.html into the out folder."""
+    make_folder(job.config.out)
+    report = measured(job, progress)
+    return AuditResult(report=report, page=write_report(report, job.config.out))
+
+
+def with_settings(job: AuditJob, config: AuditConfig) -> AuditJob:
+    """The same objects under other settings."""
+    return dataclasses.replace(job, config=config)
+
+
+def measured(job: AuditJob, progress: Progress | None) -> Report:
+    """The report of `job`; attacked images are kept in the cache, nothing else is written."""
     config = job.config
-    make_folder(config.out)
     bench = open_bench(job.base, config, progress)
     candidates = [Candidate(name=BASE, model=job.base.model)]
     candidates += [
@@ -103,7 +115,7 @@ def run(job: AuditJob, *, progress: Progress | None = None) -> AuditResult:
         for threat in config.threat
         for picture in figures.pictures(bench, one, attack, threat, reported, job.classes)
     ]
-    report = Report(
+    return Report(
         title="Audit",
         rows=tuple(rows),
         base=bench.describe(),
@@ -114,19 +126,6 @@ def run(job: AuditJob, *, progress: Progress | None = None) -> AuditResult:
         sizes=tuple(_size(name, adapter) for name, adapter in job.adapters.items()),
         pictures=tuple(shown),
     )
-    return AuditResult(report=report, page=write_report(report, config.out))
-
-
-def _loaded(folders: Sequence[Path]) -> dict[str, Adapter]:
-    """The adapters of `folders` by name. Raises BadConfigError for two of one name."""
-    found: dict[str, Adapter] = {}
-    for folder in folders:
-        adapter = load(folder)
-        name = adapter.card.name
-        if name in (BASE, *found):
-            raise BadConfigError(f"two models are called {name!r}, one of them in {folder}; audit them one by one")
-        found[name] = adapter
-    return found
 
 
 def measure(

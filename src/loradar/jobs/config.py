@@ -59,6 +59,10 @@ class HardenConfig(DataConfig):
     """Trains one adapter per attack on a frozen base, measures each, writes the report."""
 
     base: str = Field(..., description=BASE)
+    head: Literal["auto", "new"] = Field(
+        "auto",
+        description="auto: the base's own head, or those of its classes that the data name. new: fit a head for the data.",
+    )
     out: Path = Field(Path("runs/harden"), description="Folder for adapters and report.")
     attacks: list[str] = Field(
         ["roa", "fia", "pgd"],
@@ -76,7 +80,7 @@ class HardenConfig(DataConfig):
     max_adaptive_images: Count = Field(
         None, ge=1, description="Reported images to attack adaptively. Default: all reported images."
     )
-    target_modules: list[str] = Field(["block-conv1+stem"], description="Layers to adapt: a preset, or name patterns.")
+    target_modules: list[str] = Field(["auto"], description="Layers to adapt: a preset, or name patterns.")
     rank: int = Field(4, ge=1, description="Rank of each low-rank update.")
     lora_alpha: float | None = Field(
         None, gt=0, description="An update is scaled by lora_alpha / rank. Default: the rank."
@@ -143,3 +147,19 @@ class PredictConfig(Settings):
     )
     device: Device = Field("auto", description=DEVICE)
     batch_size: int = Field(64, ge=1, description=BATCH_SIZE)
+
+
+class CheckConfig(Config):
+    """Attacks a base for about a minute and says in words what breaks it."""
+
+    base: str = Field(..., description=BASE)
+    data: str = Field("digits", description=DATA)
+    size: Size | None = Field(
+        None, description="Run base and images at this size, in pixels. Default: the base's input size."
+    )
+    attacks: list[str] = Field(
+        [], description="[MYNAME=]NAME[:key=value,...]. Default: L-inf, L2 and an occluding rectangle, by image size."
+    )
+    seconds: float = Field(60.0, gt=0, description="Time to spend, which decides how many images are attacked.")
+    max_test_images: Count = Field(None, ge=1, description="Images to attack. Default: 50 to 500, by --seconds.")
+    batch_size: int = Field(128, ge=1, description=BATCH_SIZE)

@@ -12,7 +12,7 @@ from loradar.attacks import named_attacks
 from loradar.core.config import check_run_settings
 from loradar.core.errors import did_you_mean
 from loradar.core.modules import evaluating
-from loradar.core.names import ADAPTER_WEIGHTS
+from loradar.core.names import ADAPTER_WEIGHTS, BASE_CONFIG
 from loradar.core.types import Attack, Progress, Threat
 from loradar.data import Source, Splits, load_source, split
 from loradar.evaluation import (
@@ -20,7 +20,6 @@ from loradar.evaluation import (
     Check,
     LabelLeakResult,
     Picture,
-    check_classes,
     check_transfer,
     everything,
     versions,
@@ -28,10 +27,12 @@ from loradar.evaluation import (
 from loradar.evaluation import candidates as figures
 from loradar.evaluation.candidates import Candidate, ReportedImages
 from loradar.evaluation.workbench import Workbench, open_bench
+from loradar.jobs.bases import at_size, needs_other_head, with_head
 from loradar.jobs.config import HardenConfig
+from loradar.jobs.estimate import in_words, seconds_of_harden
 from loradar.jobs.members import Member, plan
 from loradar.jobs.train_adapter import Trained, train_adapter
-from loradar.models import Base, open_base
+from loradar.models import Base, open_base, save_base
 from loradar.report.files import write_report
 from loradar.report.schema import BASE, Curve, Point, ReloadCheck, Report, Size, Training
 
@@ -51,6 +52,7 @@ class HardenJob:
     members: tuple[Member, ...]
     transfer: Mapping[str, Attack]
     adaptive: Mapping[str, Attack]
+    other_head: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,13 +97,13 @@ def resolve(
         attacks if specs is None and attacks is not None else named_attacks(specs or config.attacks)
         for specs in (config.transfer_attacks, config.adaptive_attacks)
     )
-    base = open_base(config.base, config.device) if base is None else base
+    base = at_size(open_base(config.base, config.device) if base is None else base, config.size)
     source = load_source(config.data, size=base.input_size[1:]) if source is None else source
-    check_classes(base, source)
+    other_head = needs_other_head(base, source, config.head)
     splits = split(
         source, train=config.train, validation=config.validation, reported=config.max_test_images, seed=config.seed
     )
-    classes = tuple(base.classes or source.classes)
+    classes = source.classes if other_head else tuple(base.classes or source.classes)
     return HardenJob(
         config=config,
         base=base,
@@ -110,6 +112,7 @@ def resolve(
         members=members,
         transfer=transfer,
         adaptive=adaptive,
+        other_head=other_head,
     )
 
 
@@ -121,7 +124,9 @@ def run(job: HardenJob, *, progress: Progress | None = None) -> HardenResult:
     """
     config = job.config
     check_run_settings(config)
-    bench = open_bench(job.base, config, progress)
+    base = job.base if not job.other_head else _with_other_head(job, progress)
+    bench = open_bench(base, config, progress)
+    _say_how_long(job, bench)
     trained = [train_adapter(m, bench, job.splits, config, config.out / "work" / m.name) for m in job.members]
     x, y = everything(job.splits.reported)
     measuring = _Measuring(
@@ -141,6 +146,30 @@ def run(job: HardenJob, *, progress: Progress | None = None) -> HardenResult:
         save(adapter, config.out / "adapters" / one.member.name)
         adapters[one.member.name] = adapter
     return HardenResult(adapters=adapters, report=report, page=write_report(report, config.out))
+
+
+def _with_other_head(job: HardenJob, progress: Progress | None) -> Base:
+    """The base with a head for the classes of the data, kept in the out folder as `base`."""
+    folder = job.config.out / "base"
+    if not (folder / BASE_CONFIG).exists():
+        made = with_head(job.base, job.splits.train, job.classes, job.config.head, progress=progress)
+        save_base(folder, made)
+    return at_size(open_base(str(folder), job.config.device), job.base.input_size[1:])
+
+
+def _say_how_long(job: HardenJob, bench: Workbench) -> None:
+    x, y = job.splits.reported.fetch(torch.arange(min(8, len(job.splits.reported))))
+    seconds = seconds_of_harden(
+        bench,
+        job.config,
+        job.members,
+        (job.transfer.values(), job.adaptive.values()),
+        x,
+        y,
+        train=len(job.splits.train),
+        reported=len(job.splits.reported),
+    )
+    bench.progress.message(f"{len(job.members)} trainings: {in_words(seconds)}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -249,7 +278,7 @@ def _replug(bench: Workbench, one: Trained, attack: Attack, reported: ReportedIm
 
 def _curve(one: Trained) -> Curve:
     points = (
-        Point(epoch=e.epoch + 1, loss=e.loss, clean=e.clean, adversarial=e.adversarial, total=e.total)
+        Point(epoch=e.epoch + 1, loss=e.loss, clean=int(e.clean), adversarial=int(e.adversarial or 0), total=e.total)
         for e in one.epochs
     )
     return Curve(model=one.member.name, points=tuple(points), selected=one.selected.epoch + 1, criterion=CRITERION)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,27 +11,54 @@ from loradar.core.files import check_place
 from loradar.core.names import BASE_CONFIG, CHECKPOINT
 from loradar.core.types import Images, NullProgress, Progress
 from loradar.data import Source, Splits, augment, load_source, split
-from loradar.evaluation import AccuracyResult, accuracy_row, everything
+from loradar.evaluation import AccuracyResult, accuracy_row, check_classes, everything
 from loradar.jobs.config import PretrainConfig
 from loradar.models import Base, new_base, pick_device, save_base, with_autocast
-from loradar.training import FitSettings, clean_loss, fit
+from loradar.training import FitSettings, Training, clean_loss, train
 
 
-def pretrain(config: PretrainConfig, *, progress: Progress | None = None) -> AccuracyResult:
-    """Trains a base and writes it to `config.out`; returns its figure on the reported images.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PretrainJob:
+    """A base with the weights that training starts from, and its images. `run` trains these very weights."""
 
-    The last epoch is kept: nothing is selected, so neither the validation nor the reported images had a say. A run
-    that was killed goes on where its last checkpoint stands. Raises LoradarError for what the caller can mend.
+    config: PretrainConfig
+    base: Base
+    splits: Splits
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PretrainResult:
+    """The trained base, as it was written, and its figure on the reported images."""
+
+    base: Base
+    row: AccuracyResult
+
+
+def resolve(config: PretrainConfig, *, base: Base | None = None, source: Source | None = None) -> PretrainJob:
+    """Opens the data and makes a base of fresh weights; nothing is written.
+
+    `base` and `source` in memory take the place of what `config` names. Raises LoradarError.
     """
-    progress = progress or NullProgress()
     check_place(config.out, BASE_CONFIG, "a base")
-    source = load_source(config.data, size=config.size)
+    device = pick_device(config.device)
+    source = load_source(config.data, size=config.size) if source is None else source
     splits = split(
         source, train=config.train, validation=config.validation, reported=config.max_test_images, seed=config.seed
     )
-    base = _fresh(config, source, splits)
-    device = pick_device(config.device)
-    model = base.model.to(device).to(memory_format=torch.channels_last).train()
+    if base is None:
+        base = _fresh(config, source, splits)
+    check_classes(base, source)
+    model = base.model.to(device).to(memory_format=torch.channels_last)
+    return PretrainJob(config=config, base=dataclasses.replace(base, model=model), splits=splits)
+
+
+def run(job: PretrainJob, *, progress: Progress | None = None) -> PretrainResult:
+    """Trains the base and writes it to the out folder. A run that was killed continues where its last checkpoint stands.
+
+    The last epoch is kept: nothing is selected, so neither the validation nor the reported images had a say.
+    """
+    config, splits, model = job.config, job.splits, job.base.model.train()
+    device = next(model.parameters()).device
     fast = with_autocast(model, config.precision)
 
     def loss_of(indices: Tensor, seed: int) -> Tensor:
@@ -38,22 +66,19 @@ def pretrain(config: PretrainConfig, *, progress: Progress | None = None) -> Acc
         (x,) = augment((x,), crop=config.crop, flip=config.flip, seed=seed)
         return clean_loss(fast, x, y)
 
-    settings = _settings(config)
     # beside the folder, which is replaced as a whole at the end
     checkpoint = config.out.with_name(f"{config.out.name}.{CHECKPOINT}")
-    per_epoch = max(1, len(splits.train) // settings.batch_size)
-    task, shown = progress.task("pretrain", per_epoch * settings.epochs * settings.batch_size), 0
-    for step in fit(
-        loss_of,
+    training = Training(
+        name="pretrain",
+        loss_of=loss_of,
         parameters=list(model.parameters()),
         state=model.state_dict(),
         count=len(splits.train),
-        settings=settings,
+        settings=_settings(config),
         checkpoint=checkpoint,
         run=config.model_dump_json(exclude={"out", "device"}),
-    ):
-        task.advance(step.index * settings.batch_size - shown, f"epoch {step.epoch + 1}, loss {step.loss:.3f}")
-        shown = step.index * settings.batch_size
+    )
+    train(training, progress or NullProgress())
     x, y = everything(splits.reported)
     row = accuracy_row(model.eval(), x, y, name="base", seed=config.seed, batch_size=config.batch_size)
     notes = {
@@ -61,9 +86,10 @@ def pretrain(config: PretrainConfig, *, progress: Progress | None = None) -> Acc
         "data": dict(splits.record),
         "measured": dataclasses.asdict(row),
     }
-    save_base(config.out, dataclasses.replace(base, description=base.description | notes))
+    base = dataclasses.replace(job.base, description=job.base.description | notes)
+    save_base(config.out, base)
     checkpoint.unlink(missing_ok=True)
-    return row
+    return PretrainResult(base=base, row=row)
 
 
 def _fresh(config: PretrainConfig, source: Source, splits: Splits) -> Base:

@@ -1,16 +1,15 @@
 """One adapter, trained and selected: every epoch is kept on disk, the validation split chooses among them."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from loradar.adapters import Adapter, find_targets, init_adapter, merge_weights, plug, save
-from loradar.core.files import write_atomically
 from loradar.core.names import CHECKPOINT
 from loradar.core.types import Images
 from loradar.data import Splits, augment
@@ -18,23 +17,19 @@ from loradar.evaluation import everything, run_attack
 from loradar.evaluation.workbench import Workbench
 from loradar.jobs.config import HardenConfig
 from loradar.jobs.members import Member
-from loradar.training import FitSettings, LossOf, fit, mixed_adversarial_loss
-from loradar.training.curves import curves
+from loradar.training import (
+    Epoch,
+    FitSettings,
+    LossOf,
+    Training,
+    Validation,
+    best_epoch,
+    mixed_adversarial_loss,
+    train,
+)
 
 ELSEWHERE = {"out", "cache", "device", "tensorboard", "attacks", "transfer_attacks", "adaptive_attacks", "adaptive"}
 """Settings that do not change what a training ends with."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """What the validation split said after an epoch (right answers of `total`), and where that adapter lies."""
-
-    epoch: int
-    loss: float
-    clean: int
-    adversarial: int
-    total: int
-    folder: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,40 +47,28 @@ class Trained:
     @property
     def selected(self) -> Epoch:
         """The epoch with the most right answers on validation, clean and attacked counted alike; the earliest such."""
-        return max(self.epochs, key=lambda e: (e.clean + e.adversarial, -e.epoch))
+        return best_epoch(self.epochs)
 
 
 def train_adapter(member: Member, bench: Workbench, splits: Splits, config: HardenConfig, folder: Path) -> Trained:
     """Trains `member`, or goes on where a killed run stopped; the adapter ends with the same bits either way."""
     adapter = _fresh(member, bench, splits, config)
-    # a tensor among the state, so that the mean loss of an epoch survives a kill in the middle of it
-    sums = torch.zeros(2, dtype=torch.float64)
     given = {f.name for f in dataclasses.fields(FitSettings)} & set(type(config).model_fields)
-    settings = FitSettings(**{name: getattr(config, name) for name in given})
-    judge = _judge(member, bench, splits, adapter, folder)
-    steps = fit(
-        _loss_of(member, bench, splits, config, adapter),
+    # before the loss, so that the few validation images are attacked first
+    measure = _measure(member, bench, splits, adapter)
+    training = Training(
+        name=f"train {member.name}",
+        loss_of=_loss_of(member, bench, splits, config, adapter),
         parameters=adapter.parameters(),
-        state={**adapter.state(), "epoch-loss": sums},
+        state=adapter.state(),
         count=len(splits.train),
-        settings=settings,
+        settings=FitSettings(**{name: getattr(config, name) for name in given}),
         checkpoint=folder / CHECKPOINT,
         run=f"{member.name} {member.kind} {member.target} {member.attack.spec} {config.model_dump_json(exclude=ELSEWHERE)}",
+        validation=Validation(folder=folder / "epochs", measure=measure, save=partial(save, adapter)),
+        tensorboard=config.out / "tensorboard" / member.name if config.tensorboard else None,
     )
-    per_epoch = max(1, len(splits.train) // settings.batch_size)
-    task, shown = bench.progress.task(f"train {member.name}", per_epoch * settings.epochs * settings.batch_size), 0
-    with curves(config.out / "tensorboard" / member.name if config.tensorboard else None) as draw:
-        for step in steps:
-            task.advance(step.index * settings.batch_size - shown, f"epoch {step.epoch + 1}, loss {step.loss:.3f}")
-            shown = step.index * settings.batch_size
-            sums += torch.tensor([step.loss, 1.0], dtype=torch.float64)
-            draw(step.index, {"loss": step.loss, "learning rate": step.learning_rate})
-            if step.ends_epoch:
-                epoch = judge(step.epoch, float(sums[0] / sums[1]))
-                draw(step.index, {"clean": epoch.clean / epoch.total, "attacked": epoch.adversarial / epoch.total})
-                sums.zero_()
-    task.advance(per_epoch * settings.epochs * settings.batch_size - shown)
-    return Trained(member=member, in_memory=adapter, epochs=_read_epochs(folder, settings.epochs))
+    return Trained(member=member, in_memory=adapter, epochs=train(training, bench.progress))
 
 
 def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfig) -> Adapter:
@@ -132,29 +115,19 @@ def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenCon
     return loss_of
 
 
-def _judge(
-    member: Member, bench: Workbench, splits: Splits, adapter: Adapter, folder: Path
-) -> Callable[[int, float], Epoch]:
-    """What measures the adapter of the moment on the validation split, and puts both on disk."""
+def _measure(
+    member: Member, bench: Workbench, splits: Splits, adapter: Adapter
+) -> Callable[[], tuple[float, float | None, int]]:
+    """What counts right answers of the adapter of the moment on the validation split, clean and attacked."""
     base, (x, y) = bench.base.model, everything(splits.validation)
     name = f"craft {member.against}, {len(y)} validation images"
     kept = bench.attacked(member.attack, base, x, y, name=name) if member.target == "base" else None
 
-    def judge(number: int, loss: float) -> Epoch:
+    def measure() -> tuple[float, float | None, int]:
         model = bench.optimized(merge_weights(base, adapter), member.attack)
         x_adv = kept
         if x_adv is None:
             x_adv = run_attack(member.attack, model, x, y, batch_size=bench.batch_size)
-        clean, adversarial = bench.right(model, x, y), bench.right(model, x_adv, y)
-        place = folder / "epochs" / f"{number:03d}"
-        epoch = Epoch(epoch=number, loss=loss, clean=clean, adversarial=adversarial, total=len(y), folder=place)
-        save(adapter, place)
-        write_atomically(place.with_suffix(".json"), json.dumps(dataclasses.asdict(epoch), default=str).encode())
-        return epoch
+        return bench.right(model, x, y), bench.right(model, x_adv, y), len(y)
 
-    return judge
-
-
-def _read_epochs(folder: Path, count: int) -> tuple[Epoch, ...]:
-    places = [folder / "epochs" / f"{number:03d}" for number in range(count)]
-    return tuple(Epoch(**json.loads(p.with_suffix(".json").read_text()) | {"folder": p}) for p in places)
+    return measure

@@ -4,9 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
-from loradar.core.errors import BadConfigError
+from loradar.core.copying import copy_model
+from loradar.core.errors import BadConfigError, BadImagesError
+from loradar.core.modules import check_logits
+from loradar.core.probing import find_input
+from loradar.core.randomness import generator
+from loradar.core.types import Images
 from loradar.models.backbones import build, canonical, default_input_size, default_normalisation
 from loradar.models.normalized import Normalized, check_normalisation
 
@@ -28,6 +34,93 @@ class Base:
     def __post_init__(self) -> None:
         if self.classes is not None and len(self.classes) != self.num_classes:
             raise BadConfigError(f"{len(self.classes)} class names for {self.num_classes} classes; expected as many")
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        classes: Sequence[str] | None = None,
+        input_size: Sequence[int] | None = None,
+        num_classes: int | None = None,
+    ) -> "Base":
+        """Makes a base of a model in memory, which shares its parameters and leaves it as it is.
+
+        Args:
+            model: From images in [0, 1] to logits; with `mean` and `std` (one number per channel, in units of [0, 1]
+                pixels), from normalised images.
+            classes: The names of the classes, in the order of the logits.
+            input_size: (channels, height, width). Usual sizes are tried where it is not said.
+            num_classes: How many logits there are; counted where it is not said.
+
+        Raises:
+            BadConfigError: The model gives no logits, does not take images of `input_size`, or has another number of
+                classes than said.
+        """
+        if (mean is None) != (std is None):
+            raise BadConfigError("mean and std belong together; give both, or neither for images in [0, 1]")
+        copied = copy_model(model, share=True).eval()
+        x = find_input(copied) if input_size is None else _noise(copied, input_size)
+        if x is None:
+            raise BadConfigError(
+                f"{type(model).__name__} takes no images of a usual size; say input_size=(channels, height, width)"
+            )
+        found, channels = _count_classes(copied, x), x.shape[1]
+        if num_classes is not None and num_classes != found:
+            raise BadConfigError(
+                f"{type(model).__name__} gives {found} logits, num_classes is {num_classes}; expected as many"
+            )
+        if not isinstance(copied, Normalized) or mean is not None:
+            mean, std = mean or [0.0] * channels, std or [1.0] * channels
+            check_normalisation(mean, std, channels)
+            copied = Normalized(copied, mean, std, skip_identity=True).to(x.device).eval()
+        names = None if classes is None else tuple(classes)
+        description = {
+            "model": type(model).__name__,
+            "num_classes": found,
+            "input_size": list(x.shape[1:]),
+            "mean": copied.mean.flatten().tolist(),
+            "std": copied.std.flatten().tolist(),
+            "classes": None if names is None else list(names),
+        }
+        size = (int(channels), int(x.shape[2]), int(x.shape[3]))
+        return cls(model=copied, num_classes=found, input_size=size, classes=names, description=description)
+
+    def check_size(self, x: Images) -> None:
+        """Raises BadImagesError, with both shapes, unless `x` is (batch, *input_size)."""
+        if tuple(x.shape[1:]) != self.input_size:
+            raise BadImagesError(
+                f"images have shape {tuple(x.shape)}, the model takes (batch, {', '.join(map(str, self.input_size))}); resize "
+                "the images, or say another input_size of the model"
+            )
+
+
+def _noise(model: nn.Module, size: Sequence[int]) -> Images:
+    x = torch.rand(2, *size, generator=generator(0))
+    weights = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return x if weights is None else x.to(weights)
+
+
+def _count_classes(model: nn.Module, x: Images) -> int:
+    try:
+        with torch.no_grad():
+            output = model(x)
+    except BadConfigError:
+        raise
+    except Exception as error:  # a wrong size fails anywhere within a user's forward
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadConfigError(
+            f"{type(model).__name__} does not take images of shape {tuple(x.shape)}: {reason}; say its "
+            "input_size=(channels, height, width)"
+        ) from error
+    logits = check_logits(output)
+    if len(logits) != len(x):
+        raise BadConfigError(
+            f"{type(model).__name__} gives {tuple(logits.shape)} for {len(x)} images; expected a row for each"
+        )
+    return logits.shape[1]
 
 
 def wrap(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Normalized:

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from loradar.core.copying import copy_model
 from loradar.core.modules import fold_norm, unwrap
+from loradar.core.tracing import trace
 from loradar.models.precision import Autocast, Precision, resolve_precision
 
 Pair = tuple[str, str]
@@ -22,7 +23,7 @@ def foldable_conv_bn(model: nn.Module) -> tuple[Pair, ...]:
     """
     backbone = unwrap(model)
     try:
-        graph = fx.Tracer().trace(backbone)
+        graph = trace(backbone)
     except Exception:  # whatever a user's forward does with a traced tensor: nothing is merged then
         return ()
     return tuple(_pairs(graph, dict(backbone.named_modules())))

@@ -3,15 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from loradar.core.errors import BadConfigError, BadFileError
 from loradar.core.files import expand_home
 from loradar.models.backbones import build, canonical
 from loradar.models.base import Base, make_base, new_base
 from loradar.models.folders import load_folder
+from loradar.models.imagenet import imagenet_classes
 from loradar.models.pretrained import load_hub, load_timm, load_torchvision
 from loradar.models.specs import Spec, Value, parse_spec, refuse_rest, take_flag, take_integer, take_numbers
 from loradar.models.stages import staged
-from loradar.models.weights import put_weights, read_weights
+from loradar.models.weights import fresh_head, put_weights, read_weights, with_own_head
 
 _KINDS = "a folder with config.json, FILE.safetensors:architecture=NAME, torchvision:NAME, timm:NAME or hub:owner/name"
 _FILE_KEYS = ("architecture", "num_classes", "mean", "std", "size")
@@ -34,7 +37,9 @@ def load_base(spec: str) -> Base:
 
     All but a folder take mean=0.49/0.48/0.45 and std=0.25/0.24/0.26; without them the normalisation is the weights'
     own, for a file that of the architecture (CIFAR-10's for a CIFAR stem, else ImageNet's or timm's). With another
-    `num_classes` than the weights have, the head is fresh. Raises BadConfigError and BadFileError, one line each.
+    `num_classes` than the weights have, or where they have no head (DINOv2, SigLIP), the head is fresh, which the
+    description says. Weights of 1,000 classes have the names of ImageNet's. Raises BadConfigError and BadFileError, one
+    line each.
     """
     is_staged = spec.startswith(_STAGES)
     base = staged(load_base(spec.removeprefix(_STAGES))) if is_staged else _load(parse_spec(spec))
@@ -83,7 +88,9 @@ def _load_file(path: Path, options: dict[str, Any]) -> Base:
     if classes is None:
         raise BadConfigError(f"{text}: the number of classes is not said; add num_classes=N")
     module = build(name, num_classes=classes, **options)
+    weights, others = with_own_head(module, weights, head=_classifier(module))
     put_weights(module, weights, text)
+    named = imagenet_classes() if others is None and classes == len(imagenet_classes()) else None
     return make_base(
         module,
         architecture=name,
@@ -91,9 +98,16 @@ def _load_file(path: Path, options: dict[str, Any]) -> Base:
         input_size=None if size is None else (3, size, size),
         mean=mean,
         std=std,
+        classes=named,
         options=options,
-        notes={"sha256": digest},
+        notes={"sha256": digest} | fresh_head(others, 0),
     )
+
+
+def _classifier(module: nn.Module) -> tuple[str, ...]:
+    """The layers that timm says are the head, for weights that may lack it."""
+    found = (getattr(module, "pretrained_cfg", None) or {}).get("classifier") or ()
+    return (found,) if isinstance(found, str) else tuple(found)
 
 
 def _seed(options: dict[str, Value]) -> int:

@@ -15,19 +15,23 @@ class Normalized(Wrapper):
 
     Logits that `wrapped` gives in a dictionary or a named tuple are taken out of it (see `take_logits`).
 
-    `mean` and `std` are one number per channel, in units of [0, 1] pixels, kept as buffers (1, channels, 1, 1). Raises
+    `mean` and `std` are one number per channel, in units of [0, 1] pixels, kept as buffers (1, channels, 1, 1). With
+    `skip_identity`, a mean of 0 and a std of 1 are no part of its state, so that it is the same base as `wrapped`. Raises
     BadConfigError where they differ in length, or where a `std` is not above 0.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, wrapped: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, wrapped: nn.Module, mean: Sequence[float], std: Sequence[float], *, skip_identity: bool = False
+    ) -> None:
         super().__init__()
         check_normalisation(mean, std)
         self.wrapped = wrapped
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+        is_kept = not skip_identity or any(mean) or any(s != 1 for s in std)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=is_kept)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=is_kept)
 
     def forward(self, x: Images) -> Logits:
         return take_logits(self.wrapped((x - self.mean) / self.std))

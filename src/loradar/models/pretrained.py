@@ -3,13 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
-
 from loradar.core.errors import BadConfigError, BadFileError, LoradarError, did_you_mean
 from loradar.core.randomness import seeded_rng
 from loradar.models.backbones import build, canonical
 from loradar.models.base import Base, make_base
-from loradar.models.weights import put_weights
+from loradar.models.imagenet import imagenet_classes
+from loradar.models.weights import fresh_head, put_weights, with_own_head
 
 _T = TypeVar("_T")
 Numbers = Sequence[float] | None
@@ -40,7 +39,8 @@ def load_torchvision(
     options = _as_published(name, side) | options
     classes = len(names) if num_classes is None else num_classes
     module = build(architecture, num_classes=classes, seed=seed, **options)
-    put_weights(module, _with_own_head(module, state, len(names)), str(weights))
+    state, others = with_own_head(module, state)
+    put_weights(module, state, str(weights))
     return make_base(
         module,
         architecture=architecture,
@@ -50,7 +50,7 @@ def load_torchvision(
         std=std or preset.std,
         classes=names if classes == len(names) else None,
         options=options,
-        notes={"weights": str(weights)},
+        notes={"weights": str(weights)} | fresh_head(others, seed),
     )
 
 
@@ -59,13 +59,6 @@ def _as_published(name: str, side: int) -> dict[str, Any]:
     if name in ("googlenet", "inception_v3"):
         return {"transform_input": True, "init_weights": False}
     return {"image_size": side} if name.startswith("vit_") else {}
-
-
-def _with_own_head(module: nn.Module, state: dict[str, Tensor], classes: int) -> dict[str, Tensor]:
-    """`state` with the head of `module` where that has another number of classes than the published one."""
-    own = module.state_dict()
-    heads = [n for n, t in state.items() if n in own and t.shape[:1] == (classes,) and own[n].shape != t.shape]
-    return state | {name: own[name] for name in heads}
 
 
 def load_timm(
@@ -97,9 +90,16 @@ def _from_timm(
     with seeded_rng(seed):
         module = _fetched(lambda: timm.create_model(name, pretrained=True, **head, **options), f"the weights of {name}")
     config = module.pretrained_cfg
+    published = config.get("num_classes")
+    if not module.num_classes:
+        raise BadConfigError(
+            f"the weights of {name} have no head; say how many classes a fresh one is for: timm:{name}:num_classes=10"
+        )
     channels, height, width = config["input_size"]
     side = options.get("img_size")
-    names = config.get("label_names") if module.num_classes == config.get("num_classes") else None
+    names = config.get("label_names") if module.num_classes == published else None
+    if names is None and module.num_classes == published == len(imagenet_classes()):
+        names = imagenet_classes()
     return make_base(
         module,
         architecture=f"timm:{config['architecture']}",
@@ -109,7 +109,8 @@ def _from_timm(
         std=std or config["std"],
         classes=names,
         options=options,
-        notes={"weights": config.get("hf_hub_id") or config.get("url") or name},
+        notes={"weights": config.get("hf_hub_id") or config.get("url") or name}
+        | fresh_head(None if module.num_classes == published else published, seed),
     )
 
 

@@ -2,7 +2,7 @@
 
 import pickle
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -54,6 +54,35 @@ def _from_pickle(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
         raise BadFileError(f"{path} holds no state_dict; expected tensors by name, as model.state_dict() gives them")
     return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def with_own_head(
+    module: nn.Module, weights: Mapping[str, Tensor], *, head: Sequence[str] = ()
+) -> tuple[dict[str, Tensor], int | None]:
+    """Returns `weights` with the head of `module` where theirs is for another number of classes, and that number.
+
+    All tensors of a head differ in their first dimension alone, from one number to another. A head that `weights` lack
+    altogether is `module`'s own too where all that is missing are the layers `head`; the number is then 0. It is None, and
+    the weights as they are, where nothing or something else differs.
+    """
+    own = module.state_dict()
+    odd = [name for name in own if name in weights and weights[name].shape != own[name].shape]
+    sizes = {(weights[name].shape[:1], own[name].shape[:1]) for name in odd}
+    alike = all(weights[name].ndim and weights[name].shape[1:] == own[name].shape[1:] for name in odd)
+    missing = [name for name in own if name not in weights]
+    if odd and not missing and alike and len(sizes) == 1:
+        return {**weights, **{name: own[name] for name in odd}}, len(weights[odd[0]])
+    if missing and not odd and head and {name.rpartition(".")[0] for name in missing} == set(head):
+        return {**weights, **{name: own[name] for name in missing}}, 0
+    return dict(weights), None
+
+
+def fresh_head(classes: int | None, seed: int) -> dict[str, str]:
+    """Returns the note that says of a fresh head what the weights had instead; nothing for None, their own head."""
+    if classes is None:
+        return {}
+    had = f"the weights have {classes} classes" if classes else "the weights have none"
+    return {"head": f"fresh, seed {seed}: {had}"}
 
 
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

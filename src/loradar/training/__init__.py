@@ -1,7 +1,7 @@
 """Training yields steps: objectives, the loop, checkpoints, and adversarial images kept on disk."""
 
 from loradar.training.adversarial_cache import AdversarialCache, cache_at
-from loradar.training.curves import curves
+from loradar.training.driver import Epoch, Training, Validation, best_epoch, read_epochs, train
 from loradar.training.fit import FitSettings, LossOf, Step, fit
 from loradar.training.objectives import KL, clean_loss, distillation_loss, mixed_adversarial_loss, trades_loss
 from loradar.training.weight_perturbation import (
@@ -16,18 +16,23 @@ __all__ = [
     "AWP",
     "KL",
     "AdversarialCache",
+    "Epoch",
     "FitSettings",
     "LossOf",
     "RawPerturbation",
     "Step",
+    "Training",
+    "Validation",
     "WeightPerturbation",
+    "best_epoch",
     "cache_at",
     "clean_loss",
-    "curves",
     "distillation_loss",
     "fit",
     "mixed_adversarial_loss",
     "moved",
     "perturbed_loss",
+    "read_epochs",
     "trades_loss",
+    "train",
 ]

@@ -53,6 +53,10 @@ class FitSettings:
         if not self.learning_rate > 0:
             raise BadConfigError(f"learning_rate is {self.learning_rate}; expected more than 0")
 
+    def steps_per_epoch(self, count: int) -> int:
+        """Whole batches in `count` images, one at least."""
+        return max(1, count // self.batch_size)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -89,7 +93,7 @@ def fit(
     """
     if count < 1:
         raise BadDataError("the training split is empty; expected at least 1 image")
-    per_epoch = max(1, count // settings.batch_size)
+    per_epoch = settings.steps_per_epoch(count)
     total = per_epoch * settings.epochs
     optimizer = _optimizer(parameters, settings)
     scheduler = _scheduler(optimizer, settings, total, settings.warm_up * per_epoch)

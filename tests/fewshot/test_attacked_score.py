@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from loradar.fewshot.blending import Blending
-from loradar.fewshot.pools import attacked_score
-from loradar.fewshot.prototypes import prototypes_of
+from loradar.fewshot.blending import Blending, attacked_score
+from loradar.fewshot.heads import prototypes_of
 
 
 class Brittle(nn.Module):
@@ -31,8 +30,10 @@ def test_a_member_that_stands_the_attack_scores_above_one_that_falls() -> None:
     x[labels == 1, :, :, 1::2] += 0.01
     sturdy, brittle = Brittle(0.0), Brittle(60.0)
     copies, repeated = torch.cat([x, x]), labels.repeat(2)
-    scores = [attacked_score(Blending(by="attacked"), one, x, copies, labels, 2) for one in (sturdy, brittle)]
+    scores = [attacked_score(Blending(score="attacked"), one, x, copies, labels, 2) for one in (sturdy, brittle)]
     assert scores[0] > scores[1] + 0.1
     # on the clean copies it is the other way round
-    clean = [Blending(by="loss").score(m(copies), repeated, prototypes_of(m(x), labels, 2)) for m in (sturdy, brittle)]
+    clean = [
+        Blending(score="loss").score_of(m(copies), repeated, prototypes_of(m(x), labels, 2)) for m in (sturdy, brittle)
+    ]
     assert clean[1] > clean[0]

@@ -1,0 +1,311 @@
+"""A few-shot classifier in Python, after scikit-learn's conventions."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from torch import Tensor, nn
+
+from loradar.adapters import Adapter, AdapterPool, save
+from loradar.core.checks import check_images
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadImagesError, BadTargetError, did_you_mean
+from loradar.core.types import Images
+from loradar.evaluation import device_of
+from loradar.fewshot.blending import Blending, Scoring
+from loradar.fewshot.fit import FEW_SHOT, LABELS, FitJob, base_of_task, head_of, open_task, run, task_classifier
+from loradar.fewshot.heads import HeadConfig, HeadKind, TaskClassifier
+from loradar.fewshot.pools import PoolModels, open_pool
+from loradar.fewshot.transduction import Transduction
+from loradar.models import Base, open_base
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Shape: TypeAlias = tuple[int, ...]
+_AT_ONCE = 128
+
+
+class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Classifies images of a new task after a few labelled ones, on a frozen base and a pool of robust adapters.
+
+    Nothing is trained: `fit` scores the pool's members on the support, blends the best, and makes a head in closed form.
+
+    Args:
+        base: a module from images in [0, 1] to logits, a `Base`, or a spec such as "runs/base". It is never changed.
+        pool: an `AdapterPool` on that base, a folder that `loradar meta-tune` wrote, or None for the untuned base.
+        head: "ridge" regression on features of length 1, or "centroid" (class means, as in the paper).
+        member_score: what members are chosen by: "attacked" (stay right on the support when it is attacked), "compactness" (as
+            in the paper: better on clean images like those of the tuning, weaker under attack), or "loss".
+        compactness: weight of closeness against separation in a score by compactness, in [0, 1].
+        beta: how much better scores weigh more, 0 or more.
+        top: how many members are blended.
+        rank_keep_ratio: share of the singular values that are kept of the blended weights, in (0, 1].
+        n_augmentations: augmented copies of the support that members are scored on.
+        features: "head", what the base's classification layer sees, or "output", the output (n, d) of a base that is no
+            classifier (without a pool; such a task cannot be saved).
+        transductive: answer all images of a call together. Better for many images of several classes, under corruptions
+            above all; worse where all are of one class.
+        seed: seeds the augmentation.
+
+    The defaults are those of the staged experiment (`docs/figures.md`); the command line's are the paper's.
+
+    Attributes:
+        classes_: the labels, sorted.
+        weights_: the share of each member in the blend; empty without a pool.
+        adapter_: the task's adapter, which `plug` puts on the base.
+
+    Example:
+        >>> import torch
+        >>> base = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
+        >>> x = torch.rand(6, 3, 2, 2)
+        >>> task = FewShotClassifier(base).fit(x, ["cat", "dog", "cat", "dog", "cat", "dog"])
+        >>> task.predict(x).shape, task.predict_proba(x).shape
+        ((6,), torch.Size([6, 2]))
+    """
+
+    def __init__(
+        self,
+        base: nn.Module | Base | str,
+        pool: AdapterPool | Path | str | None = None,
+        *,
+        head: HeadKind = "ridge",
+        member_score: Scoring = "attacked",
+        compactness: float = 0.6,
+        beta: float = 1.0,
+        top: int = 2,
+        rank_keep_ratio: float = 0.9,
+        n_augmentations: int = 2,
+        features: Literal["head", "output"] = "head",
+        transductive: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.base = base
+        self.pool = pool
+        self.head = head
+        self.member_score = member_score
+        self.compactness = compactness
+        self.beta = beta
+        self.top = top
+        self.rank_keep_ratio = rank_keep_ratio
+        self.n_augmentations = n_augmentations
+        self.features = features
+        self.transductive = transductive
+        self.seed = seed
+
+    def fit(self, x_support: Tensor | Array, y_support: Any) -> "FewShotClassifier":
+        """Adapts to a task.
+
+        Args:
+            x_support: images (n, c, h, w) in [0, 1], a tensor or an array.
+            y_support: n labels, integers or text: a tensor, an array or a list. Two classes or more.
+
+        Raises:
+            BadImagesError: images outside their contract, or of a shape that the base does not take.
+            BadDataError: labels that are none, or too few classes.
+            WrongBaseError: a pool of another base.
+        """
+        blending = Blending(
+            score=self.member_score,
+            compactness=self.compactness,
+            beta=self.beta,
+            top=self.top,
+            rank_keep_ratio=self.rank_keep_ratio,
+            head=HeadConfig(kind=self.head, transduction=Transduction() if self.transductive else None),
+        )
+        model, size = _opened(self.base)
+        x = _images(x_support, size, "the base")
+        labels = _labels(y_support, len(x))
+        classes = np.unique(labels)
+        if len(classes) < 2:
+            raise BadDataError(f"the support has 1 class, {classes.tolist()[0]!r}; a task needs 2 or more")
+        pool = open_pool(Path(self.pool)) if isinstance(self.pool, str | Path) else self.pool
+        if self.features not in ("head", "output") or (self.features == "output" and pool is not None):
+            raise BadConfigError(f"features is {self.features!r}; expected 'head', or, without a pool, 'output'")
+        try:
+            models = PoolModels.of(
+                model,
+                pool,
+                n_augmentations=self.n_augmentations,
+                seed=self.seed,
+                from_output=self.features == "output",
+            )
+        except BadTargetError as error:
+            raise BadTargetError(f"{error}; of a base that gives features, features='output' takes these") from error
+        _check_features(models.features, x[:1])
+        job = FitJob(
+            models=models,
+            blending=blending,
+            x=x,
+            y=torch.from_numpy(np.searchsorted(classes, labels)),
+            classes=tuple(str(label) for label in classes.tolist()),
+            data={LABELS: classes.tolist()} | ({"base": self.base} if isinstance(self.base, str) else {}),
+        )
+        fitted = run(job)
+        return self._learned(fitted.adapter, fitted.classifier, classes, fitted.weights, tuple(x.shape[1:]))
+
+    def predict(self, x: Tensor | Array) -> Any:
+        """(n,) labels of images (n, c, h, w). A tensor for a tensor, unless labels are text; an array otherwise."""
+        answers = self.classes_[self._logits(x).argmax(1).numpy()]
+        return (
+            torch.from_numpy(answers).to(x.device) if isinstance(x, Tensor) and answers.dtype.kind in "iu" else answers
+        )
+
+    def predict_proba(self, x: Tensor | Array) -> Any:
+        """(n, classes) probabilities in the order of `classes_`: a softmax of the logits; a tensor for a tensor."""
+        return _as_given(self._logits(x).softmax(1), x)
+
+    def decision_function(self, x: Tensor | Array) -> Any:
+        """(n, classes) logits in the order of `classes_`, also for two classes; a tensor for a tensor."""
+        return _as_given(self._logits(x), x)
+
+    def score(self, x: Tensor | Array, y: Any) -> float:
+        """The share of right answers, in [0, 1]. Raises BadDataError for a label that the support did not have."""
+        self._check_fitted()
+        labels = _labels(y, len(x))
+        _codes(labels, self.classes_)
+        return float((self.classes_[self._logits(x).argmax(1).numpy()] == labels).mean())
+
+    def save(self, folder: Path | str) -> Path:
+        """Writes the adapter, which `load`, `plug` and `loradar few-shot classify` take; returns the folder.
+
+        Raises BadConfigError where the base has no classification layer, or several, for the task's to replace.
+        """
+        self._check_fitted()
+        if not self.adapter_.card.head:
+            raise BadConfigError(
+                "an adapter holds a task's head in the place of the base's, and this base has none, or several; put one "
+                "behind it (torch.nn.Sequential(base, torch.nn.Linear(features, 2))) and fit again"
+            )
+        return save(self.adapter_.with_card(name=Path(folder).name), folder)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        base: nn.Module | Base | str | None = None,
+        support: tuple[Tensor | Array, Any] | None = None,
+    ) -> "FewShotClassifier":
+        """Opens what `save` or `loradar few-shot fit` wrote, on `base`, by default the one that the folder names.
+
+        With `support`, the images and labels that it was fitted on, answers are transductive. Raises BadFileError,
+        WrongBaseError.
+        """
+        adapter = open_task(folder)
+        card = adapter.card
+        base = base_of_task(folder, adapter) if base is None else base
+        classes = np.asarray(card.data.get(LABELS, card.classes))
+        if len(classes) != len(card.classes):
+            raise BadFileError(
+                f"{folder} has {len(classes)} labels for {len(card.classes)} classes; get the folder anew"
+            )
+        task = cls(base, head=head_of(adapter), transductive=support is not None)
+        model, size = _opened(base)
+        shown = None
+        if support is not None:
+            x = _images(support[0], size, "the base")
+            shown = x, torch.from_numpy(_codes(_labels(support[1], len(x)), classes))
+        return task._learned(
+            adapter, task_classifier(model, adapter, shown), classes, card.data.get(FEW_SHOT, {}), size
+        )
+
+    def _learned(
+        self,
+        adapter: Adapter,
+        classifier: TaskClassifier,
+        classes: Array,
+        weights: Mapping[str, float],
+        size: Shape | None,
+    ) -> "FewShotClassifier":
+        self.adapter_, self.classes_, self.weights_ = adapter, classes, dict(weights)
+        self._classifier, self._size = classifier, size
+        return self
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "adapter_"):
+            raise BadConfigError("this FewShotClassifier is not fitted; call fit(x_support, y_support) first")
+
+    @torch.no_grad()
+    def _logits(self, x: Tensor | Array) -> Tensor:
+        """(n, classes) float32 on the CPU."""
+        self._check_fitted()
+        images = _images(x, self._size, "the support" if self._size else "")
+        # a transductive head answers all images as one batch
+        batches = [images] if self.transductive else torch.split(images, _AT_ONCE)
+        device = device_of(self._classifier)
+        logits = torch.cat([self._classifier(batch.to(device)).float().cpu() for batch in batches])
+        if not bool(logits.isfinite().all()):
+            raise BadDataError("the base gives NaN or infinite features for these images; check its weights")
+        return logits
+
+
+def _opened(base: nn.Module | Base | str) -> tuple[nn.Module, Shape | None]:
+    """The module, and the shape (c, h, w) of its images where it is known."""
+    if isinstance(base, str):
+        base = open_base(base, "auto")
+    if isinstance(base, Base):
+        return base.model, base.input_size
+    if not isinstance(base, nn.Module):
+        raise BadConfigError(f"base is a {type(base).__name__}; expected a torch.nn.Module, a Base, or a spec")
+    return base, None
+
+
+def _images(x: Tensor | Array, shape: Shape | None, of: str) -> Images:
+    """`x` as float32 images (n, *shape). Raises BadImagesError."""
+    try:
+        images = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
+    except TypeError as error:
+        raise BadImagesError(
+            f"images are a {type(x).__name__} of {getattr(x, 'dtype', 'no type')}; expected a tensor or an array of floats "
+            "(n, channels, height, width) in [0, 1]"
+        ) from error
+    check_images(images)
+    if shape is not None and tuple(images.shape[1:]) != tuple(shape):
+        raise BadImagesError(
+            f"images have shape {tuple(images.shape)}, {of} takes (n, {', '.join(map(str, shape))}); resize them"
+        )
+    return images.float()
+
+
+def _labels(y: Any, count: int) -> Array:
+    """`y` as (count,) integers or text. Raises BadDataError."""
+    values = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
+    try:
+        labels = np.asarray(values)
+    except ValueError as error:
+        raise BadDataError("labels are nested lists of several lengths; expected one label for each image") from error
+    if labels.shape != (count,):
+        raise BadDataError(f"labels have shape {labels.shape}, images are {count}; expected one label for each image")
+    if labels.dtype.kind in "iu":
+        return labels.astype(np.int64)
+    # numpy makes text of a list that holds both
+    if labels.dtype.kind not in "OU" or not all(isinstance(one, str) for one in values):
+        raise BadDataError(f"labels are {labels.dtype} or of several types; expected integers for all, or text for all")
+    return labels.astype(str)
+
+
+def _codes(labels: Array, classes: Array) -> Array:
+    """The index of each label among `classes`. Raises BadDataError for one that is not there."""
+    known = {label: index for index, label in enumerate(classes.tolist())}
+    for label in labels.tolist():
+        if label not in known:
+            raise BadDataError(f"label {label!r} is none of the task's; {did_you_mean(str(label), map(str, known))}")
+    return np.array([known[label] for label in labels.tolist()], dtype=np.int64)
+
+
+def _check_features(features: nn.Module, x: Images) -> None:
+    """Raises BadImagesError where `features` cannot take the images, BadDataError where it gives no (n, d) features."""
+    try:
+        with torch.no_grad():
+            found = features(x.to(device_of(features)))
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise BadImagesError(f"the base cannot take images of shape {tuple(x.shape[1:])}: {reason}") from error
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        kind = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise BadDataError(f"the base gives features of {kind} for 1 image; expected a tensor (1, d)")
+
+
+def _as_given(values: Tensor, x: Tensor | Array) -> Any:
+    return values.to(x.device) if isinstance(x, Tensor) else values.numpy()

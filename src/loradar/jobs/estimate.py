@@ -1,0 +1,89 @@
+"""How long a run will take, from a few timed images of its own base and attacks."""
+
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+
+from loradar.core.types import Attack, Images, Labels
+from loradar.evaluation import Workbench
+from loradar.jobs.config import HardenConfig
+from loradar.jobs.members import Member
+
+_IMAGES = 8
+_STEP = 3.0
+"""A training step on a clean and an attacked image, in forward and backward passes of one image."""
+
+
+def seconds_of_harden(
+    bench: Workbench,
+    config: HardenConfig,
+    members: Iterable[Member],
+    attacks: tuple[Iterable[Attack], Iterable[Attack]],
+    x: Images,
+    y: Labels,
+    *,
+    train: int,
+    reported: int,
+) -> dict[str, float]:
+    """Seconds of crafting, training and measuring, were nothing of it there already.
+
+    `attacks` are those of the transfer and of the adaptive rows. Every attack is timed on 8 images of `x` (batch, C, H, W).
+    """
+    x, y = x[:_IMAGES].to(bench.device), y[:_IMAGES].to(bench.device)
+    model = bench.optimized(bench.base.model)
+    known: dict[str, float] = {}
+
+    def per_image(attack: Attack) -> float:
+        if attack.spec not in known:
+            target = bench.optimized(bench.base.model, attack)
+            known[attack.spec] = _timed(lambda: attack(target, x, y)) / len(x)
+        return known[attack.spec]
+
+    def passes() -> None:
+        leaf = x.detach().requires_grad_()
+        torch.autograd.grad(model(leaf).sum(), leaf)
+
+    step = _timed(passes) / len(x)
+    members = list(members)
+    transfer, adaptive = (list(several) for several in attacks)
+    few = min(reported, config.max_adaptive_images or reported)
+    found = {"crafting": 0.0, "training": 0.0, "measuring": 0.0}
+    crafted: set[str] = set()
+    for member in members:
+        found["training"] += config.epochs * train * step * _STEP
+        if member.target == "defended":
+            found["crafting"] += config.epochs * train * per_image(member.attack)
+        elif member.attack.spec not in crafted:
+            crafted.add(member.attack.spec)
+            found["crafting"] += train * per_image(member.attack)
+    found["measuring"] += reported * sum(map(per_image, transfer))
+    if config.adaptive != "none":
+        each = len(adaptive) if config.adaptive == "all" else 1
+        rate = sum(map(per_image, adaptive)) / max(1, len(adaptive))
+        found["measuring"] += few * rate * (len(adaptive) + each * len(members))
+    return found
+
+
+def in_words(seconds: dict[str, float]) -> str:
+    """One line with the parts that matter.
+
+    >>> in_words({"crafting": 300.0, "training": 3600.0, "measuring": 2.0})
+    'about 1 h 5 min at most (crafting 5 min, training 1 h 0 min, measuring 2 s)'
+    """
+    parts = ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items())
+    return f"about {_duration(sum(seconds.values()))} at most ({parts})"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _timed(work: Callable[[], object]) -> float:
+    work()  # the first call allocates and chooses kernels
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

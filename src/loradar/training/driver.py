@@ -1,0 +1,140 @@
+"""Runs a training to its end: progress, curves, the mean loss of each epoch, and every epoch measured, kept and read again."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from loradar.core.errors import BadFileError
+from loradar.core.files import write_atomically
+from loradar.core.types import Progress
+from loradar.training.curves import curves
+from loradar.training.fit import FitSettings, LossOf, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """The mean training loss of an epoch, what was measured after it, and the folder that holds it.
+
+    `clean` and `adversarial` count right answers of `total` validation images, or are mean shares where `total` is 1;
+    `adversarial` is None where nothing was attacked.
+    """
+
+    epoch: int
+    loss: float
+    clean: float
+    adversarial: float | None
+    total: int
+    folder: Path
+
+    @property
+    def score(self) -> float:
+        """What epochs are selected by: clean and adversarial count alike."""
+        return self.clean + (self.adversarial or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """How an epoch is measured and kept.
+
+    `measure` gives (clean, adversarial, total) as in `Epoch`, of the weights of the moment, and `save` writes these. `folder`
+    receives `NNN/` and `NNN.json` for epoch NNN.
+    """
+
+    folder: Path
+    measure: Callable[[], tuple[float, float | None, int]]
+    save: Callable[[Path], object]
+
+    def keep(self, number: int, loss: float) -> Epoch:
+        """Measures and writes the epoch `number`."""
+        clean, adversarial, total = self.measure()
+        place = self.folder / f"{number:03d}"
+        epoch = Epoch(epoch=number, loss=loss, clean=clean, adversarial=adversarial, total=total, folder=place)
+        self.save(place)
+        write_atomically(place.with_suffix(".json"), json.dumps(dataclasses.asdict(epoch), default=str).encode())
+        return epoch
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Training:
+    """One training: what `fit` takes, its name for progress, and how epochs are measured, if they are.
+
+    `unit` is what `count` counts. `tensorboard` is a folder for curves.
+    """
+
+    name: str
+    loss_of: LossOf
+    parameters: Sequence[Tensor]
+    state: Mapping[str, Tensor]
+    count: int
+    settings: FitSettings
+    checkpoint: Path
+    run: str
+    unit: str = "images"
+    validation: Validation | None = None
+    tensorboard: Path | None = None
+
+
+def train(training: Training, progress: Progress) -> tuple[Epoch, ...]:
+    """Trains to the last epoch, or continues behind the checkpoint of a killed run, with the same bits either way.
+
+    Returns every epoch that `validation` kept, those of earlier runs included. Raises as `fit` does, and BadFileError
+    where an epoch's record is missing or damaged.
+    """
+    settings, validation = training.settings, training.validation
+    # a tensor among the state, so that the mean loss of an epoch survives a kill in the middle of it
+    sums = torch.zeros(2, dtype=torch.float64)
+    total = settings.steps_per_epoch(training.count) * settings.epochs * settings.batch_size
+    bar, shown = progress.task(training.name, total, training.unit), 0
+    with curves(training.tensorboard) as draw:
+        for step in fit(
+            training.loss_of,
+            parameters=training.parameters,
+            state={**training.state, "epoch-loss": sums} if validation else training.state,
+            count=training.count,
+            settings=settings,
+            checkpoint=training.checkpoint,
+            run=training.run,
+        ):
+            done = step.index * settings.batch_size
+            bar.advance(done - shown, f"epoch {step.epoch + 1}, loss {step.loss:.3f}")
+            shown = done
+            sums += torch.tensor([step.loss, 1.0], dtype=torch.float64)
+            draw(step.index, {"loss": step.loss, "learning rate": step.learning_rate})
+            if step.ends_epoch and validation:
+                epoch = validation.keep(step.epoch, float(sums[0] / sums[1]))
+                draw(step.index, _shares(epoch))
+                sums.zero_()
+    bar.advance(total - shown)
+    return read_epochs(validation.folder, settings.epochs) if validation else ()
+
+
+def _shares(epoch: Epoch) -> dict[str, float]:
+    counts = {"clean": epoch.clean, "attacked": epoch.adversarial}
+    return {name: count / epoch.total for name, count in counts.items() if count is not None}
+
+
+def read_epochs(folder: Path, count: int) -> tuple[Epoch, ...]:
+    """The first `count` epochs that a training has kept in `folder`. Raises BadFileError for one that cannot be read."""
+    return tuple(_read(folder / f"{number:03d}.json") for number in range(count))
+
+
+def _read(path: Path) -> Epoch:
+    try:
+        values = json.loads(path.read_text())
+        if "attacked" in values:  # meta-tuning's records, before they had the names of the others
+            values |= {"adversarial": values.pop("attacked"), "total": 1}
+        return Epoch(**values | {"folder": path.with_suffix("")})
+    except (OSError, ValueError, TypeError) as error:
+        raise BadFileError(
+            f"{path} is no record of an epoch that can be read ({error}); delete {path.parent.parent} to train anew"
+        ) from error
+
+
+def best_epoch(epochs: Sequence[Epoch]) -> Epoch:
+    """The epoch of highest score, the earliest of equals."""
+    return max(epochs, key=lambda epoch: epoch.score)
