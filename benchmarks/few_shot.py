@@ -26,8 +26,8 @@ from loradar.adapters import (
 from loradar.adapters.layers import weight_of
 from loradar.core.modules import unwrap
 from loradar.fewshot.blending import Blending
-from loradar.fewshot.fit import Fitter
-from loradar.fewshot.pools import targets_of
+from loradar.fewshot.fit import FitJob, run
+from loradar.fewshot.pools import PoolModels, targets_of
 from loradar.models import Base, new_base
 
 BASES: dict[str, dict[str, Any]] = {
@@ -68,12 +68,13 @@ def measure(name: str, shot: int, queries: int, repeats: int) -> dict[str, float
     base = new_base(options.pop("architecture"), num_classes=10, input_size=(3, side, side), **options)
     base.model.requires_grad_(False)
     pool = pool_of(base)
-    fitter = Fitter.of(base, pool, blending=Blending(), rank_keep_ratio=KEEP, copies=2, seed=0)
+    models = PoolModels.of(base.model, pool)
     draws = torch.Generator().manual_seed(0)
     x, y = torch.rand(WAY * shot, 3, side, side, generator=draws), torch.arange(WAY * shot) % WAY
     query = torch.rand(queries, 3, side, side, generator=draws)
-    classes = [str(i) for i in range(WAY)]
-    runs = [fitter(x, y, classes) for _ in range(repeats + 1)][1:]
+    classes = tuple(str(i) for i in range(WAY))
+    job = FitJob(models=models, blending=Blending(rank_keep_ratio=KEEP), x=x, y=y, classes=classes)
+    runs = [run(job) for _ in range(repeats + 1)][1:]
     found = {step: statistics.median(run.seconds[step] for run in runs) for step in runs[0].seconds}
     with torch.no_grad():
         folded = merge_weights(base.model, runs[0].adapter)

@@ -18,17 +18,18 @@ from typing import Any
 from rich.console import Console
 
 from loradar.cli.progress import watching
-from loradar.core.config import read_file, validate
+from loradar.core.config import validate
 from loradar.core.files import write_atomically
 from loradar.fewshot.config import MetaTuneConfig
-from loradar.fewshot.meta_train import epochs_of
-from loradar.fewshot.meta_tune import meta_tune
+from loradar.fewshot.meta_tune import resolve, run
+from loradar.jobs import stages
+from loradar.training import read_epochs
 
 HERE = Path(__file__).parent
 RECORD = HERE / "members.json"
 MEMBER = "eps-6"
 SHARED: dict[str, Any] = {
-    "budgets": [6],
+    "eps_255": [6],
     "baselines": False,
     "ablations": False,
     "head": "centroid",
@@ -42,7 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rank 16": {},
     "rank 4": {"rank": 4},
     "rank 64": {"rank": 64},
-    "random start": {"start": "random"},
+    "random start": {"init": "random"},
     "factors not perturbed": {"perturbation": "none"},
     "factors perturbed by the raw gradient": {"perturbation": "raw"},
     "divergence reversed": {"kl": "attacked-clean"},
@@ -65,9 +66,9 @@ def told(config: MetaTuneConfig) -> dict[str, Any]:
 def trained(name: str, config: MetaTuneConfig) -> dict[str, Any]:
     """What the validation tasks say of the variant `name` after its last epoch."""
     with watching(Console(stderr=True)) as progress:
-        meta_tune(config, progress=progress)
-    last = epochs_of(config.out / "work" / MEMBER)[-1]
-    return {"variant": name, "clean": last.clean, "attacked": last.attacked, "settings": told(config)}
+        run(resolve(config), progress=progress)
+    last = read_epochs(config.out / "work" / MEMBER / "epochs", config.epochs)[-1]
+    return {"variant": name, "clean": last.clean, "attacked": last.adversarial, "settings": told(config)}
 
 
 def recorded(configs: dict[str, MetaTuneConfig]) -> dict[str, dict[str, Any]]:
@@ -100,9 +101,10 @@ def table(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="VARIANT")
-    parser.add_argument("--room", type=Path, default=Path("runs/few-shot/members"))
+    parser.add_argument("--directory", type=Path, default=Path("runs/few-shot/members"))
     args = parser.parse_args()
-    settings = read_file(HERE / "resnet18-stages.yaml")["meta_tune"]
+    (pool,) = stages.resolve(HERE / "resnet18-stages.yaml", only=["pool"]).stages
+    settings = pool.config.model_dump(exclude_unset=True)
     configs = {name: config_of(name, settings, args.directory) for name in VARIANTS}
     for name in args.only:
         row = trained(name, configs[name])

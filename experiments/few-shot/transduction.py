@@ -17,7 +17,6 @@ from torch import Tensor
 
 from loradar.adapters import feature_extractor
 from loradar.cli.progress import watching
-from loradar.core.config import read_file
 from loradar.core.files import write_atomically
 from loradar.core.randomness import generator, mix
 from loradar.core.types import Progress
@@ -27,6 +26,7 @@ from loradar.fewshot.episode import parse_setting
 from loradar.fewshot.heads import HeadConfig
 from loradar.fewshot.tasks import Task, named_domain
 from loradar.fewshot.transduction import Transduction
+from loradar.jobs import stages
 from loradar.models import open_base
 from loradar.report.few_shot import FewShotRow
 
@@ -105,7 +105,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    base = read_file(HERE / "resnet18-stages.yaml")["meta_tune"]["base"]
+    (pool,) = stages.resolve(HERE / "resnet18-stages.yaml", only=["pool"]).stages
+    base = str(pool.config.model_dump()["base"])
     with watching(Console(stderr=True)) as progress:
         rows = measured(base, progress)
     told = {

@@ -1,32 +1,29 @@
 """A few-shot classifier in Python, after scikit-learn's conventions."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
 from loradar.adapters import Adapter, AdapterPool, save
-from loradar.core.checks import check_images
-from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadImagesError, BadTargetError, did_you_mean
-from loradar.core.types import Images
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadTargetError, did_you_mean
 from loradar.evaluation import device_of
 from loradar.fewshot.blending import Blending, Scoring
 from loradar.fewshot.fit import FEW_SHOT, LABELS, FitJob, base_of_task, head_of, open_task, run, task_classifier
 from loradar.fewshot.heads import HeadConfig, HeadKind, TaskClassifier
+from loradar.fewshot.inputs import Array, Shape, as_images, as_labels, check_features, codes_of, opened
 from loradar.fewshot.pools import PoolModels, open_pool
-from loradar.fewshot.transduction import Transduction
-from loradar.models import Base, open_base
+from loradar.fewshot.transduction import Transduction, TransductiveHead
+from loradar.models import Base
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-Shape: TypeAlias = tuple[int, ...]
 _AT_ONCE = 128
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class FewShotClassifier:
     """Classifies images of a new task after a few labelled ones, on a frozen base and a pool of robust adapters.
 
     Nothing is trained: `fit` scores the pool's members on the support, blends the best, and makes a head in closed form.
@@ -93,6 +90,19 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.transductive = transductive
         self.seed = seed
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002  # scikit-learn's signature
+        """The constructor's parameters, which `sklearn.base.clone` makes an unfitted copy of."""
+        return {name: getattr(self, name) for name in list(inspect.signature(type(self)).parameters)}
+
+    def set_params(self, **params: Any) -> "FewShotClassifier":
+        """Sets parameters; takes effect at the next `fit`. Raises BadConfigError for an unknown one."""
+        known = self.get_params()
+        for name, value in params.items():
+            if name not in known:
+                raise BadConfigError(f"there is no parameter {name!r}; {did_you_mean(name, known)}")
+            setattr(self, name, value)
+        return self
+
     def fit(self, x_support: Tensor | Array, y_support: Any) -> "FewShotClassifier":
         """Adapts to a task.
 
@@ -113,9 +123,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             rank_keep_ratio=self.rank_keep_ratio,
             head=HeadConfig(kind=self.head, transduction=Transduction() if self.transductive else None),
         )
-        model, size = _opened(self.base)
-        x = _images(x_support, size, "the base")
-        labels = _labels(y_support, len(x))
+        model, size = opened(self.base)
+        x = as_images(x_support, size, "the base")
+        labels = as_labels(y_support, len(x))
         classes = np.unique(labels)
         if len(classes) < 2:
             raise BadDataError(f"the support has 1 class, {classes.tolist()[0]!r}; a task needs 2 or more")
@@ -132,7 +142,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         except BadTargetError as error:
             raise BadTargetError(f"{error}; of a base that gives features, features='output' takes these") from error
-        _check_features(models.features, x[:1])
+        check_features(models.features, x[:1])
         job = FitJob(
             models=models,
             blending=blending,
@@ -162,8 +172,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def score(self, x: Tensor | Array, y: Any) -> float:
         """The share of right answers, in [0, 1]. Raises BadDataError for a label that the support did not have."""
         self._check_fitted()
-        labels = _labels(y, len(x))
-        _codes(labels, self.classes_)
+        labels = as_labels(y, len(x))
+        codes_of(labels, self.classes_)
         return float((self.classes_[self._logits(x).argmax(1).numpy()] == labels).mean())
 
     def save(self, folder: Path | str) -> Path:
@@ -201,11 +211,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"{folder} has {len(classes)} labels for {len(card.classes)} classes; get the folder anew"
             )
         task = cls(base, head=head_of(adapter), transductive=support is not None)
-        model, size = _opened(base)
+        model, size = opened(base)
         shown = None
         if support is not None:
-            x = _images(support[0], size, "the base")
-            shown = x, torch.from_numpy(_codes(_labels(support[1], len(x)), classes))
+            x = as_images(support[0], size, "the base")
+            shown = x, torch.from_numpy(codes_of(as_labels(support[1], len(x)), classes))
         return task._learned(
             adapter, task_classifier(model, adapter, shown), classes, card.data.get(FEW_SHOT, {}), size
         )
@@ -230,81 +240,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _logits(self, x: Tensor | Array) -> Tensor:
         """(n, classes) float32 on the CPU."""
         self._check_fitted()
-        images = _images(x, self._size, "the support" if self._size else "")
+        images = as_images(x, self._size, "the task")
+        if self._size is None:
+            check_features(self._classifier.wrapped, images[:1])
         # a transductive head answers all images as one batch
-        batches = [images] if self.transductive else torch.split(images, _AT_ONCE)
+        together = isinstance(self._classifier.head, TransductiveHead)
+        batches = [images] if together else torch.split(images, _AT_ONCE)
         device = device_of(self._classifier)
         logits = torch.cat([self._classifier(batch.to(device)).float().cpu() for batch in batches])
         if not bool(logits.isfinite().all()):
             raise BadDataError("the base gives NaN or infinite features for these images; check its weights")
         return logits
-
-
-def _opened(base: nn.Module | Base | str) -> tuple[nn.Module, Shape | None]:
-    """The module, and the shape (c, h, w) of its images where it is known."""
-    if isinstance(base, str):
-        base = open_base(base, "auto")
-    if isinstance(base, Base):
-        return base.model, base.input_size
-    if not isinstance(base, nn.Module):
-        raise BadConfigError(f"base is a {type(base).__name__}; expected a torch.nn.Module, a Base, or a spec")
-    return base, None
-
-
-def _images(x: Tensor | Array, shape: Shape | None, of: str) -> Images:
-    """`x` as float32 images (n, *shape). Raises BadImagesError."""
-    try:
-        images = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
-    except TypeError as error:
-        raise BadImagesError(
-            f"images are a {type(x).__name__} of {getattr(x, 'dtype', 'no type')}; expected a tensor or an array of floats "
-            "(n, channels, height, width) in [0, 1]"
-        ) from error
-    check_images(images)
-    if shape is not None and tuple(images.shape[1:]) != tuple(shape):
-        raise BadImagesError(
-            f"images have shape {tuple(images.shape)}, {of} takes (n, {', '.join(map(str, shape))}); resize them"
-        )
-    return images.float()
-
-
-def _labels(y: Any, count: int) -> Array:
-    """`y` as (count,) integers or text. Raises BadDataError."""
-    values = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
-    try:
-        labels = np.asarray(values)
-    except ValueError as error:
-        raise BadDataError("labels are nested lists of several lengths; expected one label for each image") from error
-    if labels.shape != (count,):
-        raise BadDataError(f"labels have shape {labels.shape}, images are {count}; expected one label for each image")
-    if labels.dtype.kind in "iu":
-        return labels.astype(np.int64)
-    # numpy makes text of a list that holds both
-    if labels.dtype.kind not in "OU" or not all(isinstance(one, str) for one in values):
-        raise BadDataError(f"labels are {labels.dtype} or of several types; expected integers for all, or text for all")
-    return labels.astype(str)
-
-
-def _codes(labels: Array, classes: Array) -> Array:
-    """The index of each label among `classes`. Raises BadDataError for one that is not there."""
-    known = {label: index for index, label in enumerate(classes.tolist())}
-    for label in labels.tolist():
-        if label not in known:
-            raise BadDataError(f"label {label!r} is none of the task's; {did_you_mean(str(label), map(str, known))}")
-    return np.array([known[label] for label in labels.tolist()], dtype=np.int64)
-
-
-def _check_features(features: nn.Module, x: Images) -> None:
-    """Raises BadImagesError where `features` cannot take the images, BadDataError where it gives no (n, d) features."""
-    try:
-        with torch.no_grad():
-            found = features(x.to(device_of(features)))
-    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise BadImagesError(f"the base cannot take images of shape {tuple(x.shape[1:])}: {reason}") from error
-    if not isinstance(found, Tensor) or found.ndim != 2:
-        kind = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise BadDataError(f"the base gives features of {kind} for 1 image; expected a tensor (1, d)")
 
 
 def _as_given(values: Tensor, x: Tensor | Array) -> Any:
