@@ -19,8 +19,7 @@ from benchmarks import references
 from benchmarks.beside import Candidate, Strength, in_turns, operations, peak, ratio, show
 from loradar.attacks import parse_attack
 from loradar.core.modules import find_layer
-from loradar.data import load_source
-from loradar.evaluation import everything
+from loradar.data import fetch_all, load_source
 from loradar.models import Autocast, Precision, foldable_conv_bn, load_base, new_base, optimize_for_inference
 
 Craft = Callable[[Tensor, Tensor], Tensor]
@@ -115,7 +114,7 @@ def main() -> None:
     args = parser.parse_args()
     found = load_base(args.base) if args.base else new_base("resnet18-cifar", num_classes=10, input_size=(3, 32, 32))
     base = found.model.eval()  # its parameters as they come: this is how users give a model to the peers
-    x, y = everything(load_source(args.data, size=(32, 32)).test or load_source(args.data, size=(32, 32)).train)
+    x, y = fetch_all(load_source(args.data, size=(32, 32)).test or load_source(args.data, size=(32, 32)).train)
     crafts = contest(args.claim, base)
     seconds = in_turns(
         {name: partial(craft, x[: args.batch], y[: args.batch]) for name, craft in crafts.items()}, args.repeats

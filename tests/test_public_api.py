@@ -21,8 +21,8 @@ PUBLIC = {
         skip_padding staged with_autocast wrap
     """,
     "data": """
-        CORRUPTIONS Corruption ImageSet SEVERITIES Source Splits as_source augment corrupt load_source read_images split
-        varied
+        CORRUPTIONS Corruption ImageSet SEVERITIES Source Splits as_source augment corrupt fetch_all load_source read_images
+        split varied
     """,
     "training": """
         AWP AdversarialCache FitSettings KL LossOf RawPerturbation Step WeightPerturbation cache_at clean_loss
@@ -30,7 +30,7 @@ PUBLIC = {
     """,
     "evaluation": """
         AccuracyResult Check LabelLeakResult NO_ATTACK Picture Sign Workbench accuracy_row check_classes
-        check_masking check_transfer check_unseen correct device_of everything labels leak_test open_bench png predict
+        check_masking check_transfer check_unseen correct device_of labels leak_test open_bench png predict
         run_attack short_names sign_test versions wilson
     """,
 }

@@ -21,9 +21,9 @@ from loradar.attacks import FunctionAttack, as_attack, named_attack
 from loradar.core.config import validate
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack, Images, Labels, Progress
-from loradar.data import Source, as_source
-from loradar.evaluation import AccuracyResult, accuracy_row, everything, run_attack
-from loradar.export import export as export  # one of the names of the front door
+from loradar.data import Source, as_source, fetch_all
+from loradar.evaluation import AccuracyResult, accuracy_row, run_attack
+from loradar.exporting import export as export  # one of the names of the front door
 from loradar.hub import fetch_folder
 from loradar.jobs import check as check_job
 from loradar.jobs import harden as harden_job
@@ -113,7 +113,7 @@ def evaluate(
     for each attack, each with its counts and 95 % interval. Raises LoradarError.
     """
     base, source = _opened(model, (x, y), mean, std)
-    images, labels = everything(source.train)
+    images, labels = fetch_all(source.train)
     rows = [accuracy_row(base.model, images, labels, name="model", seed=seed, batch_size=batch_size)]
     for attack in as_attacks(attacks).values():
         x_adv = run_attack(

@@ -1,17 +1,32 @@
 """PEFT itself reads our folders, and we read what PEFT itself writes: the same logits either way."""
 
+import copy
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
 
-from loradar.adapters import Adapter, AdapterPool, add_weighted, init_adapter, load, merge_weights, plug, save
-from loradar.core.errors import BadFileError
+from loradar.adapters import (
+    Adapter,
+    AdapterPool,
+    add_weighted,
+    init_adapter,
+    load,
+    merge_weights,
+    plug,
+    save,
+    truncate_spectrum,
+    truncated,
+    verify,
+)
+from loradar.core.errors import BadFileError, BadTargetError, WrongBaseError
 from tests.adapters.tiny import images, resnet, step, trained, vit
 
 peft = pytest.importorskip("peft", reason="peft, of the extra 'peers', is not installed")
@@ -132,10 +147,9 @@ def test_a_head_whose_name_ends_others_is_kept_from_peft(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"use_dora": True}, "use_dora=True"),
-        ({"bias": "all"}, "bias='all'"),
-        ({"lora_bias": True}, "lora_bias=True"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out=True"),
+        ({"use_dora": True}, "lacks a tensor that use_dora=True"),
+        ({"bias": "some"}, "bias='some'"),
+        ({"lora_bias": True}, "lacks a tensor that lora_bias=True"),
         ({"init_lora_weights": "pissa"}, "changes the base's weights"),
         ({"peft_type": "LOHA"}, "peft_type 'LOHA'; expected LORA"),
         ({"peft_type": "LORADAR"}, "loradar.json is missing"),
@@ -160,3 +174,145 @@ def test_the_size_of_the_reference_adapter(tmp_path: Path) -> None:
     assert sum(p.numel() for p in adapter.parameters()) == 66_646
     save(adapter, tmp_path / "ours")
     assert (tmp_path / "ours" / "adapter_model.safetensors").stat().st_size <= 273_463
+
+
+class Small(nn.Module):
+    """Every kind of layer that a LoRA of PEFT can be on in a vision model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=2)
+        self.norm = nn.BatchNorm2d(12)
+        self.attn = nn.MultiheadAttention(12, 2, batch_first=True)
+        self.mlp = nn.Linear(12, 12)
+        self.scale = nn.Parameter(torch.ones(12))  # layers beside a parameter get a composed weight
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.grouped(self.stem(x).relu())).flatten(2).transpose(1, 2)
+        x = x + self.attn(x, x, x, need_weights=False)[0]
+        logits: torch.Tensor = self.fc(self.mlp(x.mean(1)).relu() * self.scale)
+        return logits
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    model = Small()
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "a layer beside a parameter": {"target_modules": ["mlp", "fc"]},
+    "all linear": {"target_modules": ["mlp", "fc"], "modules_to_save": ["norm"]},
+    "attention": {"target_modules": ["attn"]},
+    "attention and more": {"target_modules": ["attn", "mlp", "stem"], "modules_to_save": ["fc"]},
+    "a grouped convolution": {"target_modules": ["grouped"], "r": 4},
+    "dora": {"target_modules": ["mlp", "stem"], "use_dora": True},
+    "dora, rank-stabilised": {"target_modules": ["mlp"], "use_dora": True, "use_rslora": True},
+    "lora_bias": {"target_modules": ["mlp", "stem", "grouped"], "lora_bias": True, "r": 4},
+    "bias of the layers": {"target_modules": ["mlp", "stem"], "bias": "lora_only"},
+    "every bias": {"target_modules": ["mlp"], "bias": "all"},
+    "fan_in_fan_out": {"target_modules": ["mlp"], "fan_in_fan_out": True},
+    "dropout": {"target_modules": ["mlp", "stem"], "lora_dropout": 0.3},
+    "a pattern of ranks": {"target_modules": ["mlp", "fc"], "rank_pattern": {"mlp": 3}, "alpha_pattern": {"fc": 7}},
+}
+
+
+def written_by_peft(base: nn.Module, folder: Path, **settings: Any) -> torch.Tensor:
+    """Writes an adapter of PEFT's whose every tensor has moved. Returns the logits of PEFT's own model."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = peft.LoraConfig(**{"r": 2, "lora_alpha": 5, **settings})
+        model = peft.get_peft_model(copy.deepcopy(base), config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    draws = torch.Generator().manual_seed(len(name))
+                    parameter += torch.randn(parameter.shape, generator=draws) * 0.1
+            model.save_pretrained(str(folder))
+            logits: torch.Tensor = model.eval()(images())
+    return logits
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=list(KINDS))
+def test_every_kind_of_lora_that_a_vision_model_carries(settings: dict[str, Any], tmp_path: Path) -> None:
+    base, x = small(), images()
+    expected = written_by_peft(base, tmp_path / "theirs", **settings)
+    assert (expected - base(x)).abs().max() > 1e-3
+    adapter = load(tmp_path / "theirs")
+    assert torch.allclose(plug(base, adapter)(x), expected, atol=1e-4)
+    assert torch.allclose(merge_weights(base, adapter)(x), expected, atol=1e-5)
+    pairs = [("grouped", "norm")]
+    assert torch.allclose(plug(base, adapter, merge=pairs)(x), expected, atol=1e-4)
+    before = [p.detach().clone() for p in adapter.parameters()]
+    step(plug(base, adapter), adapter, x)
+    assert not any(torch.equal(p, old) for p, old in zip(adapter.parameters(), before, strict=True))
+    again = load(save(adapter, tmp_path / "ours", base))
+    assert again.card == adapter.card
+    assert torch.equal(plug(base, again)(x), plug(base, adapter)(x))
+    assert list(again.state()) == list(adapter.state())
+    assert verify(tmp_path / "ours", base) == []
+
+
+def test_a_norm_that_was_saved_whole_is_the_only_one_that_moves(tmp_path: Path) -> None:
+    base = bare(resnet)
+    written_by_peft(base, tmp_path / "theirs", target_modules=["conv1"], modules_to_save=["fc", "bn2"])
+    adapter = load(tmp_path / "theirs")
+    assert adapter.card.head == "fc"
+    assert all(tensor.requires_grad for name, tensor in adapter.modules_to_save.items() if name.endswith("weight"))
+    plugged = plug(base, adapter).train()
+    moving = {name for name, m in plugged.named_modules() if isinstance(m, nn.BatchNorm2d) and m.training}
+    assert moving == {name for name, m in plugged.named_modules() if name.endswith("bn2")}
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "is_lost"),
+    [
+        ("swin_tiny_patch4_window7_224", "qkv", False),
+        ("xcit_nano_12_p16_224", "qkv", False),
+        ("swinv2_tiny_window8_256", "proj", False),
+        ("swinv2_tiny_window8_256", "qkv", True),
+    ],
+)
+def test_attention_of_timm_with_parameters_of_its_own(name: str, target: str, is_lost: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = {"depths": (1, 1)} if "swin" in name else {"depth": 1}
+    base = timm.create_model(name, img_size=32, num_classes=4, **options).eval()
+    expected = written_by_peft(base, tmp_path / "theirs", target_modules=[target])
+    adapter = load(tmp_path / "theirs")
+    if is_lost:
+        with pytest.raises(
+            WrongBaseError, match=r"qkv, whose weight .* uses without calling the layer: PEFT's change never"
+        ):
+            plug(base, adapter)
+        return
+    assert torch.allclose(plug(base, adapter)(images()), expected, atol=1e-4)
+    assert torch.allclose(merge_weights(base, adapter)(images()), expected, atol=1e-4)
+
+
+def test_a_projection_that_peft_never_called_is_refused(tmp_path: Path) -> None:
+    base = small()
+    written_by_peft(base, tmp_path / "theirs", target_modules=["out_proj"])
+    with pytest.raises(
+        WrongBaseError, match=r"changes attn\.out_proj, whose weight Small uses without calling the layer"
+    ):
+        plug(base, load(tmp_path / "theirs"))
+
+
+def test_what_is_more_than_its_factors_is_not_blended(tmp_path: Path) -> None:
+    base = small()
+    written_by_peft(base, tmp_path / "theirs", target_modules=["mlp"], use_dora=True)
+    adapter = load(tmp_path / "theirs")
+    pool = AdapterPool({"a": adapter, "b": adapter})
+    blends: list[Callable[[], Adapter]] = [
+        lambda: add_weighted(pool, {"a": 0.5, "b": 0.5}),
+        lambda: truncated(adapter, 1),
+        lambda: truncate_spectrum(base, adapter, 0.5),
+    ]
+    for blend in blends:
+        with pytest.raises(BadTargetError, match=r"the delta of mlp has lengths \(DoRA\) beside its factors"):
+            blend()

@@ -23,8 +23,11 @@ class Delta:
     (a0, b0), the frozen part that the SVD start subtracts (Meng et al., "PiSSA", 2024, section 3), or None.
     With `groups`, the weight is that many matrices one above the other (query, key and value of a fused attention
     layer), each with factors of its own: a (groups * rank, in) holds theirs in turn, b (out, rank) has their rows.
-    `branch_equivalent` says whether the weight belongs to a layer where B(A x) beside the layer's own output equals the changed
-    layer (see `layers.is_plain`); PEFT computes that and nothing else. Raises BadTargetError where shapes do not fit.
+    `branch_equivalent` says whether the weight belongs to a layer where B(A x) beside the layer's own output equals the
+    changed layer (see `layers.is_branch_equivalent`); PEFT computes that and nothing else.
+    Folders of PEFT may have two things more: `bias` (out,), which times the scale is added to the layer's output
+    (`lora_bias`), and `magnitude` (out,), the lengths that the rows of the changed weight get (Liu et al., "DoRA", 2024,
+    section 4). Raises BadTargetError where shapes do not fit.
     """
 
     a: Tensor
@@ -34,6 +37,8 @@ class Delta:
     init_factors: tuple[Tensor, Tensor] | None = None
     branch_equivalent: bool = True
     groups: int = 1
+    bias: Tensor | None = None
+    magnitude: Tensor | None = None
 
     def __post_init__(self) -> None:
         for a, b in (self.a, self.b), *([self.init_factors] if self.init_factors else []):
@@ -45,6 +50,16 @@ class Delta:
                     f"factors of shapes {tuple(a.shape)} and {tuple(b.shape)} do not fit a weight of {self.shape}; "
                     f"expected ({rows}, {inner}) and ({out}, rank)"
                 )
+
+        for vector in (self.bias, self.magnitude):
+            if vector is not None and tuple(vector.shape) != self.shape[:1]:
+                raise BadTargetError(f"a bias or magnitude of {tuple(vector.shape)}; expected {self.shape[:1]}")
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What is trained, by PEFT's names."""
+        own = {"lora_A": self.a, "lora_B": self.b, "lora_bias": self.bias, "lora_magnitude_vector": self.magnitude}
+        return {name: tensor for name, tensor in own.items() if tensor is not None}
 
     @property
     def rank(self) -> int:
@@ -68,6 +83,16 @@ class Delta:
         """The same in the shape of the weight."""
         return self.matrix().reshape(self.shape)
 
+    def changed(self, weight: Tensor) -> Tensor:
+        """Returns `weight` with the change, in its dtype; differentiable."""
+        changed = weight + self.weight().to(weight.dtype)
+        if self.magnitude is None:
+            return changed
+        # the lengths are constants to the gradient, as in the paper's section 4.3 and in PEFT
+        lengths = torch.linalg.vector_norm(changed.detach().flatten(1), dim=1)
+        gain: Tensor = self.magnitude.to(weight.dtype) / lengths
+        return (changed.flatten(1) * gain[:, None]).view_as(changed)
+
     def factors(self) -> tuple[Tensor, Tensor]:
         """A (all ranks, in) and B (out, all ranks) of the same change, the frozen part included: scale * B @ A."""
         pairs = [(self.a, self.b)]
@@ -88,7 +113,25 @@ class Delta:
             if self.init_factors is None
             else (_copy(self.init_factors[0], device), _copy(self.init_factors[1], device))
         )
-        return dataclasses.replace(self, a=_copy(self.a, device), b=_copy(self.b, device), init_factors=init_factors)
+        bias, magnitude = (None if t is None else _copy(t, device) for t in (self.bias, self.magnitude))
+        return dataclasses.replace(
+            self,
+            a=_copy(self.a, device),
+            b=_copy(self.b, device),
+            init_factors=init_factors,
+            bias=bias,
+            magnitude=magnitude,
+        )
+
+
+def check_low_rank(delta: Delta, layer: str) -> None:
+    """Raises BadTargetError for a delta that is more than its factors, and can be neither blended nor shortened."""
+    if delta.bias is not None or delta.magnitude is not None:
+        kind = "a bias (lora_bias)" if delta.magnitude is None else "lengths (DoRA)"
+        raise BadTargetError(
+            f"the delta of {layer} has {kind} beside its factors, which cannot be blended or brought to another rank; plug "
+            "it or merge its weights as it is"
+        )
 
 
 def split_rows(matrix: Tensor, groups: int) -> Tensor:

@@ -1,5 +1,7 @@
 """What is asked of a layer before a delta is put on it, and of a model: its head, its running statistics."""
 
+import inspect
+import re
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -19,13 +21,51 @@ def is_branch_equivalent(backbone: nn.Module, name: str) -> bool:
     function, and the layer's own forward is never called. A dilated convolution is not plain either: a branch would
     be right, but PEFT makes its branch without the dilation.
     """
-    module = backbone.get_submodule(name)
     parent = backbone.get_submodule(name.rpartition(".")[0])
-    if parent._parameters:
-        return False
+    return not parent._parameters and is_plain_layer(backbone.get_submodule(name))
+
+
+def is_plain_layer(module: nn.Module) -> bool:
+    """Whether the own forward of `module` uses its weight as a Linear, or as a Conv2d that PEFT has a counterpart of."""
     if type(module) is nn.Conv2d:
         return module.groups == 1 and module.padding_mode == "zeros" and set(module.dilation) == {1}
     return type(module) is nn.Linear
+
+
+def is_lost_beside(backbone: nn.Module, name: str) -> bool:
+    """Whether the parent of the layer `name` uses its weight without calling it, so that a branch beside it is lost.
+
+    An nn.MultiheadAttention does, and classes whose source says so (the attention of BEiT and of SwinV2).
+    """
+    parent_name, _, leaf = name.rpartition(".")
+    parent = backbone.get_submodule(parent_name)
+    if isinstance(parent, nn.MultiheadAttention):
+        return True
+    try:
+        source = inspect.getsource(type(parent))
+    except (OSError, TypeError):  # a class made in a shell has no source
+        return False
+    # not where it asks the weight for its kind alone
+    pattern = rf"\bself\.{re.escape(leaf)}\.weight\b(?!\.(device|dtype|shape|data|numel|requires_grad)\b)"
+    return re.search(pattern, source) is not None
+
+
+def dense_shape(module: nn.Module) -> tuple[int, ...]:
+    """Returns the shape of the weight of `module`; of a grouped convolution as one that is not grouped has it."""
+    weight: Tensor = getattr(module, weight_name(module))
+    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    return (len(weight), groups * weight.shape[1], *weight.shape[2:])
+
+
+def dense_weight(module: nn.Conv2d) -> Tensor:
+    """Returns the weight of a grouped convolution as one that is not grouped has it, with zeros across the groups."""
+    weight = module.weight.detach()
+    dense = weight.new_zeros(dense_shape(module))
+    rows, columns = len(weight) // module.groups, weight.shape[1]
+    for group in range(module.groups):
+        own = slice(group * rows, (group + 1) * rows)
+        dense[own, group * columns : (group + 1) * columns] = weight[own]
+    return dense
 
 
 def weight_name(module: nn.Module) -> str:

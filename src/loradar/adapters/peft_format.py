@@ -1,38 +1,40 @@
-"""Adapters in the names, shapes and settings of Hugging Face PEFT's LoRA folders, both ways.
+"""Adapters in the names, shapes and settings of Hugging Face PEFT's LoRA folders.
 
 PEFT keeps the factors as layers: lora_A has a convolution's kernel and lora_B is 1x1 (peft/tuners/lora/layer.py).
 Modules trained whole stand under their own names, with every tensor of their state dict (peft/utils/other.py,
 ModulesToSaveWrapper), for it asks for each of them.
 """
 
+from __future__ import annotations
+
 import re
-from math import sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from loradar.adapters.adapter import Adapter, keep
-from loradar.adapters.card import Card
-from loradar.adapters.delta import Delta
-from loradar.core.errors import BadFileError
+if TYPE_CHECKING:
+    from loradar.adapters.adapter import Adapter
 
 PREFIX = "base_model.model."
 UNREADABLE = "LORADAR"
 """The `peft_type` of adapters that PEFT would misread: it knows no such type and refuses."""
 
-# set by PEFT, without effect on what the weights mean once they are trained
-_HARMLESS = {
-    *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
-    *("inference_mode", "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "exclude_modules"),
-    *("modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern"),
-    *("alpha_pattern", "megatron_core", "eva_config", "lora_ga_config", "qalora_group_size", "runtime_config"),
-}
-# the starts that leave the base's own weights as they were
-_STARTS = {"True", "False", "gaussian", "eva", "orthogonal"}
-
 
 def names_of(delta: str) -> tuple[str, str]:
     return f"{PREFIX}{delta}.lora_A.weight", f"{PREFIX}{delta}.lora_B.weight"
+
+
+def further_names_of(delta: str) -> tuple[str, str]:
+    """Of the bias beside the factors, and of the magnitudes."""
+    return f"{PREFIX}{delta}.lora_B.bias", f"{PREFIX}{delta}.lora_magnitude_vector"
+
+
+def is_plain_lora(adapter: Adapter) -> bool:
+    """Whether PEFT would read the adapter as it is, whatever the base: branches of two factors, and whole modules."""
+    whole = {name.rpartition(".")[0] for name in adapter.modules_to_save}
+    return not whole & set(adapter.deltas) and all(
+        delta.branch_equivalent and delta.bias is None and delta.magnitude is None for delta in adapter.deltas.values()
+    )
 
 
 def tensors_of(adapter: Adapter) -> dict[str, Tensor]:
@@ -43,6 +45,8 @@ def tensors_of(adapter: Adapter) -> dict[str, Tensor]:
         if len(delta.shape) == 4:
             a, b = a.reshape(len(a), *delta.shape[1:]), b[:, :, None, None]
         tensors |= dict(zip(names_of(name), (a, b), strict=True))
+        further = zip(further_names_of(name), (delta.bias, delta.magnitude), strict=True)
+        tensors |= {key: tensor.detach() for key, tensor in further if tensor is not None}
     tensors |= {PREFIX + name: tensor.detach() for name, tensor in adapter.modules_to_save.items()}
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
@@ -77,82 +81,3 @@ def config_of(adapter: Adapter, *, readable: bool) -> dict[str, Any]:
 
 def _whole(number: float) -> float:
     return int(number) if number == int(number) else number
-
-
-def from_peft(config: dict[str, Any], tensors: dict[str, Tensor]) -> Adapter:
-    """An adapter out of a folder that PEFT wrote. Raises BadFileError for options whose maths are not ours."""
-    _refuse_options(config)
-    factors: dict[str, dict[str, Tensor]] = {}
-    modules_to_save: dict[str, Tensor] = {}
-    # sorted: the reader of safetensors promises no order, and an optimiser's state goes by it
-    for key, tensor in sorted(tensors.items()):
-        name = key.removeprefix(PREFIX)
-        if match := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
-            factors.setdefault(match[1], {})[match[2]] = tensor
-        elif ".lora_" in name or name == key:
-            raise BadFileError(f"{key} is not a tensor of a plain LoRA; expected lora_A, lora_B and whole modules")
-        else:
-            modules_to_save[name] = tensor
-    deltas = {name: _delta(name, pair, config) for name, pair in factors.items()}
-    modules = dict.fromkeys(name.rpartition(".")[0] for name in modules_to_save)
-    norms = [module for module in modules if f"{module}.running_mean" in modules_to_save]
-    head = next((module for module in modules if module not in norms), "")
-    card = Card(
-        name=str(config.get("base_model_name_or_path") or "peft"),
-        target_modules=tuple(deltas),
-        rank=int(config["r"]),
-        lora_alpha=float(config["lora_alpha"]),
-        head=head,
-        norm="owned" if norms else "frozen",
-    )
-    modules_to_save = {n: keep(n, t, trainable=n.rpartition(".")[0] == head) for n, t in modules_to_save.items()}
-    return Adapter(deltas=deltas, modules_to_save=modules_to_save, card=card)
-
-
-def _refuse_options(config: dict[str, Any]) -> None:
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        hint = "its loradar.json is missing" if kind == UNREADABLE else "expected LORA"
-        raise BadFileError(f"adapter_config.json has peft_type {kind!r}; {hint}")
-    for field in ("r", "lora_alpha"):
-        if isinstance(config.get(field), bool) or not isinstance(config.get(field), int | float):
-            raise BadFileError(f"adapter_config.json has {field} {config.get(field)!r}; expected a number")
-    for option, value in config.items():
-        if value and option not in _HARMLESS and not (option == "bias" and value == "none"):
-            raise BadFileError(
-                f"adapter_config.json has {option}={value!r}, which is not supported; expected plain LoRA"
-            )
-    begin = str(config.get("init_lora_weights", True))
-    if begin not in _STARTS:
-        raise BadFileError(
-            f"adapter_config.json has init_lora_weights={begin!r}, which changes the base's weights; convert it with "
-            "PEFT (path_initial_model_for_weight_conversion) first"
-        )
-
-
-def _delta(name: str, pair: dict[str, Tensor], config: dict[str, Any]) -> Delta:
-    if set(pair) != {"A", "B"}:
-        raise BadFileError(f"{name} has lora_{next(iter(pair))} alone; expected lora_A and lora_B")
-    a, b = pair["A"], pair["B"]
-    rank = int(_pattern(config.get("rank_pattern"), name, config["r"]))
-    kernel_fits = a.ndim == b.ndim and a.ndim in (2, 4) and all(side == 1 for side in b.shape[2:])
-    if not kernel_fits or a.shape[0] != rank or b.shape[1] != rank:
-        raise BadFileError(
-            f"{name} has lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)} at rank {rank}; expected (rank, in, ...) "
-            "and (out, rank, ...) of a Linear or an ungrouped Conv2d"
-        )
-    alpha = float(_pattern(config.get("alpha_pattern"), name, config["lora_alpha"]))
-    return Delta(
-        a=a.flatten(1).contiguous().requires_grad_(),
-        b=b.flatten(1).contiguous().requires_grad_(),
-        shape=(len(b), *a.shape[1:]),
-        scale=alpha / (sqrt(rank) if config.get("use_rslora") else rank),
-    )
-
-
-def _pattern(patterns: dict[str, Any] | None, name: str, otherwise: Any) -> Any:
-    # as peft.utils.other.get_pattern_key: a key is a regular expression for the end of a name
-    for key, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({key})$", name):
-            return value
-    return otherwise

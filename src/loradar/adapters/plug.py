@@ -10,11 +10,16 @@ from torch.nn.utils import parametrize
 
 from loradar.adapters.adapter import Adapter
 from loradar.adapters.delta import Delta
-from loradar.adapters.fingerprint import fingerprint
-from loradar.adapters.layers import has_statistics, is_branch_equivalent, weight_name, weight_of
+from loradar.adapters.fits import check_fits
+from loradar.adapters.layers import (
+    dense_weight,
+    has_statistics,
+    is_branch_equivalent,
+    weight_name,
+    weight_of,
+)
 from loradar.adapters.reach import watch
 from loradar.core.copying import copy_model
-from loradar.core.errors import BadTargetError, WrongBaseError
 from loradar.core.modules import fold_norm, unwrap
 
 
@@ -38,10 +43,17 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterab
     check_fits(base, adapter, hashed=check)
     plugged = copy_model(base, share=True)
     backbone = unwrap(plugged)
-    gains = _fold_norms(backbone, adapter, merge)
+    beside = tuple(name for name, delta in adapter.deltas.items() if _is_beside(backbone, name, delta))
+    gains = _fold_norms(backbone, adapter, merge, set(adapter.deltas) - set(beside))
     reached: set[str] = set()
     for name, delta in adapter.deltas.items():
-        _apply(backbone, name, delta, gains.get(name), reached)
+        module, gain = backbone.get_submodule(name), gains.get(name)
+        if name in beside:
+            module.register_forward_hook(_Branch(delta, gain, name, reached))
+        else:
+            parametrize.register_parametrization(module, weight_name(module), _Composed(delta, name, reached))
+        if delta.bias is not None:
+            module.register_forward_hook(_Shift(delta.bias, delta.scale, gain))
     for name, tensor in adapter.modules_to_save.items():
         _replace(backbone, name, tensor)
     for name, module in backbone.named_modules():
@@ -49,7 +61,7 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterab
             module.eval()
             # on the instance: `plugged.train()` asks each module in turn, and this one declines
             object.__setattr__(module, "train", MethodType(_stay, module))
-    watch(plugged, adapter, reached)
+    watch(plugged, adapter, beside, reached)
     return plugged
 
 
@@ -63,12 +75,7 @@ def merge_weights(base: nn.Module, adapter: Adapter, *, check: bool = True) -> n
     merged_model = copy_model(base, share=True)
     backbone = unwrap(merged_model)
     for name, delta in adapter.deltas.items():
-        weight = weight_of(backbone, name)
-        # clone first: it keeps the memory format
-        merged = weight.detach().clone()
-        merged += delta.weight().detach()
-        module = backbone.get_submodule(name)
-        module.register_parameter(weight_name(module), nn.Parameter(merged, requires_grad=False))
+        _merge_one(backbone.get_submodule(name), weight_of(backbone, name), delta)
     for name, tensor in adapter.modules_to_save.items():
         value = tensor.detach().clone()
         is_parameter = name.rpartition(".")[2] in backbone.get_submodule(name.rpartition(".")[0])._parameters
@@ -76,13 +83,37 @@ def merge_weights(base: nn.Module, adapter: Adapter, *, check: bool = True) -> n
     return merged_model
 
 
-def _fold_norms(backbone: nn.Module, adapter: Adapter, pairs: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+def _merge_one(module: nn.Module, weight: Tensor, delta: Delta) -> None:
+    if isinstance(module, nn.Conv2d) and delta.shape != tuple(weight.shape):
+        # PEFT's change of a grouped convolution reads across the groups
+        weight, module.groups = dense_weight(module), 1
+    # clone first: it keeps the memory format
+    merged = weight.detach().clone()
+    merged = merged.add_(delta.weight().detach()) if delta.magnitude is None else delta.changed(merged).detach()
+    module.register_parameter(weight_name(module), nn.Parameter(merged, requires_grad=False))
+    if delta.bias is not None:
+        own = module.bias
+        shift = (delta.bias.detach() * delta.scale).to(merged.dtype)
+        bias = own.detach() + shift if isinstance(own, Tensor) else shift
+        module.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
+
+
+def _is_beside(backbone: nn.Module, name: str, delta: Delta) -> bool:
+    """Whether a delta is computed beside its layer; else it is composed into the layer's weight."""
+    if delta.magnitude is not None:
+        return False
+    is_across_groups = delta.shape != tuple(weight_of(backbone, name).shape)
+    return is_across_groups or (delta.branch_equivalent and is_branch_equivalent(backbone, name))
+
+
+def _fold_norms(
+    backbone: nn.Module, adapter: Adapter, pairs: Iterable[tuple[str, str]], composed: set[str]
+) -> dict[str, Tensor]:
     """Folds frozen normalisation into the convolutions before it. Returns their gains per output channel, by name."""
     gains: dict[str, Tensor] = {}
     owned = {name.rpartition(".")[0] for name in adapter.modules_to_save}
     for first, second in pairs:
-        composed = first in adapter.deltas and not adapter.deltas[first].branch_equivalent
-        if not composed and not owned & {first, second}:
+        if first not in composed and not owned & {first, second}:
             gains[first] = fold_norm(backbone, first, second)
     return gains
 
@@ -100,64 +131,6 @@ def _replace(backbone: nn.Module, name: str, tensor: Tensor) -> None:
 
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
     return module
-
-
-def check_fits(base: nn.Module, adapter: Adapter, *, hashed: bool = True) -> None:
-    """Raises WrongBaseError where `adapter` is not for `base`; without `hashed`, names and shapes alone count."""
-    card = adapter.card
-    if hashed and card.base_fingerprint:
-        check_base(adapter, fingerprint(base))
-    backbone = unwrap(base)
-    for name, delta in adapter.deltas.items():
-        try:
-            weight = weight_of(backbone, name)
-        except BadTargetError as error:
-            raise WrongBaseError(f"adapter {card.name!r} does not fit this base: {error}") from error
-        _check_one(card.name, f"{name}.weight", delta.a, delta.shape, tuple(weight.shape), weight)
-        if delta.branch_equivalent != is_branch_equivalent(backbone, name):
-            raise WrongBaseError(
-                f"adapter {card.name!r} was made for another kind of layer than this base's {name} (its dilation, "
-                "groups, padding mode or class differ); load the base that it was trained on"
-            )
-    own = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
-    for name, tensor in adapter.modules_to_save.items():
-        if name not in own:
-            raise WrongBaseError(f"adapter {card.name!r} replaces {name}, which this base does not have")
-        shape = tuple(own[name].shape)
-        if card.classes and name.rpartition(".")[0] in card.modules_to_save:
-            # a head of its own classes, from the base's features
-            shape = (len(card.classes), *shape[1:])
-        _check_one(card.name, name, tensor, tuple(tensor.shape), shape, own[name])
-
-
-def check_base(adapter: Adapter, found: str) -> None:
-    """Raises WrongBaseError where `adapter` names another base than the one of fingerprint `found`."""
-    if adapter.card.base_fingerprint not in ("", found):
-        raise WrongBaseError(
-            f"adapter {adapter.card.name!r} belongs to the base {adapter.card.base_fingerprint[:12]}, this one is "
-            f"{found[:12]}; load the base that it was trained on"
-        )
-
-
-def _check_one(
-    adapter: str, name: str, tensor: Tensor, shape: tuple[int, ...], expected: tuple[int, ...], own: Tensor
-) -> None:
-    if shape != expected:
-        raise WrongBaseError(
-            f"adapter {adapter!r} has {name} of {shape}, this base {expected}; load the base that it was trained on"
-        )
-    if tensor.device != own.device:
-        raise WrongBaseError(
-            f"adapter {adapter!r} is on {tensor.device}, the base on {own.device}; adapter.to({str(own.device)!r})"
-        )
-
-
-def _apply(backbone: nn.Module, name: str, delta: Delta, gain: Tensor | None, reached: set[str]) -> None:
-    module = backbone.get_submodule(name)
-    if delta.branch_equivalent:
-        module.register_forward_hook(_Branch(delta, gain, name, reached))
-    else:
-        parametrize.register_parametrization(module, weight_name(module), _Composed(delta, name, reached))
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,4 +175,18 @@ class _Composed(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         self.reached.add(self.name)
-        return weight + self.delta.weight().to(weight.dtype)
+        return self.delta.changed(weight)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shift:
+    """Adds a bias to a layer's output, times the scale of its delta."""
+
+    bias: Tensor
+    scale: float
+    gain: Tensor | None
+
+    def __call__(self, module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        shift = self.bias * self.scale if self.gain is None else self.bias * self.scale * self.gain
+        shift = shift.to(output.dtype)
+        return output + (shift[:, None, None] if isinstance(module, nn.Conv2d) else shift)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from loradar.adapters.adapter import Adapter, keep
 from loradar.adapters.card import Card
-from loradar.adapters.delta import Delta, stacked
+from loradar.adapters.delta import Delta, check_low_rank, stacked
 from loradar.adapters.files import load
 from loradar.core.errors import BadConfigError, WrongBaseError, did_you_mean
 
@@ -90,6 +90,8 @@ def add_weighted(pool: AdapterPool, weights: Mapping[str, float], *, name: str =
 def _sum(layer: str, pool: AdapterPool, weights: Mapping[str, float]) -> Delta:
     parts = [(pool[n].deltas[layer], w) for n, w in weights.items() if layer in pool[n].deltas]
     first = parts[0][0]
+    for part, _ in parts:
+        check_low_rank(part, layer)
     if any((part.shape, part.groups) != (first.shape, first.groups) for part, _ in parts):
         raise WrongBaseError(f"the adapters' shapes for {layer} differ: {[part.shape for part, _ in parts]}")
     # [w1 s1 B1, w2 s2 B2] @ [A1; A2] is the sum itself; summing A's and B's apart would add the cross terms

@@ -12,14 +12,15 @@ from loradar.core.errors import BadTargetError
 from loradar.core.modules import unwrap
 
 
-def watch(plugged: nn.Module, adapter: Adapter, reached: set[str]) -> None:
-    """Checks the first batch that `plugged` answers in eval mode. `reached` is filled by the deltas of the layers.
+def watch(plugged: nn.Module, adapter: Adapter, beside: tuple[str, ...], reached: set[str]) -> None:
+    """Checks the first batch that `plugged` answers in eval mode.
+
+    `beside` are the layers whose delta is computed beside them, `reached` is filled by the deltas as they are computed.
 
     Raises BadTargetError from that forward pass: where it came by no change at all, so that the model computes elsewhere
     than in its own modules; and where it uses a weight without calling its layer, which loses the delta beside it.
     """
     heads = {name.rpartition(".")[0] for name in adapter.modules_to_save} - set(adapter.deltas)
-    beside = tuple(name for name, delta in adapter.deltas.items() if delta.branch_equivalent)
     backbone = unwrap(plugged)
     for name in heads:
         backbone.get_submodule(name).register_forward_hook(_Mark(name, reached))
@@ -39,8 +40,6 @@ class _Mark:
 
 
 class _FirstBatch:
-    """The hook. `beside` are the layers that a branch beside them changes."""
-
     def __init__(self, adapter: str, beside: Collection[str], reached: set[str]) -> None:
         self.adapter, self.beside, self.reached = adapter, beside, reached
         self.is_done = False

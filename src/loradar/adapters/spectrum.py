@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from loradar.adapters.adapter import Adapter
-from loradar.adapters.delta import Delta, split_rows, stacked
+from loradar.adapters.delta import Delta, check_low_rank, split_rows, stacked
 from loradar.adapters.layers import weight_of
 from loradar.adapters.plug import merge_weights
 from loradar.core.errors import BadConfigError
@@ -29,6 +29,8 @@ def truncate_spectrum(base: nn.Module, adapter: Adapter, keep: float) -> Adapter
     if keep == 1:
         return adapter
     backbone = unwrap(base)
+    for name, delta in adapter.deltas.items():
+        check_low_rank(delta, name)
     deltas = {name: _trimmed(weight_of(backbone, name), delta, keep) for name, delta in adapter.deltas.items()}
     card = dataclasses.replace(adapter.card, data={**adapter.card.data, "kept_singular_values": keep})
     return dataclasses.replace(adapter, deltas=deltas, card=card)
@@ -76,6 +78,8 @@ def truncated(adapter: Adapter, rank: int) -> Adapter:
     """
     if rank < 1:
         raise BadConfigError(f"rank is {rank}; expected 1 or more")
+    for name, delta in adapter.deltas.items():
+        check_low_rank(delta, name)
     found = {name: _truncated(delta, rank) for name, delta in adapter.deltas.items()}
     lost, whole = (sum(values[i] for _, *values in found.values()) for i in (0, 1))
     error = sqrt(lost / whole) if whole else 0.0

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from loradar.adapters.adapter import Adapter
 from loradar.adapters.fingerprint import fingerprint
-from loradar.adapters.plug import check_base, plug
+from loradar.adapters.fits import check_base
+from loradar.adapters.plug import plug
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.types import Images
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from loradar.core.checks import check_images, check_labels
 from loradar.core.errors import BadConfigError
 from loradar.core.losses import cross_entropy, margin
-from loradar.core.modules import evaluating
+from loradar.core.modules import check_logits, evaluating
 from loradar.core.types import Images, Labels, Logits
 
 # images in one forward pass, by their pixels (height * width): 64 images of 32 x 32 stay in a processor's cache
@@ -46,9 +46,7 @@ def images_at_once(x: Images) -> int:
 
 def logits_of(model: nn.Module, x: Images) -> Logits:
     """(batch, classes), in single precision at least: half precision rounds small losses to 0."""
-    logits: Logits = model(x)
-    if logits.ndim != 2:
-        raise BadConfigError(f"the model gives shape {tuple(logits.shape)}; expected logits of (batch, classes)")
+    logits = check_logits(model(x))
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 

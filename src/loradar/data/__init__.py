@@ -3,7 +3,7 @@
 from loradar.data.augment import augment, varied
 from loradar.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt
 from loradar.data.decoding import read_images
-from loradar.data.images import ImageSet
+from loradar.data.images import ImageSet, fetch_all
 from loradar.data.memory import as_source
 from loradar.data.source import Source
 from loradar.data.sources import load_source
@@ -19,6 +19,7 @@ __all__ = [
     "as_source",
     "augment",
     "corrupt",
+    "fetch_all",
     "load_source",
     "read_images",
     "split",

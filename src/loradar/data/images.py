@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from loradar.core.types import Images, Labels
@@ -54,6 +55,11 @@ class ImageSet(Protocol):
     def digests(self) -> list[bytes] | None:
         """A hash of each image as it is stored; None for a set too large to be held."""
         ...
+
+
+def fetch_all(images: ImageSet, count: int | None = None) -> tuple[Images, Labels]:
+    """Fetches all images of a set at once, or its first `count`, with their labels."""
+    return images.fetch(torch.arange(len(images) if count is None else min(count, len(images))))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

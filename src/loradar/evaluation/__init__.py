@@ -1,6 +1,6 @@
 """Measured figures with their n, interval and threat model, and the checks that they deserve belief."""
 
-from loradar.evaluation.data_checks import check_classes, check_unseen, everything
+from loradar.evaluation.data_checks import check_classes, check_unseen
 from loradar.evaluation.intervals import sign_test, wilson
 from loradar.evaluation.leak import LabelLeakResult, Sign, leak_test
 from loradar.evaluation.masking_checks import Check, check_masking, check_transfer
@@ -25,7 +25,6 @@ __all__ = [
     "check_unseen",
     "correct",
     "device_of",
-    "everything",
     "labels",
     "leak_test",
     "open_bench",

@@ -2,12 +2,9 @@
 
 from typing import Any
 
-import torch
-
 from loradar.adapters import Card
 from loradar.core.errors import BadConfigError, BadDataError
-from loradar.core.types import Images, Labels
-from loradar.data import ImageSet, Source
+from loradar.data import Source
 from loradar.models import Base
 
 
@@ -35,8 +32,3 @@ def check_unseen(card: Card, source: Source, record: dict[str, Any]) -> None:
             f"adapter {card.name!r} was trained on some of these images: its reported ones are the first {before} of seed "
             f"{card.data['seed']}; use --seed {card.data['seed']} and --max-test-images {before} or less"
         )
-
-
-def everything(images: ImageSet) -> tuple[Images, Labels]:
-    """All of a set at once, in memory."""
-    return images.fetch(torch.arange(len(images)))

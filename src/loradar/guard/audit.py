@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradar.adapters import Adapter, load_named
-from loradar.adapters.plug import check_base
+from loradar.adapters.fits import check_base
 from loradar.attacks import named_attacks, parse_attack
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.files import make_folder
 from loradar.core.types import Attack, Progress
-from loradar.data import CORRUPTIONS, Source, Splits, load_source, split
-from loradar.evaluation import check_classes, check_unseen, everything, versions
+from loradar.data import CORRUPTIONS, Source, Splits, fetch_all, load_source, split
+from loradar.evaluation import check_classes, check_unseen, versions
 from loradar.evaluation.corruptions import Corrupted
 from loradar.evaluation.workbench import open_bench
 from loradar.guard.calibration_split import refuse_calibrated
@@ -101,7 +101,7 @@ def run(job: GuardAuditJob, *, progress: Progress | None = None) -> GuardAuditRe
     config, guard = job.config, job.guard
     make_folder(config.out)
     bench = open_bench(guard.state.base, config, progress)
-    x, y = everything(job.splits.reported)
+    x, y = fetch_all(job.splits.reported)
     candidates = list_candidates(bench, guard, job.candidates, job.rules)
     voters = {one.name: one.target for one in candidates if one.name in guard.settings.voters}
     measuring = GuardMeasuring(bench=bench, guard=guard, voters=voters, config=config, attacks=job.attacks, x=x, y=y)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from loradar.adapters import Adapter, AdapterPool, fingerprint, load_named
-from loradar.adapters.plug import check_base
+from loradar.adapters.fits import check_base
 from loradar.attacks import named_attacks
 from loradar.core.errors import BadConfigError
 from loradar.core.files import check_place
 from loradar.core.names import GUARD_RECORD
 from loradar.core.types import Attack, Progress
-from loradar.data import ImageSet, Source, load_source
-from loradar.evaluation import check_classes, everything
+from loradar.data import ImageSet, Source, fetch_all, load_source
+from loradar.evaluation import check_classes
 from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.guard.calibration import calibrate
 from loradar.guard.calibration_data import CalibrationData, calibration_data, identifier_features
@@ -106,7 +106,7 @@ def run(job: GuardBuildJob, *, progress: Progress | None = None) -> GuardBuildRe
     config, base, threats = job.config, job.base, tuple(job.attacks)
     bench = open_bench(base, config, progress)
     voters = merged_voters(base, job.adapters)
-    data = calibration_data(bench, voters, job.attacks, *everything(job.images))
+    data = calibration_data(bench, voters, job.attacks, *fetch_all(job.images))
     known = data.kinds < data.known
     calibrations = {name: calibrate(logits[known], data.y[known]) for name, logits in data.logits.items()}
     features, gate_features = identifier_features(data, calibrations, config.rectangle)

@@ -6,20 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradar.adapters import Adapter, fingerprint, load_named
-from loradar.adapters.plug import check_base, check_fits
+from loradar.adapters.fits import check_base, check_fits
 from loradar.attacks import named_attacks
 from loradar.core.files import make_folder
 from loradar.core.types import Attack, Progress
-from loradar.data import Source, Splits, load_source, split
-from loradar.evaluation import (
-    AccuracyResult,
-    check_classes,
-    check_transfer,
-    check_unseen,
-    device_of,
-    everything,
-    versions,
-)
+from loradar.data import Source, Splits, fetch_all, load_source, split
+from loradar.evaluation import AccuracyResult, check_classes, check_transfer, check_unseen, device_of, versions
 from loradar.evaluation import candidates as figures
 from loradar.evaluation.candidates import Candidate, ReportedImages
 from loradar.evaluation.workbench import Workbench, open_bench
@@ -105,7 +97,7 @@ def measured(job: AuditJob, progress: Progress | None) -> Report:
         Candidate.with_adapter(job.base.model, adapter.to(bench.device), name=name)
         for name, adapter in job.adapters.items()
     ]
-    x, y = everything(job.splits.reported)
+    x, y = fetch_all(job.splits.reported)
     reported = ReportedImages(x=x, y=y, seed=config.seed)
     rows = measure(bench, candidates, job.attacks, config.threat, reported)
     shown = [

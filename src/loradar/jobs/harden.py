@@ -14,16 +14,8 @@ from loradar.core.errors import did_you_mean
 from loradar.core.modules import evaluating
 from loradar.core.names import ADAPTER_WEIGHTS, BASE_CONFIG
 from loradar.core.types import Attack, Progress, Threat
-from loradar.data import Source, Splits, load_source, split
-from loradar.evaluation import (
-    AccuracyResult,
-    Check,
-    LabelLeakResult,
-    Picture,
-    check_transfer,
-    everything,
-    versions,
-)
+from loradar.data import Source, Splits, fetch_all, load_source, split
+from loradar.evaluation import AccuracyResult, Check, LabelLeakResult, Picture, check_transfer, versions
 from loradar.evaluation import candidates as figures
 from loradar.evaluation.candidates import Candidate, ReportedImages
 from loradar.evaluation.workbench import Workbench, open_bench
@@ -128,7 +120,7 @@ def run(job: HardenJob, *, progress: Progress | None = None) -> HardenResult:
     bench = open_bench(base, config, progress)
     _say_how_long(job, bench)
     trained = [train_adapter(m, bench, job.splits, config, config.out / "work" / m.name) for m in job.members]
-    x, y = everything(job.splits.reported)
+    x, y = fetch_all(job.splits.reported)
     measuring = _Measuring(
         bench=bench,
         config=config,

@@ -10,8 +10,8 @@ from torch import Tensor
 from loradar.core.files import check_place
 from loradar.core.names import BASE_CONFIG, CHECKPOINT
 from loradar.core.types import Images, NullProgress, Progress
-from loradar.data import Source, Splits, augment, load_source, split
-from loradar.evaluation import AccuracyResult, accuracy_row, check_classes, everything
+from loradar.data import Source, Splits, augment, fetch_all, load_source, split
+from loradar.evaluation import AccuracyResult, accuracy_row, check_classes
 from loradar.jobs.config import PretrainConfig
 from loradar.models import Base, new_base, pick_device, save_base, with_autocast
 from loradar.training import FitSettings, Training, clean_loss, train
@@ -79,7 +79,7 @@ def run(job: PretrainJob, *, progress: Progress | None = None) -> PretrainResult
         run=config.model_dump_json(exclude={"out", "device"}),
     )
     train(training, progress or NullProgress())
-    x, y = everything(splits.reported)
+    x, y = fetch_all(splits.reported)
     row = accuracy_row(model.eval(), x, y, name="base", seed=config.seed, batch_size=config.batch_size)
     notes = {
         "recipe": json.loads(config.model_dump_json(exclude={"out", "device"})),

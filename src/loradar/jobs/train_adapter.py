@@ -12,8 +12,8 @@ from torch import Tensor
 from loradar.adapters import Adapter, find_targets, init_adapter, merge_weights, plug, save
 from loradar.core.names import CHECKPOINT
 from loradar.core.types import Images
-from loradar.data import Splits, augment
-from loradar.evaluation import everything, run_attack
+from loradar.data import Splits, augment, fetch_all
+from loradar.evaluation import run_attack
 from loradar.evaluation.workbench import Workbench
 from loradar.jobs.config import HardenConfig
 from loradar.jobs.members import Member
@@ -97,7 +97,7 @@ def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenCon
     kept: Images | None = None
     if member.target == "base":
         name = f"craft {member.against}, {len(splits.train)} training images"
-        kept = bench.attacked(member.attack, base, *everything(splits.train), name=name)
+        kept = bench.attacked(member.attack, base, *fetch_all(splits.train), name=name)
 
     def loss_of(indices: Tensor, seed: int) -> Tensor:
         x, y = (tensor.to(device) for tensor in splits.train.fetch(indices))
@@ -119,7 +119,7 @@ def _measure(
     member: Member, bench: Workbench, splits: Splits, adapter: Adapter
 ) -> Callable[[], tuple[float, float | None, int]]:
     """What counts right answers of the adapter of the moment on the validation split, clean and attacked."""
-    base, (x, y) = bench.base.model, everything(splits.validation)
+    base, (x, y) = bench.base.model, fetch_all(splits.validation)
     name = f"craft {member.against}, {len(y)} validation images"
     kept = bench.attacked(member.attack, base, x, y, name=name) if member.target == "base" else None
 
