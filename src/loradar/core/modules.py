@@ -56,6 +56,8 @@ def check_logits(output: object) -> Logits:
     logits = take_logits(output)
     if not isinstance(logits, Tensor):
         raise BadConfigError(f"the model gives {_said(logits)}; expected logits (batch, classes)")
+    if not logits.is_floating_point():
+        raise BadConfigError(f"the model gives {logits.dtype}; expected logits of a float type, before any argmax")
     shape = tuple(logits.shape)
     if len(shape) == 2 and not shape[1]:
         raise BadConfigError(f"the model gives shape {shape}, of no class; expected logits of two classes or more")
@@ -67,8 +69,6 @@ def check_logits(output: object) -> Logits:
     if len(shape) != 2:
         mend = "add nn.Flatten() behind it" if shape[2:] and set(shape[2:]) == {1} else "pool it first"
         raise BadConfigError(f"the model gives shape {shape}; expected logits (batch, classes): {mend}")
-    if not logits.is_floating_point():
-        raise BadConfigError(f"the model gives {logits.dtype}; expected logits of a float type, before any argmax")
     return logits
 
 
@@ -105,7 +105,7 @@ def fold_norm(backbone: nn.Module, convolution: str, norm: str) -> Tensor:
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
-    """The submodule `name` of the innermost backbone. Raises BadTargetError with the near misses."""
+    """Returns the submodule `name` of the user's own backbone. Raises BadTargetError with the near misses."""
     modules: dict[str, nn.Module] = dict(unwrap(model).named_modules())
     if name not in modules or not name:
         raise BadTargetError(f"the model has no layer {name!r}; {did_you_mean(name, [n for n in modules if n])}")
@@ -114,7 +114,7 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode (no dropout, no moving statistics) for the time of the block, then as it was."""
+    """Puts every module in eval mode (no dropout, no moving statistics) for the block, then back as it was."""
     trained = [m for m in model.modules() if m.training]
     try:
         for module in trained:
@@ -131,7 +131,7 @@ class _Output:
 
 @contextmanager
 def capture(model: nn.Module, layer: str) -> Iterator[_Output]:
-    """The output of `layer`, at its first call within the block, as `.value`.
+    """Keeps the output of `layer`, at its first call within the block, as `.value`.
 
     Raises BadTargetError for a layer that does not exist.
     """
@@ -157,7 +157,7 @@ class _Reached(Exception):  # noqa: N818  # nothing went wrong
 
 
 def output_of(model: nn.Module, layer: str, x: Tensor) -> object:
-    """What `layer` gives at its first call when `model` is asked for `x`; the layers behind it are not computed.
+    """Returns what `layer` gives at its first call for `model(x)`; the layers behind it are not computed.
 
     None where the forward pass does not come by. Raises BadTargetError for a layer that does not exist.
     """
