@@ -217,4 +217,4 @@ def test_every_name_of_the_front_door_is_there() -> None:
     for name in loradar.__all__:
         assert getattr(loradar, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'hardenn'"):
-        loradar.hardenn  # type: ignore[attr-defined]  # noqa: B018
+        loradar.hardenn  # noqa: B018

@@ -28,7 +28,12 @@ def imports() -> Iterator[tuple[str, str, str, str]]:
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
         module = ".".join(part for part in parts if part != "__init__")
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        # what only a type checker reads is no import of the running program
+        typing = {id(n) for node in ast.walk(tree) if _is_for_typing(node) for n in ast.walk(node)}
+        for node in ast.walk(tree):
+            if id(node) in typing:
+                continue
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             elif isinstance(node, ast.Import):
@@ -38,6 +43,10 @@ def imports() -> Iterator[tuple[str, str, str, str]]:
             for name in names:
                 if name.startswith("loradar."):
                     yield f"{path.relative_to(SOURCE)}:{node.lineno}", parts[0], module, name.removeprefix("loradar.")
+
+
+def _is_for_typing(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def test_every_package_is_in_the_graph() -> None:

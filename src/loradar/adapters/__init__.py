@@ -4,13 +4,14 @@ from loradar.adapters.adapter import Adapter, full_adapter, init_adapter
 from loradar.adapters.card import Card
 from loradar.adapters.delta import Delta
 from loradar.adapters.features import feature_extractor
-from loradar.adapters.files import load, save, verify
+from loradar.adapters.files import load, verify
 from loradar.adapters.fingerprint import fingerprint
 from loradar.adapters.heads import find_head, find_heads
 from loradar.adapters.init import Init, init_delta
 from loradar.adapters.layers import find_norms
 from loradar.adapters.plug import merge_weights, plug
 from loradar.adapters.pool import AdapterPool, add_weighted, check_shared_start, load_named
+from loradar.adapters.saving import save
 from loradar.adapters.spectrum import on_residual, residual, truncate_spectrum, truncated
 from loradar.adapters.switch import AdapterSwitch
 from loradar.adapters.targets import PRESETS, find_targets, target_share

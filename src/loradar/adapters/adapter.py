@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from loradar.adapters.fingerprint import fingerprint
 from loradar.adapters.heads import find_heads
 from loradar.adapters.init import Init, init_delta
 from loradar.adapters.layers import STATISTICS, find_norms, fused_matrices, is_branch_equivalent, weight_name, weight_of
+from loradar.adapters.saving import save
 from loradar.adapters.targets import find_targets
 from loradar.core.errors import BadConfigError, BadTargetError
 from loradar.core.modules import unwrap
@@ -48,6 +50,13 @@ class Adapter:
     def with_card(self, **changes: Any) -> "Adapter":
         """The same tensors under a card with these fields changed."""
         return dataclasses.replace(self, card=dataclasses.replace(self.card, **changes))
+
+    def save(self, folder: str | Path, base: nn.Module | None = None) -> Path:
+        """Writes the adapter as `folder`, which `load` and PEFT read; with `base` it is checked first that it fits.
+
+        Raises BadFileError where the disk is full, or where `folder` holds something else than an adapter.
+        """
+        return save(self, folder, base)
 
     def to(self, device: torch.device | str) -> "Adapter":
         """A copy on `device`."""

@@ -1,88 +1,25 @@
-"""Adapters on disk: a folder that PEFT reads too. Written whole or not at all, checked when read, never a pickle."""
+"""Adapters on disk, checked when read: folders of ours and of PEFT's, never a pickle."""
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from loradar.adapters.adapter import Adapter, keep
-from loradar.adapters.card import Card
 from loradar.adapters.delta import Delta, narrowed
 from loradar.adapters.fits import check_fits
-from loradar.adapters.model_card import model_card
-from loradar.adapters.peft_format import (
-    PREFIX,
-    config_of,
-    from_peft,
-    further_names_of,
-    is_plain_lora,
-    names_of,
-    tensors_of,
-)
+from loradar.adapters.peft_format import PREFIX, config_of, further_names_of, names_of
+from loradar.adapters.peft_reading import from_peft
+from loradar.adapters.saving import RECORD, SCHEMA, DeltaRecord, Record, check_finite
 from loradar.core.errors import BadFileError, LoradarError
-from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
-from loradar.core.modules import unwrap
+from loradar.core.files import sha256
 from loradar.core.names import ADAPTER_CONFIG, ADAPTER_RECORD, ADAPTER_WEIGHTS
-
-SCHEMA = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class _DeltaRecord:
-    shape: tuple[int, ...]
-    scale: float
-    init_factors: int
-    branch_equivalent: bool
-    groups: int = 1
-    bias: bool = False
-    magnitude: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Record:
-    """What loradar.json holds. `tensors` gives dtype and shape of each tensor of the weights' file."""
-
-    schema: int
-    sha256: str
-    card: Card
-    deltas: dict[str, _DeltaRecord]
-    tensors: dict[str, tuple[str, tuple[int, ...]]]
-
-
-_RECORD = TypeAdapter(_Record)
-
-
-def save(adapter: Adapter, folder: str | Path, base: nn.Module | None = None) -> Path:
-    """Writes `adapter` as `folder`, in the place of an adapter that may be there. Returns the folder.
-
-    With `base` it is checked first that the adapter fits it. Raises BadFileError where the disk is full, where
-    `folder` holds something else than an adapter, or where a value is not finite (training diverged).
-    """
-    folder = Path(folder)
-    if base is not None:
-        check_fits(base, adapter)
-    check_place(folder, ADAPTER_CONFIG, "an adapter")
-    tensors = tensors_of(adapter)
-    _check_finite(tensors, "the adapter")
-    readable = is_plain_lora(adapter) and not _misread(adapter, base)
-    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
-    files = {
-        ADAPTER_WEIGHTS: weights,
-        ADAPTER_CONFIG: json.dumps(config_of(adapter, readable=readable), indent=2).encode(),
-        ADAPTER_RECORD: _RECORD.dump_json(_record(adapter, tensors, weights), indent=2),
-        "README.md": model_card(adapter.card, readable=readable, size=len(weights)).encode(),
-    }
-    with folder_atomically(folder) as fresh:
-        for name, data in files.items():
-            write_atomically(fresh / name, data)
-    return folder
+from loradar.core.old_attacks import with_specs
 
 
 def load(folder: str | Path) -> Adapter:
@@ -102,7 +39,7 @@ def load(folder: str | Path) -> Adapter:
         tensors = safetensors.torch.load(weights)
     except (SafetensorError, ValueError, KeyError) as error:
         raise BadFileError(f"{folder / ADAPTER_WEIGHTS} is not a safetensors file ({error}); get it anew") from error
-    _check_finite(tensors, str(folder / ADAPTER_WEIGHTS))
+    check_finite(tensors, str(folder / ADAPTER_WEIGHTS))
     return from_peft(config, tensors) if record is None else _rebuild(record, tensors)
 
 
@@ -130,35 +67,7 @@ def verify(folder: str | Path, base: nn.Module | None = None) -> list[str]:
     return problems
 
 
-def _misread(adapter: Adapter, base: nn.Module | None) -> bool:
-    if base is None:
-        return False
-    # PEFT takes a module to save as the end of a name, and then misses the tensors of all that it was not meant for
-    whole = {name.rpartition(".")[0] for name in adapter.modules_to_save}
-    swallows = any(name not in whole and name.endswith(tuple(whole)) for name, _ in unwrap(base).named_modules())
-    # nor does it know a head for other classes than the base's
-    own = unwrap(base).state_dict()
-    return swallows or any(tensor.shape != own[name].shape for name, tensor in adapter.modules_to_save.items())
-
-
-def _record(adapter: Adapter, tensors: dict[str, Tensor], weights: bytes) -> _Record:
-    deltas = {
-        name: _DeltaRecord(
-            shape=delta.shape,
-            scale=delta.scale,
-            init_factors=len(delta.init_factors[0]) if delta.init_factors else 0,
-            branch_equivalent=delta.branch_equivalent,
-            groups=delta.groups,
-            bias=delta.bias is not None,
-            magnitude=delta.magnitude is not None,
-        )
-        for name, delta in adapter.deltas.items()
-    }
-    manifest = {name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items()}
-    return _Record(schema=SCHEMA, sha256=sha256(weights), card=adapter.card, deltas=deltas, tensors=manifest)
-
-
-def _rebuild(record: _Record, tensors: dict[str, Tensor]) -> Adapter:
+def _rebuild(record: Record, tensors: dict[str, Tensor]) -> Adapter:
     found = {name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in tensors.items()}
     if found != record.tensors:
         odd = min(name for name, _ in found.items() ^ record.tensors.items())
@@ -174,7 +83,7 @@ def _rebuild(record: _Record, tensors: dict[str, Tensor]) -> Adapter:
     return Adapter(deltas=deltas, modules_to_save=modules_to_save, card=record.card)
 
 
-def _rebuild_delta(name: str, record: _DeltaRecord, tensors: dict[str, Tensor]) -> Delta:
+def _rebuild_delta(name: str, record: DeltaRecord, tensors: dict[str, Tensor]) -> Delta:
     key_a, key_b = names_of(name)
     if key_a not in tensors or key_b not in tensors or not math.isfinite(record.scale):
         raise BadFileError(
@@ -201,18 +110,12 @@ def _rebuild_delta(name: str, record: _DeltaRecord, tensors: dict[str, Tensor]) 
     )
 
 
-def _check_finite(tensors: dict[str, Tensor], where: str) -> None:
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise BadFileError(f"{where} has NaN or infinite values in {name}; expected finite ones")
-
-
-def _read_record(path: Path) -> _Record:
+def _read_record(path: Path) -> Record:
     content = _json(path)
     if content.get("schema") == 1:
         content = _upgraded(content)
     try:
-        record = _RECORD.validate_json(json.dumps(content))
+        record = RECORD.validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the text"
@@ -235,7 +138,9 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
             for name, delta in deltas.items()
         }
     card = renamed(content.get("card"), {"targets": "target_modules", "alpha": "lora_alpha", "start": "init"})
-    return content | {"schema": SCHEMA, "card": card, "deltas": deltas}
+    if isinstance(card, dict):
+        card.setdefault("modules_to_save", [card["head"]] if card.get("head") else [])
+    return content | {"schema": SCHEMA, "card": with_specs(card), "deltas": deltas}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Whether an adapter is for a base: the hash of its weights, names, shapes, devices, and the kinds of its layers."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
-from loradar.adapters.adapter import Adapter
 from loradar.adapters.delta import Delta
 from loradar.adapters.fingerprint import fingerprint
 from loradar.adapters.layers import (
@@ -15,6 +18,9 @@ from loradar.adapters.layers import (
 )
 from loradar.core.errors import BadTargetError, WrongBaseError
 from loradar.core.modules import unwrap
+
+if TYPE_CHECKING:
+    from loradar.adapters.adapter import Adapter
 
 
 def check_fits(base: nn.Module, adapter: Adapter, *, hashed: bool = True) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradar.adapters import Adapter, fingerprint, load_named
-from loradar.adapters.plug import check_base, check_fits
+from loradar.adapters.fits import check_base, check_fits
 from loradar.attacks import named_attacks
 from loradar.core.files import make_folder
 from loradar.core.types import Attack, Progress
