@@ -125,6 +125,8 @@ def _replace(backbone: nn.Module, name: str, tensor: Tensor) -> None:
     if isinstance(module, nn.Linear) and leaf == "weight":
         # a head may be for another number of classes
         module.out_features = len(tensor)
+    elif isinstance(module, nn.Conv2d) and leaf == "weight":
+        module.out_channels = len(tensor)
 
 
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001

@@ -156,10 +156,9 @@ class FewShotClassifier:
 
     def predict(self, x: Tensor | Array) -> Any:
         """(n,) labels of images (n, c, h, w). A tensor for a tensor, unless labels are text; an array otherwise."""
-        answers = self.classes_[self._logits(x).argmax(1).numpy()]
-        return (
-            torch.from_numpy(answers).to(x.device) if isinstance(x, Tensor) and answers.dtype.kind in "iu" else answers
-        )
+        codes = self._logits(x).argmax(1).numpy()
+        labels = self.classes_[codes]
+        return torch.from_numpy(labels).to(x.device) if isinstance(x, Tensor) and labels.dtype.kind == "i" else labels
 
     def predict_proba(self, x: Tensor | Array) -> Any:
         """(n, classes) probabilities in the order of `classes_`: a softmax of the logits; a tensor for a tensor."""

@@ -237,7 +237,8 @@ def task_classifier(base: nn.Module, adapter: Adapter, support: tuple[Images, La
     With the images that it was fitted on, and their labels, it is transductive: a batch is answered as a whole.
     """
     adapter, card = adapter.to(device_of(base)), adapter.card
-    features = skip_padding(feature_extractor(merge_weights(base, adapter))).eval()
+    merge_weights(base, adapter)  # checks the base by its weights, which those of a part of it are not
+    features = skip_padding(merge_weights(feature_extractor(base), adapter, check=False)).eval()
     kind = head_of(adapter)
     if support is not None:
         x, y = support
