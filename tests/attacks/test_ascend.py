@@ -97,7 +97,7 @@ def test_model_without_a_gradient_is_refused_in_words() -> None:
 
 
 def test_logits_of_another_shape_are_refused() -> None:
-    with pytest.raises(BadConfigError, match="expected logits of \\(batch, classes\\)"):
+    with pytest.raises(BadConfigError, match="expected logits \\(batch, classes\\)"):
         PGD()(nn.Identity(), pictures(1), torch.tensor([0]))
 
 

@@ -9,6 +9,7 @@ import torch
 from loradar.adapters import load, plug, verify
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadTargetError
 from loradar.data import load_source
+from loradar.evaluation.names import kind
 from loradar.jobs import audit, harden
 from loradar.jobs.config import AuditConfig, HardenConfig
 from loradar.models import load_base, new_base, save_base
@@ -19,8 +20,8 @@ ATTACKS = ["roa:steps=2,n_candidates=3", "fast=pgd:steps=2"]
 
 
 def first(setting: str) -> str:
-    """The attack's name out of its repr."""
-    return setting.partition("(")[0]
+    """The attack's name out of its spec."""
+    return kind(setting)
 
 
 def settings(base: Path, folder: Path, **changes: object) -> HardenConfig:
@@ -55,10 +56,7 @@ def run(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_report_has_every_row_once(run: Path) -> None:
     report = json.loads((run / "run" / "report.json").read_text())
     assert report["schema"] == 2
-    rows = [
-        (r["model"], r["trained_against"].partition("(")[0], r["attack"].partition("(")[0], r["threat"])
-        for r in report["rows"]
-    ]
+    rows = [(r["model"], kind(r["trained_against"]), kind(r["attack"]), r["threat"]) for r in report["rows"]]
     assert len(set(rows)) == len(rows)
     for model, against in [("base", ""), ("roa-steps2-ncandidates3", "ROA"), ("fast", "PGD")]:
         for attack in ("ROA", "PGD"):

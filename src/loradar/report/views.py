@@ -175,7 +175,7 @@ def _eps(attack: str, norm: str) -> float | None:
     if attack == NO_ATTACK:
         return 0.0
     fields = attack_fields(attack)
-    return number(fields["eps"]) if kind(attack) == "PGD" and fields["norm"] == norm else None
+    return number(fields["eps"]) if kind(attack) == "PGD" and fields.get("norm") == norm else None
 
 
 def _heat(report: Report, threat: Threat) -> Heat:
