@@ -6,14 +6,16 @@ import pytest
 
 PUBLIC = {
     "attacks": """
-        AttackInfo AutoAttack BaseAttack FGSM FIA FoolboxAttack ForeignAttack FunctionAttack MIFGSM NormAttack PGD
-        Pyramid ROA RandomChoice SettingInfo TorchAttack UniformNoise WorstOf as_attack ascend available_attacks
-        describe_attack named_attack named_attacks parse_attack register strongest without_gradient
+        AttackInfo AutoAttack BaseAttack FGSM FIA FoolboxAttack ForeignAttack FunctionAttack MIFGSM NormAttack
+        PGD Pyramid ROA RandomChoice SettingInfo TorchAttack UniformNoise WorstOf as_attack ascend
+        available_attacks describe_attack named_attack named_attacks parse_attack register strongest
+        without_gradient
     """,
     "adapters": """
         Adapter AdapterPool AdapterSwitch Card Delta Init PRESETS add_weighted check_shared_start
-        feature_extractor find_head find_heads find_norms find_targets fingerprint full_adapter init_adapter init_delta
-        load merge_weights on_residual plug residual save target_share truncate_spectrum truncated verify
+        feature_extractor find_head find_heads find_norms find_targets fingerprint full_adapter init_adapter
+        init_delta load load_named merge_weights on_residual plug residual save target_share truncate_spectrum
+        truncated verify
     """,
     "models": """
         Autocast Base MultiStageFeatures Normalized Pair Precision build cast_weights foldable_conv_bn
@@ -21,12 +23,13 @@ PUBLIC = {
         skip_padding staged with_autocast wrap
     """,
     "data": """
-        CORRUPTIONS Corruption ImageSet SEVERITIES Source Splits as_source augment corrupt fetch_all load_source read_images
-        split varied
+        CORRUPTIONS Corruption ImageSet SEVERITIES Source Splits as_source augment corrupt fetch_all
+        load_source read_images split varied
     """,
     "training": """
-        AWP AdversarialCache FitSettings KL LossOf RawPerturbation Step WeightPerturbation cache_at clean_loss
-        curves distillation_loss fit mixed_adversarial_loss moved perturbed_loss trades_loss
+        AWP AdversarialCache Epoch FitSettings KL LossOf RawPerturbation Step Training Validation
+        WeightPerturbation best_epoch cache_at clean_loss distillation_loss fit mixed_adversarial_loss moved
+        perturbed_loss read_epochs trades_loss train
     """,
     "evaluation": """
         AccuracyResult Check LabelLeakResult NO_ATTACK Picture Sign Workbench accuracy_row check_classes

@@ -34,7 +34,9 @@ def export(model: nn.Module, path: Path | str, *, input_size: Sequence[int] | No
     try:
         for module in was_training:
             module.training = False
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # a plugged model holds its adapter's factors outside its parameters: they become constants, as they should
+            warnings.filterwarnings("ignore", message=".*lifted_tensor.*|.*model attribute.*")
             expected: Tensor = model(x)
             program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
         with tempfile.TemporaryDirectory() as folder:

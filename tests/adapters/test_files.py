@@ -131,6 +131,21 @@ def test_a_record_of_other_tensors(folder: Path) -> None:
             load(folder)
 
 
+def test_a_record_of_schema_1_names_its_attacks_by_their_specs(folder: Path) -> None:
+    record = json.loads((folder / "loradar.json").read_text())
+    row = {"attack": "FIA(layer='layer2', masks=10, drop=0.3, ball=Linf(radius=0.06274509803921569), seed=0)"}
+    row |= {"trained_against": "PGD(ball=L2(radius=0.5), step=None, steps=10, seed=0)", "correct": 3, "threat": "clean"}
+    old = {"target_modules": "targets", "lora_alpha": "alpha", "init": "start"}
+    card = {old.get(key, key): value for key, value in record["card"].items()}
+    card |= {"trained_against": row["trained_against"], "measured": [row]}
+    names = {"init_factors": "minus", "branch_equivalent": "plain"}
+    deltas = {name: {names.get(k, k): v for k, v in delta.items()} for name, delta in record["deltas"].items()}
+    edit(folder / "loradar.json", schema=1, card=card, deltas=deltas)
+    found = load(folder).card
+    assert found.trained_against == "pgd:norm=l2"
+    assert found.measured == [row | {"attack": "fia:n_masks=10", "trained_against": "pgd:norm=l2"}]
+
+
 def test_a_record_of_a_later_schema(folder: Path) -> None:
     edit(folder / "loradar.json", schema=3)
     with pytest.raises(BadFileError, match="schema 3; this loradar reads 2"):

@@ -19,12 +19,13 @@ from loradar.cli.flags import ATTACKS as LISTED
 from loradar.cli.panels import panel_of
 from loradar.fewshot.config import FewShotEvalConfig, FewShotFitConfig, MetaTuneConfig
 from loradar.guard.config import GuardAuditConfig, GuardBuildConfig
-from loradar.jobs.config import AuditConfig, HardenConfig, PredictConfig, PretrainConfig
+from loradar.jobs.config import AuditConfig, CheckConfig, HardenConfig, PredictConfig, PretrainConfig
 
 SCHEMAS: dict[str, type[BaseModel]] = {
     "pretrain": PretrainConfig,
     "harden": HardenConfig,
     "audit": AuditConfig,
+    "check": CheckConfig,
     "predict": PredictConfig,
     "meta-tune": MetaTuneConfig,
     "few-shot eval": FewShotEvalConfig,

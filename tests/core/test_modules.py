@@ -5,7 +5,17 @@ import torch
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError, BadTargetError
-from loradar.core.modules import Wrapper, capture, check_logits, evaluating, find_layer, output_of, take_logits, unwrap
+from loradar.core.modules import (
+    Wrapper,
+    capture,
+    check_logits,
+    evaluating,
+    find_layer,
+    middle_layer,
+    output_of,
+    take_logits,
+    unwrap,
+)
 
 
 class Around(Wrapper):
@@ -151,3 +161,28 @@ def test_the_output_of_a_layer_that_no_pass_comes_by() -> None:
             return out
 
     assert output_of(Lazy(), "unused", torch.rand(2, 3)) is None
+
+
+MIDDLES = {
+    "timm:test_resnet": "layer2",
+    "timm:test_vit": "blocks.3",
+    "timm:test_convnext": "stages.1",
+    "timm:test_efficientnet": "blocks.2",
+    "torchvision:vgg11": "features.8",
+    "torchvision:mobilenet_v3_small": "features.6",
+    "torchvision:squeezenet1_0": "features.7",
+}
+
+
+@pytest.mark.parametrize("architecture", MIDDLES)
+def test_a_layer_about_halfway(architecture: str) -> None:
+    from loradar.models import build
+
+    model = build(architecture, num_classes=4)
+    assert middle_layer(model) == MIDDLES[architecture]
+    assert find_layer(model, "auto") is model.get_submodule(MIDDLES[architecture])
+
+
+def test_a_model_without_layers_has_none_halfway() -> None:
+    with pytest.raises(BadTargetError, match="layer=NAME"):
+        middle_layer(nn.Identity())

@@ -30,7 +30,7 @@ def adapter(base: Path, folder: Path, name: str) -> Path:
     for delta in one.deltas.values():
         delta.b.data.normal_(0, 0.05, generator=draws)
     record = split(load_source("digits", size=(32, 32)), train=TRAIN, validation=VALIDATION, reported=LIMIT).record
-    return save(one.with_card(trained_against=repr(TRAINED_AGAINST[name]), data=dict(record)), folder / name)
+    return save(one.with_card(trained_against=TRAINED_AGAINST[name].spec, data=dict(record)), folder / name)
 
 
 def settings(base: Path, folder: Path, **changes: object) -> GuardBuildConfig:

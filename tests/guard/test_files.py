@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from loradar.adapters import init_adapter
 from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
+from loradar.guard.build import resolve, run
 from loradar.guard.files import read_guard, save_guard
 from loradar.guard.guard import Guard
-from loradar.models import load_base
+from loradar.models import Base, load_base
 from tests.guard import built as guards
 
 
@@ -49,7 +51,7 @@ def test_what_is_read_is_what_was_written(work: Path, tmp_path: Path) -> None:
 def test_a_folder_of_schema_2_opens(work: Path, folder: Path) -> None:
     """Schema 2 did not say what images the base takes, nor its classes."""
     content = json.loads((folder / "guard.json").read_text())
-    for key in ("input_size", "num_classes", "classes"):
+    for key in ("input_size", "classes"):
         del content[key]
     (folder / "guard.json").write_text(json.dumps(content | {"schema": 2}))
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -57,9 +59,8 @@ def test_a_folder_of_schema_2_opens(work: Path, folder: Path) -> None:
     assert torch.equal(old.predict_proba(x), new.predict_proba(x))
     assert (old.input_size, old.classes_) == ((3, 32, 32), tuple("0123456789"))
     base = load_base(old.state.record.base)
-    assert torch.equal(Guard.open(folder, base=base, precision="fp32").predict(x), new.predict(x))
-    with pytest.raises(BadConfigError, match="does not say what images its base takes"):
-        Guard.open(folder, base=base.model)
+    for given in (base, base.model):
+        assert torch.equal(Guard.open(folder, base=given, precision="fp32").predict(x), new.predict(x))
 
 
 def test_the_base_is_given_as_a_name_an_object_or_a_module(work: Path, base_folder: Path) -> None:
@@ -75,8 +76,26 @@ def test_the_base_is_given_as_a_name_an_object_or_a_module(work: Path, base_fold
             assert guard.input_size == (3, 32, 32)
     assert base.model.training, "what was lent is left as it was"
     assert all(torch.equal(tensor, state[name]) for name, tensor in base.model.state_dict().items())
+    with torch.no_grad():
+        next(base.model.parameters()).add_(1)
     with pytest.raises(WrongBaseError, match="give the base that it was built with"):
-        Guard.open(work / "guard", base=torch.nn.Linear(2, 2))
+        Guard.open(work / "guard", base=base.model)
+
+
+def test_a_guard_is_built_on_any_module_and_opened_with_it(tmp_path: Path) -> None:
+    """A model that nobody wrapped, which takes images in [0, 1]."""
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 8, stride=8), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, 10)
+    )
+    base = Base.of(net, input_size=(3, 32, 32))
+    adapter = init_adapter(base.model, target_modules=["0"], rank=2, name="fast", head=False)
+    adapter.deltas["0"].b.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+    config = guards.settings(Path("memory:net"), tmp_path, attacks=["fast=pgd:steps=1"], respond=[], adapter=[])
+    guard = run(resolve(config, base=base, adapters={"fast": adapter})).guard
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(
+        Guard.open(tmp_path / "guard", base=net, precision="fp32").predict_proba(x), guard.predict_proba(x)
+    )
 
 
 def test_a_guard_on_a_model_in_memory_asks_for_it(work: Path, tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ def test_every_figure_stands_in_one_cell() -> None:
         ("pgd:eps=0.5,norm=l2", "l2", 0.5),
         ("pgd:eps=0.5,norm=l2", "linf", None),
         ("roa:height=5", "linf", None),
-        ("PGD(ball=L2(radius=0.5), step=None, steps=10)", "l2", 0.5),
-        ("PGD(ball=Linf(radius=0.03125), step=None, steps=10)", "linf", 0.03125),
+        ("pgd", "linf", 8 / 255),
+        ("pgd:norm=l2", "l2", 0.5),
     ],
 )
 def test_eps_is_read_from_the_attack(attack: str, norm: str, eps: float | None) -> None:
@@ -79,8 +79,9 @@ def test_eps_is_read_from_the_attack(attack: str, norm: str, eps: float | None) 
 
 
 def test_attacks_have_names_that_a_column_can_hold() -> None:
+    assert list(attack_names(["pgd", "pgd:step_size=1/255"]).values()) == ["PGD", "PGD step_size=1/255"]
     attacks = ["pgd:eps=1/255", "pgd:eps=4.5/255,step_size=0.45/255", "none", "corruptions", "union:attacks=3"]
-    names = ["pgd eps=1/255", "pgd eps=4.5/255 step_size=0.45/255", "clean", "corruptions", "all attacks together"]
+    names = ["PGD eps=1/255", "PGD eps=4.5/255", "clean", "corruptions", "all attacks together"]
     assert list(attack_names(attacks).values()) == names
 
 

@@ -43,6 +43,18 @@ def test_schema_1_is_upgraded(report: Report) -> None:
     assert json.loads(to_json(from_json(json.dumps(old(report))))) == expected
 
 
+def test_attacks_that_were_named_by_their_repr_get_their_spec() -> None:
+    told = "PGD(ball=L2(radius=0.5), step=None, steps=20, restarts=1, random_start=True, loss='cross_entropy', seed=0)"
+    values = old(hardening())
+    for one in (*values["rows"], *values["pictures"], values["leaks"][0]["true"]):
+        one["attack"] = "none" if one["attack"] == "none" else told
+    values["rows"][2]["trained_against"] = told
+    report = from_json(json.dumps(values))
+    assert {row.attack for row in report.rows} == {"none", "pgd:norm=l2,steps=20"}
+    assert report.rows[2].trained_against == report.pictures[0].attack == report.leaks[0].true.attack
+    assert report.pictures[0].attack == "pgd:norm=l2,steps=20"
+
+
 @pytest.mark.parametrize("damage", [{"rows": {}}, {"rows": 3}, {"identification": [1]}, {"curves": 3}, {"cost": 1}])
 def test_a_damaged_report_of_schema_1_is_refused(damage: dict[str, Any]) -> None:
     with pytest.raises(BadFileError):

@@ -27,7 +27,7 @@ def test_a_model_that_holds() -> None:
     level, text = judged(*BASE, CLEAN, row("m", "roa", "adaptive", 405, OWN))["m"]
     assert level == "robust"
     assert text == (
-        "m: robust to roa, the only attack measured adaptively: 81 % (77-84, n = 500) of images survive roa computed on the "
+        "m: robust to ROA, the only attack measured adaptively: 81 % (77-84, n = 500) of images survive ROA computed on the "
         "model itself, 43 % without the adapter; clean accuracy 98.0 % against 99.0 %."
     )
 
@@ -39,7 +39,7 @@ def test_a_model_that_is_told_the_answer() -> None:
     level, text = judged(*rows, leaks=(leak,))["fia"]
     assert level == "not"
     assert text == (
-        "fia: NOT robust: 97 % of images survive fia computed on the base, 0 % (0-0.8, n = 500) computed on the model itself. "
+        "fia: NOT robust: 97 % of images survive FIA computed on the base, 0 % (0-0.8, n = 500) computed on the model itself. "
         "Fails the leak test: it reads labels from the perturbation."
     )
 
@@ -65,16 +65,16 @@ LEAK = dataclasses.replace(hardening().leaks[0], model="m")
             [("roa", "adaptive", 405), ("pgd", "adaptive", 300)],
             {},
             "robust",
-            "robust to pgd and roa: at the least, 60 %",
+            "robust to PGD and ROA: at the least, 60 %",
         ),
         (
             [("roa", "adaptive", 405), ("pgd", "adaptive", 3)],
             {},
             "partly",
-            "holds against roa: 81 % (77-84, n = 500) of images survive roa computed on the model itself, 43 % without the "
-            "adapter; not against pgd, 0.6 % (0.2-2, n = 500);",
+            "holds against ROA: 81 % (77-84, n = 500) of images survive ROA computed on the model itself, 43 % without the "
+            "adapter; not against PGD, 0.6 % (0.2-2, n = 500);",
         ),
-        ([("roa", "adaptive", 100), ("pgd", "adaptive", 3)], {}, "not", "20 % (17-24, n = 500) of images survive roa"),
+        ([("roa", "adaptive", 100), ("pgd", "adaptive", 3)], {}, "not", "20 % (17-24, n = 500) of images survive ROA"),
         ([("roa", "adaptive", 405), ("fia", "transfer", 500)], {}, "robust", "the only attack measured adaptively"),
     ],
 )
@@ -91,7 +91,7 @@ def test_the_rule(rows: list[tuple[str, Any, int]], fields: dict[str, Any], leve
         (
             [("none", "clean", 495), ("roa", "transfer", 200)],
             "not",
-            "40 % (36-44, n = 500) of images survive roa; clean",
+            "40 % (36-44, n = 500) of images survive ROA; clean",
         ),
         (
             [("none", "clean", 495), ("roa", "adaptive", 400), ("pgd", "adaptive", 300)],
@@ -100,7 +100,7 @@ def test_the_rule(rows: list[tuple[str, Any, int]], fields: dict[str, Any], leve
         ),
         ([("none", "clean", 495), ("roa", "adaptive", 490)], "unknown", "the attacks tried do not clearly hurt it"),
         ([("roa", "adaptive", 50)], "not", "NOT robust: 10 %"),
-        ([("none", "clean", 495), ("pgd:steps=5", "adaptive", 9), ("pgd", "adaptive", 3)], "not", "survive pgd; clean"),
+        ([("none", "clean", 495), ("pgd:steps=5", "adaptive", 9), ("pgd", "adaptive", 3)], "not", "survive PGD; clean"),
     ],
 )
 def test_the_base_has_itself_alone(rows: list[tuple[str, Any, int]], level: Level, words: str) -> None:
@@ -131,7 +131,7 @@ def test_the_base_comes_first_and_baselines_last() -> None:
 def test_a_guard_is_compared_with_the_base_by_the_union_of_attacks() -> None:
     found = {one.candidate: one for one in verdicts(guarding())}
     assert found["guard:mean"].level == "partly"
-    assert "40 % (36-44, n = 500) of images survive roa computed on the model itself, 4 % for the base alone" in (
+    assert "40 % (36-44, n = 500) of images survive ROA computed on the model itself, 4 % for the base alone" in (
         found["guard:mean"].text
     )
     assert "not against all attacks together, 0 % (0-0.8, n = 500)" in found["guard:mean"].text
@@ -140,7 +140,7 @@ def test_a_guard_is_compared_with_the_base_by_the_union_of_attacks() -> None:
 def test_a_few_shot_method_is_compared_with_the_reference_for_each_setting() -> None:
     (found,) = verdicts(few_shot())
     assert (found.candidate, found.level) == ("AMT, 5w1s", "robust")
-    assert "35 % (33-37, 20 tasks) of queries survive pgd eps=6/255" in found.text
+    assert "35 % (33-37, 20 tasks) of queries survive PGD eps=6/255" in found.text
     assert "25 % with no tuning; clean accuracy 50.0 % against 40.0 %" in found.text
 
 

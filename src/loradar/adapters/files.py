@@ -19,7 +19,7 @@ from loradar.adapters.saving import RECORD, SCHEMA, DeltaRecord, Record, check_f
 from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.files import sha256
 from loradar.core.names import ADAPTER_CONFIG, ADAPTER_RECORD, ADAPTER_WEIGHTS
-from loradar.core.old_attacks import spec_of_repr
+from loradar.core.old_attacks import with_specs
 
 
 def load(folder: str | Path) -> Adapter:
@@ -140,11 +140,7 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     card = renamed(content.get("card"), {"targets": "target_modules", "alpha": "lora_alpha", "start": "init"})
     if isinstance(card, dict):
         card.setdefault("modules_to_save", [card["head"]] if card.get("head") else [])
-        card["trained_against"] = spec_of_repr(str(card.get("trained_against", "")))
-        for row in card.get("measured", []):
-            row["attack"] = spec_of_repr(str(row.get("attack", "")))
-            row["trained_against"] = spec_of_repr(str(row.get("trained_against", "")))
-    return content | {"schema": SCHEMA, "card": card, "deltas": deltas}
+    return content | {"schema": SCHEMA, "card": with_specs(card), "deltas": deltas}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class FIA(NormAttack):
     """Wang et al., "Feature Importance-aware Transferable Adversarial Attacks", ICCV 2021, sections 3.2 and 3.3.
 
     1. `n_masks` times, drop each channel value of each pixel with probability `drop_prob`, before any normalisation, and sum
-       the gradient of the label's logit with respect to the output of `layer` (a name in the innermost backbone; 0.3
+       the gradient of the label's logit with respect to the output of `layer` (a name in the innermost backbone, or `auto`; 0.3
        suits normally trained models, 0.1 defended ones). Importance is minus the sum over its L2 norm, per image.
     2. From the image itself, ascend the sum of importance times features, with `momentum`, in the ball. The `schedule` of
        the step is ours, off by default (see `ascend`).
@@ -37,7 +37,9 @@ class FIA(NormAttack):
     """
 
     eps: float = eps_of(linf=16 / 255, l2=0.5)
-    layer: str = setting("layer2", "Name of the layer whose output is attacked.")
+    layer: str = setting(
+        "auto", "Name of the layer whose output is attacked; auto: one about halfway, `layer2` in a ResNet."
+    )
     n_masks: int = count(30, "Random masks that the importance is averaged over.")
     drop_prob: float = setting(
         0.3, "Probability that a mask drops a pixel value.", limits=Interval(low=0, high=1, below=True)

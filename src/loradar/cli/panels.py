@@ -14,8 +14,8 @@ _PANELS = {
         max_certified_images attack_target attack eps_255 step attacked_episodes attacked_query corrupted_episodes
         evade_steps
     """,
-    "Adapter": "target_modules rank lora_alpha init norm baselines literal ablations member",
-    "Blending": "score compactness beta top rank_keep_ratio head n_augmentations fine_tune fine_tune_episodes transductive",
+    "Adapter": "target_modules rank lora_alpha init norm head baselines literal ablations member",
+    "Blending": "score compactness beta top rank_keep_ratio n_augmentations fine_tune fine_tune_episodes transductive",
     "Training": """
         epochs batch_size optimizer learning_rate clean_learning_rate weight_decay momentum schedule step_size gamma
         warm_up crop flip distill_weight perturbation perturbation_step kl adversarial_weight
@@ -23,7 +23,7 @@ _PANELS = {
     "Fusion and identification": "fusion base_votes abstain cascade gate_fnr max_fpr",
     "Defenses": "respond force forbid rectangle masks",
     "Output": "out cache tensorboard",
-    "Computing": "precision device seed",
+    "Computing": "precision device seed seconds",
 }
 _OF = {key: panel for panel, keys in _PANELS.items() for key in keys.split()}
 

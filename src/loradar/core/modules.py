@@ -10,6 +10,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from loradar.core.errors import BadConfigError, BadTargetError, did_you_mean
 from loradar.core.types import Logits
 
+_MIDDLE_STRIDE = 8
+
 
 class Wrapper(nn.Module):
     """Marks a module of ours around a user's model, which is kept as `wrapped`; `unwrap` follows these and no others."""
@@ -104,12 +106,53 @@ def fold_norm(backbone: nn.Module, convolution: str, norm: str) -> Tensor:
     return gain if second.weight is None else gain * second.weight.detach()
 
 
+AUTO_LAYER = "auto"
+"""The name that stands for `middle_layer`."""
+
+
 def find_layer(model: nn.Module, name: str) -> nn.Module:
-    """The submodule `name` of the innermost backbone. Raises BadTargetError with the near misses."""
+    """The submodule `name` of the user's own backbone, or its `middle_layer` for "auto".
+
+    Raises BadTargetError with the near misses.
+    """
     modules: dict[str, nn.Module] = dict(unwrap(model).named_modules())
+    name = middle_layer(model) if name == AUTO_LAYER else name
     if name not in modules or not name:
         raise BadTargetError(f"the model has no layer {name!r}; {did_you_mean(name, [n for n in modules if n])}")
     return modules[name]
+
+
+def middle_layer(model: nn.Module) -> str:
+    """The name of a layer about halfway to the features: the second stage of a network in stages, else the middle block.
+
+    A ResNet's `layer2`, timm's first stage of stride 8, the middle of a ViT's blocks, else the middle of the longest
+    container. Raises BadTargetError for a model without layers of its own.
+    """
+    backbone = unwrap(model)
+    modules = dict(backbone.named_modules())
+    if "layer2" in modules:
+        return "layer2"
+    stages = [each for each in getattr(backbone, "feature_info", None) or () if each.get("module") in modules]
+    if stages:
+        strides = [each.get("reduction", 0) for each in stages]
+        in_stages = len(set(strides)) > 1 and max(strides) >= _MIDDLE_STRIDE
+        chosen = (
+            next(i for i, stride in enumerate(strides) if stride >= _MIDDLE_STRIDE) if in_stages else len(stages) // 2
+        )
+        return str(stages[chosen]["module"])
+    names = [
+        name
+        for name, module in modules.items()
+        if isinstance(module, nn.Sequential | nn.ModuleList) and len(module) > 2
+    ]
+    # the outermost ones alone: a block within a stage is no step of the whole
+    outer = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    name = max(outer, key=lambda each: len(modules[each]), default="")
+    container = modules[name]
+    children = [child for child, module in container.named_children() if next(module.parameters(), None) is not None]
+    if not children:
+        raise BadTargetError(f"{type(backbone).__name__} has no layer in its middle; name one: layer=NAME")
+    return f"{name}.{children[(len(children) - 1) // 2]}".lstrip(".")
 
 
 @contextmanager

@@ -81,6 +81,7 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "DetectorEvasion": ("evade", {"attack": None, "steps": 20, "weight": 1.0}),
 }
 _PIXELS = ("eps", "step_size")
+_NAMING = ("attack", "trained_against")
 
 
 def spec_of_repr(text: str) -> str:
@@ -97,6 +98,18 @@ def spec_of_repr(text: str) -> str:
         return _spec(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return text
+
+
+def with_specs(values: Any) -> Any:
+    """The same values of a JSON file with `attack` and `trained_against` as specs, at any depth."""
+    if isinstance(values, list):
+        return [with_specs(value) for value in values]
+    if not isinstance(values, dict):
+        return values
+    return {
+        key: spec_of_repr(value) if key in _NAMING and isinstance(value, str) else with_specs(value)
+        for key, value in values.items()
+    }
 
 
 def upgraded_spec(text: str) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 
 from loradar.adapters import fingerprint
 from loradar.core.config import Config
+from loradar.core.modules import AUTO_LAYER, middle_layer
 from loradar.core.types import Attack, Images, Labels, NullProgress, Progress, ProgressBar
 from loradar.evaluation.measure import correct, run_attack
 from loradar.models import (
@@ -50,7 +51,10 @@ class Workbench:
 
     def optimized(self, model: nn.Module, attack: Attack | None = None) -> nn.Module:
         """A copy of `model`, as it is now, for `attack` and for counting; see `loradar.models.inference`."""
-        apart = attack.traits.layers if attack else frozenset()
+        apart = {
+            middle_layer(self.base.model) if name == AUTO_LAYER else name
+            for name in (attack.traits.layers if attack else ())
+        }
         return optimize_for_inference(
             model, self.precision, merge=[pair for pair in self.merge if not apart & set(pair)]
         )

@@ -1,4 +1,4 @@
-"""Attacks as they meet a guard: through its surrogate, feature attacks voter by voter, and those that would look clean."""
+"""Attacks on a guard: through its surrogate, on the features of each voter, and towards looking clean."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from loradar.core.types import Attack, Ball, Images, Labels, LabelUse, Traits
 from loradar.guard.surrogate import Surrogate
 
 ENOUGH = 2.0
-"""Nats of log-probability: once the wrong answer leads by so much, more of it is not worth looking less clean."""
+"""Cap on the cross-entropy, in nats: beyond it, looking clean counts more than a surer wrong answer."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ThroughSurrogate:
-    """`attack` on a guard, given its Surrogate as the model; spec and traits are the attack's own.
+    """Runs `attack` on a guard, given its Surrogate as the model; spec and traits are the attack's own.
 
-    An attack on a layer's features has no layer to aim at in a guard: it is made on each of `voters`, and each image
-    keeps the one that is strongest against the surrogate.
+    An attack on a layer's features has no layer to aim at in a guard: it is run on each of `voters`, and each image
+    keeps the result that is strongest against the surrogate.
     """
 
     attack: Attack
@@ -63,12 +63,12 @@ class ThroughSurrogate:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorEvasion(BaseAttack):
-    """Goes on from `attack`'s image, in the same ball, towards an answer that is wrong and an image named clean.
+    """Goes on from `attack`'s image, in the same ball, towards a wrong answer and an image identified as clean.
 
-    Ascends min(cross-entropy, ENOUGH) plus `weight` times the log-probability of the name clean, with steps of a
+    Ascends min(cross-entropy, ENOUGH) plus `weight` times the log-probability of clean, with steps of a
     fifteenth of the ball; each image keeps its best step. A rectangle stays where `attack` put it. The model is a
     Surrogate. Bryniarski et al., "Evading Adversarial Example Detection Defenses with Orthogonal Projected Gradient
-    Descent", 2022, say why both goals need minding; here the first is capped, so that the second gets its turn.
+    Descent", 2022, explain why both goals matter; here the first is capped, so that the second is reached as well.
     """
 
     spec_name: ClassVar[str] = "evade"
@@ -135,13 +135,13 @@ def _value(objective: partial[Tensor] | object, x: Images) -> Tensor:
 
 
 def _bounding(changed: Tensor) -> Tensor:
-    """(batch, 1, H, W) bool: the smallest rectangle around what changed in any channel."""
+    """Finds the smallest rectangle around the pixels that changed in any channel: (batch, 1, H, W) bool."""
     any_channel = changed.any(1, keepdim=True)
     rows, columns = any_channel.any(3, keepdim=True), any_channel.any(2, keepdim=True)
     return _between(rows, 2) & _between(columns, 3)
 
 
 def _between(line: Tensor, dim: int) -> Tensor:
-    """From the first True to the last one along `dim`."""
+    """Fills from the first True to the last one along `dim`."""
     count = line.int()
     return (count.cumsum(dim) > 0) & (count.flip(dim).cumsum(dim).flip(dim) > 0)

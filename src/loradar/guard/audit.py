@@ -70,7 +70,9 @@ def resolve(
     if guard is None:
         guard = Guard.open(config.guard, base=config.base, device=config.device, precision=config.precision)
     base, record = guard.state.base, guard.state.record
-    given = named_attacks(config.attacks) if attacks is None else attacks
+    given = attacks or {}
+    if attacks is None and config.attacks:
+        given = named_attacks(config.attacks)
     known = {name: given[name] if name in given else parse_attack(spec) for name, spec in record.attacks.items()}
     unfitted = {spec: _unfitted(spec) for spec in config.unfitted}
     candidates = load_named(config.candidate) if candidates is None else candidates
@@ -120,7 +122,7 @@ def run(job: GuardAuditJob, *, progress: Progress | None = None) -> GuardAuditRe
         baselines=tuple({row.model: None for row in rows if row.model not in (candidates[0].name, BASE)}),
         guard=GuardSection(
             identification=identification_of(verdicts, guard.settings.labels),
-            cost=cost_of(verdicts, guard, {one.name: one.cost for one in candidates}),
+            cost=cost_of(verdicts, guard),
             reliabilities=reliabilities_of(verdicts, guard),
             suspects=suspects_of(verdicts, guard, job.classes, job.known),
         ),

@@ -26,7 +26,7 @@ from loradar.guard.defenses import Defense
 from loradar.guard.files import GuardRecord, GuardState, check_names
 from loradar.guard.guard import Guard
 from loradar.guard.identify import Identifier, fit_identifier, fit_prior
-from loradar.guard.masking import MaskSet, single_answers
+from loradar.guard.masking import MaskSet, mask_answers
 from loradar.guard.parts import measure_costs, merged_voters
 from loradar.guard.policy import Policy
 from loradar.guard.settings import GuardSettings
@@ -135,7 +135,6 @@ def run(job: GuardBuildJob, *, progress: Progress | None = None) -> GuardBuildRe
         data=dict(job.data),
         digests=tuple(identities(job.images)),
         input_size=base.input_size,
-        num_classes=base.num_classes,
         classes=base.classes,
     )
     state = GuardState(record=record, base=base, adapters=job.adapters, identifier=identifier, gate=gate)
@@ -201,7 +200,7 @@ def _masker(bench: Workbench, voters: Mapping[str, nn.Module], data: Calibration
     def right(name: str) -> int:
         model = bench.optimized(voters[name])
         with torch.inference_mode():
-            answers = single_answers(model, x, masks.to(bench.device))
+            answers = mask_answers(model, x, masks.to(bench.device))
         return int((answers == y[:, None]).sum())
 
     return max(voters, key=right)

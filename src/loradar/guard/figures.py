@@ -71,7 +71,7 @@ def identification_of(verdicts: TrafficVerdicts, labels: Sequence[str]) -> Ident
     )
 
 
-def cost_of(verdicts: TrafficVerdicts, guard: Guard, whole: Mapping[str, float]) -> Cost:
+def cost_of(verdicts: TrafficVerdicts, guard: Guard) -> Cost:
     """Averages passes by kind of traffic, and counts right answers on the mixture as the gate's threshold moves."""
     y = verdicts.y
     per_image = {name: float(verdict.passes.mean()) for name, verdict in verdicts.known.items()}
@@ -80,9 +80,7 @@ def cost_of(verdicts: TrafficVerdicts, guard: Guard, whole: Mapping[str, float])
     points += [_gated(gate, verdicts.uncascaded, y, float(guard.costs[:2].sum())) for gate in _GATES]
     for index, voter in enumerate(guard.settings.voters):
         right = sum(int((v.log_probs[index].argmax(1) == y).sum()) for v in verdicts.uncascaded.values())
-        points.append(
-            CostPoint(label=f"{voter} alone", passes=whole[voter], correct=right, total=len(y) * len(verdicts.known))
-        )
+        points.append(CostPoint(label=f"{voter} alone", passes=1.0, correct=right, total=len(y) * len(verdicts.known)))
     return Cost(forwards_per_image=per_image, points=tuple(points))
 
 
@@ -109,18 +107,14 @@ def _point(label: str, verdicts: Mapping[str, Verdict], y: Labels) -> CostPoint:
 
 def reliabilities_of(verdicts: TrafficVerdicts, guard: Guard) -> tuple[Reliability, ...]:
     """Bins every voter's calibrated confidence, over clean and transferred images."""
-    found = []
+    rows = []
     log_probs = torch.cat([v.log_probs for v in verdicts.uncascaded.values()], dim=1)
     y = verdicts.y.repeat(len(verdicts.uncascaded))
     for index, name in enumerate(guard.settings.voters):
         confidence, answers = log_probs[index].exp().max(1)
         bins = reliability(confidence, answers == y)
-        found.append(
-            Reliability(
-                model=name, counts=bins.counts, confidences=bins.confidences, rights=bins.rights, error=bins.error
-            )
-        )
-    return tuple(found)
+        rows.append(Reliability(model=name, error=bins.error, **vars(bins)))
+    return tuple(rows)
 
 
 def suspects_of(
@@ -129,14 +123,14 @@ def suspects_of(
     """Shows the first images of each kind, with a rectangle where one is suspected."""
     window, labels = guard.settings.window, guard.settings.labels
     rectangles = {name for name, attack in attacks.items() if isinstance(attack.traits.region, tuple)}
-    found = []
+    suspects = []
     for done, verdict in verdicts.known.items():
         x = verdicts.images[done][:_EXAMPLES]
         corners = highest_energy_window(x, window=window).tolist()
         probabilities, names = (t.tolist() for t in verdict.named[:_EXAMPLES].max(1))
         for i, corner in enumerate(corners):
             named, answer = labels[names[i]], int(verdict.answers[i])
-            found.append(
+            suspects.append(
                 Suspect.of(
                     x[i],
                     rectangle=(*corner, *window) if named in rectangles else None,
@@ -147,4 +141,4 @@ def suspects_of(
                     answer=classes[answer] if answer >= 0 else "none",
                 )
             )
-    return tuple(found)
+    return tuple(suspects)

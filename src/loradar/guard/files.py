@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import safetensors.torch
 from pydantic import TypeAdapter, ValidationError
@@ -30,10 +30,10 @@ _READ = (2, SCHEMA)
 class GuardRecord:
     """What `guard.json` says of a guard.
 
-    `base` is the base's one-line name and `base_fingerprint` its hash; `input_size` (channels, height, width),
-    `num_classes` and `classes` describe it (None in folders of schema 2). `attacks` are the specs of the threats; `costs`
-    the shares of a forward pass (see `measure_costs`); `data` says what it was calibrated on, and `digests` are hashes of
-    those images, so that nothing is ever reported on them. `adapters` holds the sha256 of each adapter's weights.
+    `base` is the base's one-line name and `base_fingerprint` its hash; `input_size` (channels, height, width) and `classes`
+    are its own (None in folders of schema 2). `attacks` are the specs of the threats; `adapters` holds the sha256 of each
+    adapter's weights; `costs` are shares of a forward pass (see `measure_costs`). `data` says what it was calibrated on,
+    and `digests` are hashes of those images, so that nothing is ever reported on them.
     """
 
     settings: GuardSettings
@@ -45,7 +45,6 @@ class GuardRecord:
     data: dict[str, Any] = field(default_factory=dict)
     digests: tuple[str, ...] = ()
     input_size: tuple[int, int, int] | None = None
-    num_classes: int | None = None
     classes: tuple[str, ...] | None = None
 
 
@@ -122,16 +121,7 @@ def _open_base(record: GuardRecord, base: str | Base | nn.Module | None, device:
     if base is None or isinstance(base, str):
         return open_base(base or record.base, device)
     if isinstance(base, nn.Module):
-        if record.input_size is None or record.num_classes is None:
-            raise BadConfigError(
-                "this guard's folder does not say what images its base takes; give base= as a loradar.Base or its name"
-            )
-        base = Base(
-            model=cast(Any, base),
-            num_classes=record.num_classes,
-            input_size=record.input_size,
-            classes=record.classes,
-        )
+        base = Base.of(base, input_size=record.input_size, classes=record.classes)
     if device == "auto":
         return base
     return dataclasses.replace(base, model=copy_model(base.model).to(pick_device(device)))

@@ -55,15 +55,10 @@ def _intervals(size: int, patch: int, count: int) -> Tensor:
     return torch.stack([(places >= start) & (places < start + length) for start in starts])
 
 
-def single_answers(classify: Classify, x: Images, masks: Tensor) -> Labels:
-    """Classifies with each of the masks painted grey: (batch, n)."""
-    return _answers(classify, x, masks)
-
-
 def pair_answers(classify: Classify, x: Images, masks: Tensor) -> Labels:
     """Classifies with each pair of masks painted grey, one mask alone on the diagonal: (batch, n, n)."""
     first, second = torch.triu_indices(len(masks), len(masks), device=masks.device)
-    answers = _answers(classify, x, masks[first] | masks[second])
+    answers = mask_answers(classify, x, masks[first] | masks[second])
     table = answers.new_zeros(len(x), len(masks), len(masks))
     table[:, first, second] = answers
     table[:, second, first] = answers
@@ -97,7 +92,7 @@ def patch_cleanser(classify: Classify, x: Images, masks: Tensor) -> tuple[Labels
 
     The answers are those of `two_round` on the whole table.
     """
-    single = single_answers(classify, x, masks)
+    single = mask_answers(classify, x, masks)
     answers = single[:, 0].clone()
     passes = torch.full((len(x),), float(len(masks)), device=x.device)
     rows = torch.nonzero((single != single[:, :1]).any(1)).squeeze(1)
@@ -107,8 +102,8 @@ def patch_cleanser(classify: Classify, x: Images, masks: Tensor) -> tuple[Labels
     return answers, passes
 
 
-def _answers(classify: Classify, x: Images, masks: Tensor) -> Labels:
-    """Classifies a bounded number of masked images at once: (batch, len(masks))."""
+def mask_answers(classify: Classify, x: Images, masks: Tensor) -> Labels:
+    """Classifies with each of the masks painted grey, a bounded number of images at once: (batch, len(masks))."""
     at_once = max(1, _AT_ONCE // max(1, len(x)))
     parts = []
     for chosen in torch.split(masks, at_once):

@@ -40,11 +40,6 @@ class GuardCandidate:
     def is_guard(self) -> bool:
         return isinstance(self.model, Guard)
 
-    @property
-    def cost(self) -> float:
-        """Forward passes per image where everything runs, before any defense."""
-        return float(self.model.costs.sum()) if isinstance(self.model, Guard) else 1.0
-
     def right(self, x: Images, y: Labels, batch_size: int) -> Tensor:
         """(n,) bool: which images it answers rightly; a guard that abstains does not."""
         if isinstance(self.model, Guard):

@@ -83,7 +83,8 @@ def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfi
         seed=config.seed,
         name=member.name,
     )
-    return adapter.with_card(trained_against=member.attack.spec, attack_target=member.target, data=dict(splits.record))
+    data = {**splits.record, "input_size": list(bench.base.input_size)}
+    return adapter.with_card(trained_against=member.attack.spec, attack_target=member.target, data=data)
 
 
 def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenConfig, adapter: Adapter) -> LossOf:

@@ -84,7 +84,10 @@ def measured(report: Report) -> list[Measured]:
 def attack_names(attacks: Iterable[str]) -> dict[str, str]:
     """Short names of attacks, as a page shows them."""
     words = {NO_ATTACK: "clean", UNION: "all attacks together"}
-    names = {attack: name.replace(" step_size=none", "") for attack, name in short_names(attacks).items()}
+    names = {attack: re.sub(" norm=linf| step_size=none", "", name) for attack, name in short_names(attacks).items()}
+    shorter = {attack: re.sub(r" step_size=\S+", "", name) for attack, name in names.items()}
+    if len({*shorter.values()}) == len({*names.values()}):
+        names = shorter
     return {attack: words.get(kind(attack), name) for attack, name in names.items()}
 
 

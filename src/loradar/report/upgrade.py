@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from loradar.core.old_attacks import spec_of_repr
+from loradar.core.old_attacks import with_specs
 
 SCHEMA = 2
 
@@ -22,7 +22,7 @@ def upgrade(values: Any) -> dict[str, Any]:
 
 
 def _from_1(values: dict[str, Any]) -> dict[str, Any]:
-    values = _with_specs(values)
+    values = with_specs(values)
     if not isinstance(values.get("rows"), list):
         raise ValueError("expected a list of rows")
     if "full" in values:
@@ -61,17 +61,3 @@ def _is_baseline(name: str, first: str) -> bool:
     if first.startswith("guard:"):
         return name not in (first, "base")
     return name in ("fc-only", "fc+norm") or name.endswith("-zeros")
-
-
-def _with_specs(value: Any) -> Any:
-    """The same values, with every attack named by its spec."""
-    if isinstance(value, list):
-        return [_with_specs(item) for item in value]
-    if isinstance(value, dict):
-        return {
-            key: spec_of_repr(item)
-            if key in ("attack", "trained_against") and isinstance(item, str)
-            else _with_specs(item)
-            for key, item in value.items()
-        }
-    return value

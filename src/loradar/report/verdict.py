@@ -37,7 +37,7 @@ def verdicts(report: Report) -> list[Verdict]:
     >>> from loradar.evaluation import AccuracyResult
     >>> row = AccuracyResult.count(model="base", attack="pgd", threat="adaptive", correct=1, total=100, seed=0)
     >>> print(verdicts(Report(rows=(row,), base={"num_classes": 10}, data={}, versions={}))[0].text)
-    base: NOT robust: 1 % (0.2-5, n = 100) of images survive pgd.
+    base: NOT robust: 1 % (0.2-5, n = 100) of images survive PGD.
     """
     return [judge(one) for one in measured(report)]
 
