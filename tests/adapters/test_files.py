@@ -133,7 +133,9 @@ def test_a_record_of_other_tensors(folder: Path) -> None:
 
 def test_a_record_of_schema_1_names_its_attacks_by_their_specs(folder: Path) -> None:
     record = json.loads((folder / "loradar.json").read_text())
-    row: dict[str, object] = {"attack": "FIA(layer='layer2', masks=10, drop=0.3, ball=Linf(radius=0.06274509803921569), seed=0)"}
+    row: dict[str, Any] = {
+        "attack": "FIA(layer='layer2', masks=10, drop=0.3, ball=Linf(radius=0.06274509803921569), seed=0)"
+    }
     row |= {"trained_against": "PGD(ball=L2(radius=0.5), step=None, steps=10, seed=0)", "correct": 3, "threat": "clean"}
     old = {"target_modules": "targets", "lora_alpha": "alpha", "init": "start"}
     card = {old.get(key, key): value for key, value in record["card"].items()}

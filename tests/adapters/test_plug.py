@@ -1,4 +1,4 @@
-"""Wearing a delta, layer by layer: every convolution against its weight written out; what a twin shares and copies."""
+"""Deltas applied, layer by layer: every convolution against its weight written out; what a shared copy shares."""
 
 import copy
 import itertools
@@ -101,9 +101,9 @@ def test_training_moves_the_very_tensors_of_the_adapter() -> None:
 
 def test_train_mode_never_reaches_frozen_statistics() -> None:
     base = resnet().train()
-    twin = plug(base, init_adapter(base, target_modules="block-conv1"))
-    before = snapshot(twin)
-    for model in (twin, copy.deepcopy(twin)):
+    plugged = plug(base, init_adapter(base, target_modules="block-conv1"))
+    before = snapshot(plugged)
+    for model in (plugged, copy.deepcopy(plugged)):
         model.train()
         with evaluating(model):
             pass
@@ -117,13 +117,13 @@ def test_channels_last_and_autocast() -> None:
     base = resnet().to(memory_format=torch.channels_last)
     adapter = trained(base, "block-conv1+stem")
     x = images().contiguous(memory_format=torch.channels_last)
-    folded, twin = merge_weights(base, adapter), plug(base, adapter)
+    folded, plugged = merge_weights(base, adapter), plug(base, adapter)
     weight = folded.get_submodule("wrapped.layer1.0.conv1").weight
     assert isinstance(weight, Tensor)
     assert weight.is_contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
-        assert twin(x).dtype == torch.bfloat16
-        assert torch.allclose(twin(x).float(), folded(x).float(), atol=0.05)
+        assert plugged(x).dtype == torch.bfloat16
+        assert torch.allclose(plugged(x).float(), folded(x).float(), atol=0.05)
 
 
 def test_a_base_in_half_precision() -> None:

@@ -60,8 +60,8 @@ def test_training_on_the_residual_is_training_on_the_base(kind: str) -> None:
     base, adapter = BASES[kind][0], started(kind)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     step(plug(residual(base, adapter), on_residual(adapter), check=False), adapter, images(8))
-    worn = plug(residual(base, adapter), on_residual(adapter), check=False)
-    assert torch.allclose(merge_weights(base, adapter)(images()), worn(images()), atol=1e-4)
+    plugged = plug(residual(base, adapter), on_residual(adapter), check=False)
+    assert torch.allclose(merge_weights(base, adapter)(images()), plugged(images()), atol=1e-4)
     assert not torch.allclose(merge_weights(base, adapter)(images()), base(images()), atol=1e-4)
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
 

@@ -1,4 +1,4 @@
-"""One model, many adapters, one of them worn at a time."""
+"""One model, many adapters, one of them active at a time."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_only_what_is_in_use_hangs_on_the_switch() -> None:
     theirs = {p.data_ptr() for p in base.parameters()}
     heads = {"fc.weight", "fc.bias"}
     own = {name for name, p in switch.model.named_parameters() if p.data_ptr() not in theirs}
-    assert {name.split(".", 1)[-1] for name in own} == heads, "a twin holds nothing of the base's twice"
+    assert {name.split(".", 1)[-1] for name in own} == heads, "a copy holds nothing of the base's twice"
 
 
 def test_adding_again_and_removing_what_is_in_use() -> None:

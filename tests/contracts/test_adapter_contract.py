@@ -94,8 +94,8 @@ def test_a_fresh_adapter_changes_nothing(case: Case) -> None:
 def test_a_fresh_adapter_receives_gradient(case: Case) -> None:
     base = case.make()
     adapter = case.fresh(base)
-    twin = plug(base, adapter)
-    F.cross_entropy(twin(images()), torch.arange(4)).backward()  # type: ignore[no-untyped-call]
+    plugged = plug(base, adapter)
+    F.cross_entropy(plugged(images()), torch.arange(4)).backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None for p in adapter.parameters())
     moving = [bool((d.a.grad != 0).any() | (d.b.grad != 0).any()) for d in adapter.deltas.values()]  # type: ignore[union-attr]
     # both factors at zero never learn: known, warned of, and kept for comparison alone
@@ -127,11 +127,11 @@ def test_the_base_is_bit_identical_after_training(case: Case) -> None:
 def test_statistics_move_only_where_they_are_owned(case: Case) -> None:
     base = case.make()
     adapter = case.fresh(base)
-    twin = plug(base, adapter).train()
-    before = snapshot(twin)
+    plugged = plug(base, adapter).train()
+    before = snapshot(plugged)
     with torch.no_grad():
-        twin(images(8, seed=5))
-    moved = [n for n, t in twin.state_dict().items() if not torch.equal(t, before[n])]
+        plugged(images(8, seed=5))
+    moved = [n for n, t in plugged.state_dict().items() if not torch.equal(t, before[n])]
     assert all("running" in n or "tracked" in n for n in moved)
     statistics = [n for n in before if n.endswith(("running_mean", "running_var"))]
     assert len([n for n in moved if "running" in n]) == (len(statistics) if case.norm == "owned" else 0)
@@ -165,9 +165,9 @@ def test_another_base_is_refused_with_both_fingerprints(case: Case) -> None:
     base, other = case.make(), case.make(seed=1)
     adapter = case.fresh(base)
     theirs = case.fresh(other).card.base_fingerprint
-    for wear in (plug, merge_weights):
+    for apply in (plug, merge_weights):
         with pytest.raises(WrongBaseError) as caught:
-            wear(other, adapter)
+            apply(other, adapter)
         assert adapter.card.base_fingerprint[:12] in str(caught.value)
         assert theirs[:12] in str(caught.value)
 

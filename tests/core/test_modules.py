@@ -32,7 +32,7 @@ def model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 2)))
 
 
-def test_innermost_follows_wrappers_all_the_way() -> None:
+def test_unwrap_follows_wrappers_all_the_way() -> None:
     backbone = model()
     assert unwrap(backbone) is backbone
     assert unwrap(Around(Around(backbone))) is backbone
@@ -80,6 +80,7 @@ def test_logits_that_a_model_names_are_taken(output: object) -> None:
         (LOGITS[:, :, None, None].expand(3, 4, 2, 2), "pool it first"),
         (LOGITS[0, 0], r"shape \(\); "),
         (LOGITS.long(), "torch.int64; .*argmax"),
+        (LOGITS.argmax(1), "torch.int64; .*argmax"),
         (LOGITS > 0, "torch.bool; "),
         (LOGITS[:, :0], r"shape \(3, 0\)"),
     ],

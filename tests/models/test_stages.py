@@ -65,8 +65,8 @@ def test_it_takes_adapters_and_merges_normalisation_as_a_plain_one(spec: str, tm
     save(adapter, tmp_path / "adapter", base.model)
     x = torch.rand(2, 3, side, side)
     with torch.no_grad():
-        worn = merge_weights(base.model, load(tmp_path / "adapter"))(x)
-        assert torch.allclose(worn, base.model(x), atol=1e-4)
+        merged = merge_weights(base.model, load(tmp_path / "adapter"))(x)
+        assert torch.allclose(merged, base.model(x), atol=1e-4)
     pairs = foldable_conv_bn(base.model)
     assert pairs == tuple((f"backbone.{a}", f"backbone.{b}") for a, b in foldable_conv_bn(load_base(spec).model))
     assert torch.allclose(optimize_for_inference(base.model, "fp32", merge=pairs)(x), base.model(x), atol=1e-4)

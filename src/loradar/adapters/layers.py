@@ -1,4 +1,4 @@
-"""What is asked of a layer before a delta is put on it, and of a model: its head, its running statistics."""
+"""Properties of layers: their weight, its shape, whether a branch beside it is equivalent, running statistics."""
 
 import inspect
 import re
@@ -91,7 +91,7 @@ def weight_of(backbone: nn.Module, name: str) -> Tensor:
 
 
 def fused_matrices(backbone: nn.Module, name: str) -> int:
-    """How many matrices stand one above the other in the weight of layer `name`: 3 for a fused query, key and value."""
+    """Returns how many matrices stand one above the other in the weight of layer `name`: 3 for a fused query, key and value."""
     module = backbone.get_submodule(name)
     if isinstance(module, nn.MultiheadAttention):
         return 3
@@ -100,7 +100,7 @@ def fused_matrices(backbone: nn.Module, name: str) -> int:
 
 
 def find_norms(model: nn.Module) -> tuple[str, ...]:
-    """The names of the modules with running statistics, relative to the innermost backbone."""
+    """Returns the names of the modules with running statistics, relative to the user's own backbone."""
     return tuple(n for n, m in unwrap(model).named_modules() if has_statistics(m))
 
 
@@ -109,6 +109,6 @@ def has_statistics(module: nn.Module) -> bool:
 
 
 def children(backbone: nn.Module) -> Iterator[tuple[str, nn.Module, dict[str, nn.Module]]]:
-    """Every module with its name and its direct children."""
+    """Yields every module with its name and its direct children."""
     for name, module in backbone.named_modules():
         yield name, module, dict(module.named_children())

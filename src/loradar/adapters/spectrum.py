@@ -107,14 +107,14 @@ def _truncated(delta: Delta, rank: int) -> tuple[Delta, float, float]:
 def residual(base: nn.Module, adapter: Adapter) -> nn.Module:
     """`base` with W_res = W - B0 A0 in the place of every weight whose delta has an SVD start: frozen, for a whole pool.
 
-    Wear `on_residual(adapter)` on it: one branch then does the work of two, and the output is that of `adapter` on
+    Plug `on_residual(adapter)` into it: one branch then does the work of two, and the output is that of `adapter` on
     `base` up to rounding.
     """
     return merge_weights(base, _only_start(adapter), check=False)
 
 
 def on_residual(adapter: Adapter) -> Adapter:
-    """The same trainable tensors without the frozen part of the start, to be worn on `residual(base, adapter)`."""
+    """The same trainable tensors without the frozen part of the start, to be plugged into `residual(base, adapter)`."""
     deltas = {name: dataclasses.replace(delta, init_factors=None) for name, delta in adapter.deltas.items()}
     return dataclasses.replace(adapter, deltas=deltas)
 

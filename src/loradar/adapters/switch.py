@@ -1,4 +1,4 @@
-"""One model, many adapters, one of them worn at a time."""
+"""One model, many adapters, one of them active at a time."""
 
 from collections.abc import Mapping
 
@@ -13,11 +13,11 @@ from loradar.core.types import Images
 
 
 class AdapterSwitch(nn.Module):
-    """`base` wearing whichever adapter was chosen last, or none: a change is a change of reference.
+    """`base` with the adapter applied that was chosen last, or with none: a change is a change of reference.
 
-    Every adapter gets a twin of the base (see `plug`) that shares the base's parameters. So neither choosing one nor
-    adding one depends on how many there are, and a choice touches no weight. Only the twin in use is a submodule: what
-    `eval`, an attack or an optimiser does to the switch reaches no other.
+    Every adapter gets a shared copy of the base (see `plug`). So neither choosing one nor adding one depends on how many
+    there are, and a choice touches no weight. Only the copy in use is a submodule: what `eval`, an attack or an optimiser
+    does to the switch reaches no other.
 
     Raises as `add` does.
     """
@@ -27,7 +27,7 @@ class AdapterSwitch(nn.Module):
         self._base_fingerprint = fingerprint(base)
         # in a list: a module in an attribute would be a submodule
         self._base = [base]
-        self._twins: dict[str, nn.Module] = {}
+        self._plugged: dict[str, nn.Module] = {}
         self.used: str | None = None
         self.model = base
         for name, adapter in (adapters or {}).items():
@@ -35,29 +35,29 @@ class AdapterSwitch(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the adapters that can be used."""
-        return tuple(self._twins)
+        """The adapters that can be used."""
+        return tuple(self._plugged)
 
     def add(self, name: str, adapter: Adapter) -> None:
-        """Makes `adapter` ready under `name`, in the place of one of that name; the one in use stays in use.
+        """Adds `adapter` under `name`, in the place of one of that name; the one in use stays in use.
 
         Raises WrongBaseError for an adapter of another base.
         """
         (base,) = self._base
         check_base(adapter, self._base_fingerprint)
-        self._twins[name] = plug(base, adapter, check=False)
+        self._plugged[name] = plug(base, adapter, check=False)
         if name == self.used:
             self.use(name)
 
     def remove(self, name: str) -> None:
-        """Forgets the adapter; the base goes on alone where it was in use. Raises BadConfigError for an unknown name."""
+        """Removes the adapter; the base alone is used where it was active. Raises BadConfigError for an unknown name."""
         self._known(name)
         if name == self.used:
             self.use(None)
-        del self._twins[name]
+        del self._plugged[name]
 
     def use(self, name: str | None) -> None:
-        """From now on the model wears this adapter, for None no adapter. Raises BadConfigError for an unknown name."""
+        """Makes this adapter the active one, for None no adapter. Raises BadConfigError for an unknown name."""
         if name is None:
             (self.model,) = self._base
         else:
@@ -65,9 +65,9 @@ class AdapterSwitch(nn.Module):
         self.used = name
 
     def _known(self, name: str) -> nn.Module:
-        if name not in self._twins:
-            raise BadConfigError(f"no adapter {name!r} here; {did_you_mean(name, self._twins)}")
-        return self._twins[name]
+        if name not in self._plugged:
+            raise BadConfigError(f"no adapter {name!r} here; {did_you_mean(name, self._plugged)}")
+        return self._plugged[name]
 
     def forward(self, x: Images) -> Tensor:
         logits: Tensor = self.model(x)

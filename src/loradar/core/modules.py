@@ -58,6 +58,8 @@ def check_logits(output: object) -> Logits:
     logits = take_logits(output)
     if not isinstance(logits, Tensor):
         raise BadConfigError(f"the model gives {_said(logits)}; expected logits (batch, classes)")
+    if not logits.is_floating_point():
+        raise BadConfigError(f"the model gives {logits.dtype}; expected logits of a float type, before any argmax")
     shape = tuple(logits.shape)
     if len(shape) == 2 and not shape[1]:
         raise BadConfigError(f"the model gives shape {shape}, of no class; expected logits of two classes or more")
@@ -69,8 +71,6 @@ def check_logits(output: object) -> Logits:
     if len(shape) != 2:
         mend = "add nn.Flatten() behind it" if shape[2:] and set(shape[2:]) == {1} else "pool it first"
         raise BadConfigError(f"the model gives shape {shape}; expected logits (batch, classes): {mend}")
-    if not logits.is_floating_point():
-        raise BadConfigError(f"the model gives {logits.dtype}; expected logits of a float type, before any argmax")
     return logits
 
 
@@ -111,7 +111,7 @@ AUTO_LAYER = "auto"
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
-    """The submodule `name` of the user's own backbone, or its `middle_layer` for "auto".
+    """Returns the submodule `name` of the user's own backbone, or its `middle_layer` for "auto".
 
     Raises BadTargetError with the near misses.
     """
@@ -157,7 +157,7 @@ def middle_layer(model: nn.Module) -> str:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode (no dropout, no moving statistics) for the time of the block, then as it was."""
+    """Puts every module in eval mode (no dropout, no moving statistics) for the block, then back as it was."""
     trained = [m for m in model.modules() if m.training]
     try:
         for module in trained:
@@ -174,7 +174,7 @@ class _Output:
 
 @contextmanager
 def capture(model: nn.Module, layer: str) -> Iterator[_Output]:
-    """The output of `layer`, at its first call within the block, as `.value`.
+    """Keeps the output of `layer`, at its first call within the block, as `.value`.
 
     Raises BadTargetError for a layer that does not exist.
     """
@@ -200,7 +200,7 @@ class _Reached(Exception):  # noqa: N818  # nothing went wrong
 
 
 def output_of(model: nn.Module, layer: str, x: Tensor) -> object:
-    """What `layer` gives at its first call when `model` is asked for `x`; the layers behind it are not computed.
+    """Returns what `layer` gives at its first call for `model(x)`; the layers behind it are not computed.
 
     None where the forward pass does not come by. Raises BadTargetError for a layer that does not exist.
     """

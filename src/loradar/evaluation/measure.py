@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from loradar.core.checks import check_images, check_labels
 from loradar.core.errors import BadConfigError
-from loradar.core.modules import evaluating
+from loradar.core.modules import check_logits, evaluating
 from loradar.core.types import Attack, Images, Labels, NullProgress, Progress, Threat
 from loradar.evaluation.intervals import wilson
 
@@ -107,7 +107,7 @@ def predict(model: nn.Module, images: Images | Iterable[Images], *, batch_size: 
     with evaluating(model), torch.no_grad():
         for batch in batches:
             check_images(batch)
-            logits = model(batch.to(device))
+            logits = check_logits(model(batch.to(device)))
             answers.append(logits.argmax(1).masked_fill(logits.isnan().any(1), -1).cpu())
     return torch.cat(answers) if answers else torch.empty(0, dtype=torch.int64)
 

@@ -13,13 +13,13 @@ from loradar.core.tracing import trace
 from loradar.models.precision import Autocast, Precision, resolve_precision
 
 Pair = tuple[str, str]
-"""Names of a convolution and of the batch normalisation behind it, relative to the innermost backbone."""
+"""Names of a convolution and of the batch normalisation behind it, relative to the user's own backbone."""
 
 
 def foldable_conv_bn(model: nn.Module) -> tuple[Pair, ...]:
     """The convolutions whose output goes through one batch normalisation and nowhere else; what `frozen` may merge.
 
-    Found in the traced graph of the innermost backbone; none where its forward cannot be traced.
+    Found in the traced graph of the user's own backbone; none where its forward cannot be traced.
     """
     backbone = unwrap(model)
     try:

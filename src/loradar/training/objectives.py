@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loradar.core.modules import check_logits
 from loradar.core.types import Images, Labels, Logits
 
 KL: TypeAlias = Literal["clean-attacked", "attacked-clean"]
@@ -20,7 +21,7 @@ def mixed_adversarial_loss(
     One pass over both halves, so that normalisation that moves (if an adapter owns it) sees the mixture. Where the base's
     logits of `x` are given as `before`, `distill_weight` times the `distillation_loss` of the clean answers from them is added.
     """
-    logits: Logits = model(torch.cat([x, x_adv]))
+    logits = check_logits(model(torch.cat([x, x_adv])))
     loss = F.cross_entropy(logits, torch.cat([y, y]))
     return loss if before is None else loss + distill_weight * distillation_loss(logits[: len(x)], before)
 
@@ -37,7 +38,7 @@ def distillation_loss(logits: Logits, before: Logits, *, temperature: float = 2.
 
 def clean_loss(model: nn.Module, x: Images, y: Labels) -> Tensor:
     """Mean cross-entropy of the clean images: ordinary training, as a base is made."""
-    return F.cross_entropy(model(x), y)
+    return F.cross_entropy(check_logits(model(x)), y)
 
 
 def trades_loss(
