@@ -91,11 +91,11 @@ class FewShotClassifier:
         self.seed = seed
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002  # scikit-learn's signature
-        """The constructor's parameters, which `sklearn.base.clone` makes an unfitted copy of."""
+        """Returns the constructor's parameters, from which `sklearn.base.clone` makes an unfitted copy."""
         return {name: getattr(self, name) for name in list(inspect.signature(type(self)).parameters)}
 
     def set_params(self, **params: Any) -> "FewShotClassifier":
-        """Sets parameters; takes effect at the next `fit`. Raises BadConfigError for an unknown one."""
+        """Sets parameters for the next `fit`. Raises BadConfigError for an unknown one."""
         known = self.get_params()
         for name, value in params.items():
             if name not in known:
@@ -155,21 +155,21 @@ class FewShotClassifier:
         return self._learned(fitted.adapter, fitted.classifier, classes, fitted.weights, tuple(x.shape[1:]))
 
     def predict(self, x: Tensor | Array) -> Any:
-        """(n,) labels of images (n, c, h, w). A tensor for a tensor, unless labels are text; an array otherwise."""
+        """Returns the labels (n,) of images (n, c, h, w): a tensor for a tensor, an array for an array and for text."""
         codes = self._logits(x).argmax(1).numpy()
         labels = self.classes_[codes]
         return torch.from_numpy(labels).to(x.device) if isinstance(x, Tensor) and labels.dtype.kind == "i" else labels
 
     def predict_proba(self, x: Tensor | Array) -> Any:
-        """(n, classes) probabilities in the order of `classes_`: a softmax of the logits; a tensor for a tensor."""
+        """Returns the softmax of the logits, (n, classes), in the order of `classes_`; a tensor for a tensor."""
         return _as_given(self._logits(x).softmax(1), x)
 
     def decision_function(self, x: Tensor | Array) -> Any:
-        """(n, classes) logits in the order of `classes_`, also for two classes; a tensor for a tensor."""
+        """Returns the logits, (n, classes) also for two classes, in the order of `classes_`; a tensor for a tensor."""
         return _as_given(self._logits(x), x)
 
     def score(self, x: Tensor | Array, y: Any) -> float:
-        """The share of right answers, in [0, 1]. Raises BadDataError for a label that the support did not have."""
+        """Returns the accuracy, in [0, 1]. Raises BadDataError for a label that the support did not have."""
         self._check_fitted()
         labels = as_labels(y, len(x))
         codes_of(labels, self.classes_)
@@ -237,7 +237,7 @@ class FewShotClassifier:
 
     @torch.no_grad()
     def _logits(self, x: Tensor | Array) -> Tensor:
-        """(n, classes) float32 on the CPU."""
+        """Returns the logits (n, classes), float32 on the CPU."""
         self._check_fitted()
         images = as_images(x, self._size, "the task")
         if self._size is None:

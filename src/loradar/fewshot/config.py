@@ -38,7 +38,8 @@ class MetaTuneConfig(Config):
         "centroid", description="Classifier of the tasks while tuning; clean meta-tuning always uses centroid."
     )
     target_modules: list[str] = Field(
-        [], description="Layers to adapt. Default: attention+mlp, or all-conv where there is none."
+        [],
+        description="Layers to adapt. Default: attention+mlp or all-conv, whichever is most of the model, else auto.",
     )
     rank: int = Field(8, ge=1, description="Rank of each low-rank update; query, key and value have one each.")
     init: Literal["svd", "random"] = Field(

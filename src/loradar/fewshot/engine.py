@@ -99,7 +99,7 @@ class TaskEngine:
         return TaskModel(name=name, features=self.models.fixed[name], is_fixed=True, head=head)
 
     def head(self, model: TaskModel) -> nn.Module:
-        """From the model's features (m, d) to logits (m, way), made of the support."""
+        """Makes the head of the support: from the model's features (m, d) to logits (m, way)."""
         if model.is_fixed:
             features = self.cache.features(model.name, self.task.episode.support)
         else:
@@ -107,18 +107,18 @@ class TaskEngine:
         return model.head(features, self.task.support_labels, self.task.way)
 
     def prototypes(self, name: str) -> Tensor:
-        """(way, d) under fixed weights."""
+        """Returns the prototypes (way, d) under fixed weights."""
         features = self.cache.features(name, self.task.episode.support)
         return prototypes_of(features, self.task.support_labels, self.task.way)
 
     def augmented(self, name: str) -> tuple[Tensor, Tensor]:
-        """Features of the augmented support under fixed weights, and their labels."""
+        """Returns features of the augmented support under fixed weights, and their labels."""
         count = self.models.n_augmentations
         found = [self.cache.features(name, self.task.episode.support, copy=1 + i) for i in range(count)]
         return torch.cat(found), self.task.support_labels.repeat(count)
 
     def weights(self, blending: Blending) -> dict[str, float]:
-        """The share of each member in the blend for this task, by the support alone."""
+        """Computes the share of each member in the blend for this task, by the support alone."""
         names = list(blending.members or self.models.members)
         scores = [self._score(blending, name) for name in names]
         return dict(zip(names, blending.weights_of(torch.tensor(scores)).tolist(), strict=True))
@@ -137,7 +137,7 @@ class TaskEngine:
 
     @torch.no_grad()
     def merged(self, weights: Mapping[str, float], rank_keep_ratio: float, watch: Stopwatch | None = None) -> Adapter:
-        """W_res + sum of weight_i B_i A_i, trimmed, as an adapter."""
+        """Blends members: W_res + sum of weight_i B_i A_i, trimmed, as an adapter."""
         assert self.models.pool is not None, "only members of a pool have weights"
         watch = watch or Stopwatch()
         with watch("blend"):
@@ -146,7 +146,7 @@ class TaskEngine:
             return truncate_spectrum(self.models.base, adapter, rank_keep_ratio)
 
     def blended(self, blending: Blending) -> TaskModel:
-        """The model of the blend."""
+        """Returns the model of the blend."""
         used = {name: weight for name, weight in self.weights(blending).items() if weight}
         ratio = blending.rank_keep_ratio
         if len(used) == 1 and ratio == 1:
@@ -158,7 +158,7 @@ class TaskEngine:
         return dataclasses.replace(self.blends[name], head=blending.head)
 
     def of_least_loss(self) -> TaskModel:
-        """The member whose augmented support is classified with the smallest cross-entropy."""
+        """Returns the member whose augmented support is classified with the smallest cross-entropy."""
         losses = {}
         for name in self.models.members:
             features, labels = self.augmented(name)
@@ -166,7 +166,7 @@ class TaskEngine:
         return self.fixed(min(losses, key=lambda name: losses[name]))
 
     def classifier(self, models: Sequence[TaskModel]) -> nn.Module:
-        """The task's classifier as it is attacked, in the precision asked for: the mean of the logits of `models`."""
+        """Makes the task's classifier as it is attacked, in the precision asked for: the mean of the logits of `models`."""
         found: list[nn.Module] = [
             TaskClassifier(self.models.optimized(model.features), self.head(model)) for model in models
         ]
@@ -174,7 +174,7 @@ class TaskEngine:
 
     @torch.no_grad()
     def answers(self, models: Sequence[TaskModel], query: Images | None = None) -> Tensor:
-        """(n,) answers to `query`, or to the task's own, through remembered features where there are any."""
+        """Returns answers (n,) to `query`, or to the task's own, through remembered features where there are any."""
         logits = []
         for model in models:
             if query is None and model.is_fixed:

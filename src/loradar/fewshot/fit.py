@@ -212,7 +212,7 @@ def _weight_of(head: nn.Module) -> torch.Tensor:
 
 
 def open_task(folder: Path | str) -> Adapter:
-    """The adapter of a fitted task. Raises BadFileError for any other adapter."""
+    """Loads the adapter of a fitted task. Raises BadFileError for any other adapter."""
     adapter = load(folder)
     if not adapter.card.classes or f"{adapter.card.head}.weight" not in adapter.modules_to_save:
         raise BadFileError(f"{folder} is no adapter of a few-shot task; expected one that `loradar few-shot fit` wrote")
@@ -220,19 +220,19 @@ def open_task(folder: Path | str) -> Adapter:
 
 
 def base_of_task(folder: Path | str, adapter: Adapter) -> str:
-    """The base that a task was fitted on. Raises BadFileError where its card does not say."""
+    """Returns the spec of the base that a task was fitted on. Raises BadFileError where its card does not say."""
     if not (spec := str(adapter.card.data.get("base", ""))):
         raise BadFileError(f"{folder} does not say which base it is for; give it with --base")
     return spec
 
 
 def head_of(adapter: Adapter) -> HeadKind:
-    """The kind of a task's head, as its card says."""
+    """Returns the kind of a task's head, as its card says."""
     return "ridge" if adapter.card.data.get(HEAD) == "ridge" else "centroid"
 
 
 def task_classifier(base: nn.Module, adapter: Adapter, support: tuple[Images, Labels] | None = None) -> TaskClassifier:
-    """The classifier of a task's adapter: images to logits over its classes. The adapter must hold a head.
+    """Makes the classifier of a task's adapter, which must hold a head: images to logits over its classes.
 
     With the images that it was fitted on, and their labels, it is transductive: a batch is answered as a whole.
     """
@@ -250,7 +250,7 @@ def task_classifier(base: nn.Module, adapter: Adapter, support: tuple[Images, La
 
 
 def support_of(source: Source, shot: int | None) -> tuple[Images, Labels]:
-    """The first `shot` images of each class, or all, and their labels. Raises BadDataError for too few."""
+    """Returns the first `shot` images of each class, or all, and their labels. Raises BadDataError for too few."""
     images = source.train
     counts = torch.bincount(images.labels, minlength=len(source.classes))
     if len(counts) < 2:

@@ -17,7 +17,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 def opened(base: nn.Module | Base | str) -> tuple[nn.Module, Shape | None]:
-    """The module, and the shape (c, h, w) of its images where it is known. Raises BadConfigError for what is no base."""
+    """Returns the module, and the shape (c, h, w) of its images where it is known. Raises BadConfigError."""
     if isinstance(base, str):
         base = open_base(base, "auto")
     if isinstance(base, Base):
@@ -28,7 +28,7 @@ def opened(base: nn.Module | Base | str) -> tuple[nn.Module, Shape | None]:
 
 
 def as_images(x: Tensor | Array, shape: Shape | None, of: str) -> Images:
-    """`x` as float32 images (n, *shape). Raises BadImagesError."""
+    """Converts `x` to float32 images (n, *shape), which `of` takes. Raises BadImagesError."""
     try:
         images = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.ascontiguousarray(x))
     except TypeError as error:
@@ -45,7 +45,7 @@ def as_images(x: Tensor | Array, shape: Shape | None, of: str) -> Images:
 
 
 def as_labels(y: Any, count: int) -> Array:
-    """`y` as (count,) integers or text. Raises BadDataError."""
+    """Converts `y` to an array (count,) of integers or text. Raises BadDataError."""
     values = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
     try:
         labels = np.asarray(values)
@@ -62,7 +62,7 @@ def as_labels(y: Any, count: int) -> Array:
 
 
 def codes_of(labels: Array, classes: Array) -> Array:
-    """The index of each label among `classes`. Raises BadDataError for one that is not there."""
+    """Returns the index of each label in `classes`. Raises BadDataError for one that is not there."""
     known = {label: index for index, label in enumerate(classes.tolist())}
     for label in labels.tolist():
         if label not in known:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from loradar.adapters import Adapter, init_adapter
+from loradar.adapters import Adapter, init_adapter, target_share
 from loradar.attacks import parse_attack
 from loradar.core.config import check_run_settings
 from loradar.core.errors import BadConfigError, did_you_mean
@@ -71,8 +71,11 @@ def run(job: MetaTuneJob, *, progress: Progress | None = None) -> MetaTuneResult
     """
     config = job.config
     check_run_settings(config, *FREE)
+    progress, model = progress or NullProgress(), job.base.model
+    share = target_share(model, job.start.deltas)
+    progress.message(f"members change {len(job.start.deltas)} layers, {share:.0%} of the parameters below the head")
     asked = [one for one in job.members if not config.member or one.name in config.member]
-    trained = [(one, train_member(one, job, progress or NullProgress())) for one in asked]
+    trained = [(one, train_member(one, job, progress)) for one in asked]
     return MetaTuneResult(
         members={one.name: adapter for one, adapter in trained if one.is_pooled},
         baselines={one.name: adapter for one, adapter in trained if not one.is_pooled},

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from loradar.adapters import (
     find_targets,
     load,
     merge_weights,
+    target_share,
 )
 from loradar.core.errors import BadConfigError, BadFileError, BadTargetError
 from loradar.core.modules import unwrap
@@ -37,10 +39,12 @@ from loradar.models import (
 
 POOL, BASELINES = "pool", "baselines"
 BASE, AVERAGE = "base", "average"
+LEAST_SHARE = 0.5
+"""Of the parameters below the head, in the layers that members change by default."""
 
 
 def open_pool(folder: Path) -> AdapterPool:
-    """The members of a pool. Raises BadFileError where there is none, and WrongBaseError for members of several bases."""
+    """Loads the members of a pool. Raises BadFileError where there is none, and WrongBaseError for members of several bases."""
     found = _adapters(folder / POOL)
     if not found:
         raise BadFileError(f"{folder} holds no pool; expected {POOL}/NAME/ as `loradar meta-tune` writes it")
@@ -48,7 +52,7 @@ def open_pool(folder: Path) -> AdapterPool:
 
 
 def open_baselines(folder: Path) -> dict[str, Adapter]:
-    """What was tuned beside a pool, by name; empty where nothing was."""
+    """Loads what was tuned beside a pool, by name; empty where nothing was."""
     return _adapters(folder / BASELINES)
 
 
@@ -57,7 +61,7 @@ def _adapters(folder: Path) -> dict[str, Adapter]:
 
 
 def base_of(folder: Path) -> str:
-    """The base that a pool was tuned on, as it was named then. Raises BadFileError where the folder does not say."""
+    """Returns the spec of the base that a pool was tuned on. Raises BadFileError where the folder does not say."""
     try:
         return str(json.loads((folder / RUN).read_text())["base"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -65,13 +69,18 @@ def base_of(folder: Path) -> str:
 
 
 def targets_of(model: nn.Module, asked: Sequence[str]) -> tuple[str, ...]:
-    """What was asked for; else attention and MLP of a transformer, else every convolution."""
+    """Returns the layers asked for; else attention and MLP, or all convolutions, if they are most of the model; else auto.
+
+    Convolutions alone are little of a ConvNeXt, and of an MLP-Mixer its patch embedding.
+    """
     if asked:
         return find_targets(model, asked)
-    try:
-        return find_targets(model, "attention+mlp")
-    except BadTargetError:
-        return find_targets(model, "all-conv")
+    for preset in ("attention+mlp", "all-conv"):
+        with suppress(BadTargetError):
+            found = find_targets(model, preset)
+            if target_share(model, found) >= LEAST_SHARE:
+                return found
+    return find_targets(model, "auto")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,15 +156,15 @@ class PoolModels:
 
     @cached_property
     def optimized_members(self) -> dict[str, nn.Module]:
-        """The members as they are attacked."""
+        """Copies of the members for attacking, by name."""
         return {name: self.optimized(self.fixed[name]) for name in self.members}
 
     def optimized(self, features: nn.Module) -> nn.Module:
-        """A copy for attacking, in the precision asked for."""
+        """Makes a copy for attacking, in the precision asked for."""
         return optimize_for_inference(features, self.precision, merge=self.merge)
 
     def with_adapter(self, adapter: Adapter) -> nn.Module:
-        """The features of the base with the weights of `adapter`, whose base was checked."""
+        """Makes the feature extractor of the base with the weights of `adapter`, whose base was checked."""
         return skip_padding(merge_weights(self.features, adapter, check=False))
 
     @property
@@ -167,7 +176,7 @@ class PoolModels:
 
 @torch.no_grad()
 def features_of(model: nn.Module, x: Images) -> Tensor:
-    """(n, d) float32 features of images (n, c, h, w), computed in one pass."""
+    """Computes float32 features (n, d) of images (n, c, h, w) in one pass."""
     features: Tensor = model(x.to(device_of(model)))
     return features.float()
 
