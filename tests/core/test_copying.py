@@ -2,7 +2,9 @@
 
 import functools
 import threading
+import weakref
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -63,6 +65,8 @@ REBOUND: dict[str, Callable[[Any], object]] = {
     "a bound method in a list": lambda net: setattr(net, "calls", [net.block.another]),
     "a module in a tuple": lambda net: setattr(net, "kept", (net.block,)),
     "a function that holds no module": lambda net: setattr(net, "act", lambda x: x * 2),
+    "a bound function": lambda net: held(net, MethodType(lambda self, x: -self.conv(x), net.block)),
+    "a hook of the state": lambda net: net.register_state_dict_post_hook(lambda *_: net.block),
     "a hook": lambda net: net.block.register_forward_hook(lambda _m, _x, out: out * 2),
     "a compiled call": lambda net: setattr(net.block, "_compiled_call_impl", None),
 }
@@ -100,6 +104,14 @@ REFUSED: dict[str, tuple[Callable[[Any], object], str]] = {
         "'block' keeps a function as 'forw",
     ),
     "a cache": (lambda net: held(net, cached(net)), "'block' keeps a function as 'forward'"),
+    "a closure that is bound": (
+        lambda net: held(net, MethodType(lambda _self, x, f=net.block.forward: f(x), net.block)),
+        "'block' keeps a function as 'forward'",
+    ),
+    "a weak reference": (
+        lambda net: setattr(net, "whole", weakref.ref(net.block)),
+        "the model keeps a function as 'whole'",
+    ),
     "another method": (
         lambda net: setattr(net.block, "another", closure(net)),
         "'block' keeps a function as 'another'",
@@ -145,10 +157,12 @@ def test_an_activation_that_is_kept_comes_without_its_graph() -> None:
     net: Any = Net().eval()
     net.last = net.block(images())
     net.history = [{"maps": net.last}]
+    net.register_buffer("mean_map", net.last.mean(0))
     copied: Any = copy_model(net, share=True)
     assert torch.equal(copied.last, net.last)
     assert not copied.last.requires_grad
     assert copied.history[0]["maps"] is copied.last
+    assert torch.equal(copied.mean_map, net.mean_map)
     assert net.last.requires_grad
 
 

@@ -13,7 +13,7 @@ from loradar.core.errors import BadConfigError, BadTargetError, did_you_mean
 from loradar.core.modules import check_logits, unwrap
 from loradar.core.probing import find_input
 
-_NAMES = ("classifier", "fc", "head", "heads", "cls_classifier", "distillation_classifier")
+_NAMES = ("classifier", "fc", "head", "heads", "cls_classifier", "distillation_classifier", "classifier_distill")
 """What torchvision and transformers call the module that ends in the logits, and what most people call theirs."""
 _LIBRARIES = ("torchvision.models.", "transformers.", "loradar.")
 

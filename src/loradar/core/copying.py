@@ -3,6 +3,7 @@
 import copy
 import functools
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from types import FunctionType, MethodType
 from typing import Any, TypeVar
@@ -16,9 +17,11 @@ M = TypeVar("M", bound=nn.Module)
 
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 # deepcopy hands these on as they are, with whatever they are bound to
-_FUNCTIONS = (FunctionType, functools._lru_cache_wrapper)
+_FUNCTIONS = (FunctionType, functools._lru_cache_wrapper, weakref.ref)
 # without effect on what a module computes; torch leaves the compiled call out of its copies
-_HARMLESS = {"_compiled_call_impl", "extra_repr"}
+_HARMLESS = {"_compiled_call_impl", "extra_repr", "_state_dict_hooks", "_state_dict_pre_hooks"}
+_HARMLESS |= {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_parameters", "_buffers", "_modules"}
+_SIMPLE = (str, bytes, int, float, type, type(None))
 
 
 def copy_model(model: M, *, share: bool = False) -> M:
@@ -35,10 +38,13 @@ def copy_model(model: M, *, share: bool = False) -> M:
             raise BadConfigError(f"{name} has no shape yet; give the model one batch of images first")
         if share:
             memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    for buffer in model.buffers():
+        if not buffer.is_leaf:
+            memo[id(buffer)] = buffer.detach().clone()
     own = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
-            if attribute not in _HARMLESS:
+            if attribute not in _HARMLESS and not isinstance(value, _SIMPLE) and not _is_empty(value):
                 _prepare(name, module, attribute, value, own, memo)
     kept = dict(memo)
     try:
@@ -72,13 +78,17 @@ def _prepare(
                 )
 
 
+def _is_empty(value: object) -> bool:
+    return isinstance(value, dict | list | tuple | set) and not value
+
+
 def _parts(value: object, own: set[int]) -> Iterator[object]:
     """`value` and what it holds, but for the model's own modules, parameters and buffers."""
     seen: set[int] = set()
     left = [value]
     while left:
         part = left.pop()
-        if id(part) in seen or id(part) in own or isinstance(part, str | bytes | int | float | bool | type | None):
+        if id(part) in seen or id(part) in own or isinstance(part, _SIMPLE):
             continue
         seen.add(id(part))
         yield part
@@ -93,8 +103,7 @@ def _held(part: object) -> Iterable[object]:
     if isinstance(part, functools.partial):
         return [part.func, *part.args, *part.keywords.values()]
     if isinstance(part, MethodType):
-        # the function is the class's, as it is for every instance
-        return [part.__self__]
+        return [part.__func__, part.__self__]
     if isinstance(part, (*_FUNCTIONS, Tensor)):
         return []
     return list(getattr(part, "__dict__", {}).values())
@@ -108,10 +117,12 @@ def _reaches(function: Any, own: set[int]) -> bool:
         part = left.pop()
         if id(part) in own:
             return True
-        if id(part) in seen or isinstance(part, str | bytes | int | float | bool | type | None):
+        if id(part) in seen or isinstance(part, _SIMPLE):
             continue
         seen.add(id(part))
-        if isinstance(part, _FUNCTIONS):
+        if isinstance(part, weakref.ref):
+            left.append(part())
+        elif isinstance(part, _FUNCTIONS):
             left += [getattr(part, "__defaults__", None), getattr(part, "__kwdefaults__", None), *vars(part).values()]
             left += [cell.cell_contents for cell in getattr(part, "__closure__", None) or () if _is_full(cell)]
         else:
