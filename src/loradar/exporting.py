@@ -34,12 +34,11 @@ def export(model: nn.Module, path: Path | str, *, input_size: Sequence[int] | No
     try:
         for module in was_training:
             module.training = False
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             # a plugged model holds its adapter's factors outside its parameters: they become constants, as they should
-            warnings.filterwarnings("ignore", message=".*lifted_tensor.*|.*model attribute.*")
+            warnings.filterwarnings("ignore", message="A model attribute .*lifted_tensor")
             expected: Tensor = model(x)
             program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-        with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"model{path.suffix}"
             found = _write_pt2(program, file, x) if path.suffix == ".pt2" else _write_onnx(program, file, x)
             _check_same(expected.cpu(), found, path)

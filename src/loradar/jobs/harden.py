@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from loradar.adapters import Adapter, load, plug, save
+from loradar.adapters import Adapter, init_adapter, load, plug, save
 from loradar.attacks import named_attacks
 from loradar.core.config import check_run_settings
 from loradar.core.errors import did_you_mean
@@ -92,6 +92,7 @@ def resolve(
     base = at_size(open_base(config.base, config.device) if base is None else base, config.size)
     source = load_source(config.data, size=base.input_size[1:]) if source is None else source
     other_head = needs_other_head(base, source, config.head)
+    _check_adapter(base, config)
     splits = split(
         source, train=config.train, validation=config.validation, reported=config.max_test_images, seed=config.seed
     )
@@ -106,6 +107,11 @@ def resolve(
         adaptive=adaptive,
         other_head=other_head,
     )
+
+
+def _check_adapter(base: Base, config: HardenConfig) -> None:
+    """Raises BadTargetError or BadConfigError for layers or a rank that do not fit, before anything long is done."""
+    init_adapter(base.model, target_modules=config.target_modules, rank=config.rank, lora_alpha=config.lora_alpha)
 
 
 def run(job: HardenJob, *, progress: Progress | None = None) -> HardenResult:
