@@ -146,7 +146,10 @@ def plug(model: Model, adapter: Adapter | str | Path, *, mean: Numbers = None, s
         module = Base.of(module, mean=mean, std=std).model
     found = adapter if isinstance(adapter, Adapter) else load(adapter)
     device = next(module.parameters()).device
-    plugged = plug_adapter(module, found.to(device)).eval()
+    own = found.to(device)
+    for tensor in own.parameters():  # a copy for use: `adapters.plug` is the one for training
+        tensor.requires_grad_(False)
+    plugged = plug_adapter(module, own).eval()
     size = found.card.data.get("input_size")
     if size:  # so that `export` need not be told
         object.__setattr__(plugged, "input_size", tuple(size))  # a plain attribute, no part of the model's state
