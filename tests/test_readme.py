@@ -23,7 +23,7 @@ def test_the_ten_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     save_base(tmp_path / "runs/demo/base", base)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(compile(code, str(README), "exec"), names)  # noqa: S102  # the README is what is tested
+    exec(compile(code, str(README), "exec"), names)  # the README is what is tested
     assert "base" in capsys.readouterr().out
     assert set(names["result"]) == {"pgd", "roa"}  # type: ignore[call-overload]
     assert [row.threat for row in names["rows"]] == ["clean", "adaptive"]  # type: ignore[attr-defined]
@@ -39,7 +39,9 @@ def test_the_readme_is_short_and_its_commands_exist() -> None:
     text = README.read_text()
     assert len(text.splitlines()) <= 150
     named = set(re.findall(r"^    loradar ([a-z-]+)", text, flags=re.MULTILINE))
-    known = subprocess.run([sys.executable, "-m", "loradar", "--help"], capture_output=True, text=True, check=True).stdout
+    known = subprocess.run(
+        [sys.executable, "-m", "loradar", "--help"], capture_output=True, text=True, check=True
+    ).stdout
     assert named
     assert all(re.search(rf"\b{name}\b", known) for name in named)
 

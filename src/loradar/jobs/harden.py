@@ -22,7 +22,7 @@ from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.jobs.bases import at_size, needs_other_head, with_head
 from loradar.jobs.config import HardenConfig
 from loradar.jobs.estimate import in_words, seconds_of_harden
-from loradar.jobs.members import Member, plan
+from loradar.jobs.members import BASELINES, Member, plan
 from loradar.jobs.train_adapter import Trained, train_adapter
 from loradar.models import Base, open_base, save_base
 from loradar.report.files import write_report
@@ -49,7 +49,7 @@ class HardenJob:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HardenResult(Mapping[str, Adapter]):
-    """Adapters by name, the report, and the path of its page."""
+    """Adapters by name, the report, and the path of its page. Baselines are in the report and the out folder alone."""
 
     adapters: Mapping[str, Adapter]
     report: Report
@@ -142,7 +142,8 @@ def run(job: HardenJob, *, progress: Progress | None = None) -> HardenResult:
         card = {"measured": rows, "selected_epoch": one.selected.epoch}
         adapter = load(one.selected.folder).with_card(**card)
         save(adapter, config.out / "adapters" / one.member.name)
-        adapters[one.member.name] = adapter
+        if one.member.kind not in BASELINES:
+            adapters[one.member.name] = adapter
     return HardenResult(adapters=adapters, report=report, page=write_report(report, config.out))
 
 

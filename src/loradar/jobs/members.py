@@ -10,6 +10,8 @@ from loradar.core.types import Attack
 from loradar.jobs.config import HardenConfig
 
 Kind = Literal["adapter", "zeros", "fc-only", "fc+norm"]
+BASELINES: tuple[Kind, ...] = ("fc-only", "fc+norm")
+"""Trainings without low-rank updates, which show what these add."""
 Target = Literal["base", "defended"]
 TARGETS: tuple[Target, ...] = ("base", "defended")
 
@@ -37,18 +39,21 @@ def plan(config: HardenConfig, attacks: Mapping[str, Attack] | None = None) -> t
         targets = [_target(spec, config.attack_target) for spec in config.attacks]
     else:
         targets = [config.attack_target] * len(attacks)
+    for name in attacks:
+        if name in ("base", *BASELINES):
+            raise BadConfigError(f"an attack is called {name!r}, as a model of the report is; give it another name")
     crafted_on = dict(zip(attacks, targets, strict=True))
 
     def member(against: str, kind: Kind) -> Member:
         name = against if kind == "adapter" else f"{against}-{kind}"
         # the report knows baselines by their kind alone; adapters, the literal one among them, by their name
-        model = kind if kind in ("fc-only", "fc+norm") else name
+        model = kind if kind in BASELINES else name
         return Member(
             name=name, model=model, kind=kind, against=against, attack=attacks[against], target=crafted_on[against]
         )
 
     literal: tuple[Kind, ...] = ("zeros",) if config.literal else ()
-    baselines: tuple[Kind, ...] = ("fc-only", "fc+norm") if config.baselines else ()
+    baselines = BASELINES if config.baselines else ()
     beside = (*literal, *baselines)
     return (
         *(member(name, "adapter") for name in attacks),
