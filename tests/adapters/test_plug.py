@@ -89,7 +89,7 @@ def test_parameters_are_shared_and_buffers_copied() -> None:
 
 def test_training_moves_the_very_tensors_of_the_adapter() -> None:
     base = resnet()
-    adapter = init_adapter(base, target_modules="block-conv1", norm="owned")
+    adapter = init_adapter(base, target_modules="block-conv1", norm="statistics")
     before = {n: t.clone() for n, t in adapter.state().items()}
     step(plug(base, adapter), adapter, images(8))
     frozen = {n for n, t in adapter.state().items() if torch.equal(t, before[n])}

@@ -16,7 +16,15 @@ from loradar.adapters.delta import Delta
 from loradar.adapters.fingerprint import fingerprint
 from loradar.adapters.heads import find_heads
 from loradar.adapters.init import Init, init_delta
-from loradar.adapters.layers import STATISTICS, find_norms, fused_matrices, is_branch_equivalent, weight_name, weight_of
+from loradar.adapters.layers import (
+    STATISTICS,
+    find_affine_norms,
+    find_norms,
+    fused_matrices,
+    is_branch_equivalent,
+    weight_name,
+    weight_of,
+)
 from loradar.adapters.saving import save
 from loradar.adapters.targets import find_targets
 from loradar.core.errors import BadConfigError, BadTargetError
@@ -91,8 +99,9 @@ def init_adapter(
     """A trainable adapter of `base` that changes nothing yet, on the device of `base`.
 
     The scale of a delta is lora_alpha / rank; lora_alpha is rank unless given. `head` trains copies of the layers that
-    make the logits (see `find_heads`), or of those that it names. `norm="owned"` gives the adapter running statistics of
-    its own. `fused="split"` takes a fused attention layer as its three matrices, each with factors of its own. No targets,
+    make the logits (see `find_heads`), or of those that it names. `norm` says what of the normalisation layers is the
+    adapter's own: "statistics" (running ones, moved by train mode), "affine" (gains and biases), "owned" (both).
+    `fused="split"` takes a fused attention layer as its three matrices, each with factors of its own. No targets,
     or rank 0, mean no deltas (the head-only baseline).
     Raises BadTargetError for targets or a rank that do not fit.
     """
@@ -164,9 +173,13 @@ def _deltas(backbone: nn.Module, card: Card, kind: Init, *, split: bool) -> dict
 
 
 def _copies(backbone: nn.Module, card: Card) -> dict[str, Tensor]:
-    owned = [*card.modules_to_save, *(find_norms(backbone) if card.norm == "owned" else ())]
+    moving = find_norms(backbone) if card.norm in ("statistics", "owned") else ()
+    affine = find_affine_norms(backbone) if card.norm in ("affine", "owned") else ()
+    # all that a module has, as PEFT asks for it
     return {
-        f"{layer}.{leaf}": keep(f"{layer}.{leaf}", tensor.detach().clone(), trainable=layer in card.modules_to_save)
-        for layer in owned
+        f"{layer}.{leaf}": keep(
+            f"{layer}.{leaf}", tensor.detach().clone(), trainable=layer in (*card.modules_to_save, *affine)
+        )
+        for layer in dict.fromkeys([*card.modules_to_save, *moving, *affine])
         for leaf, tensor in backbone.get_submodule(layer).state_dict().items()
     }

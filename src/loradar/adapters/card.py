@@ -8,8 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from loradar.core.errors import BadFileError
 
-Norm: TypeAlias = Literal["frozen", "owned"]
-"""Running statistics stay the base's, or move in training and belong to the adapter."""
+Norm: TypeAlias = Literal["frozen", "statistics", "affine", "owned"]
+"""What of the normalisation layers moves in training and belongs to the adapter: nothing, the running statistics, the gains
+and biases (of LayerNorm too), or both."""
 
 
 def installed_version() -> str:

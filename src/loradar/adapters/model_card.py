@@ -37,7 +37,7 @@ def model_card(card: Card, *, readable: bool, size: int) -> str:
         f"- trained against: {against}{on.get(card.attack_target, '')}",
         f"- base: fingerprint `{card.base_fingerprint or 'unknown'}`",
         f"- low-rank layers: {layers}; rank {card.rank}, alpha {card.lora_alpha:g}, start {card.init}",
-        f"- trained whole: {whole}; normalisation statistics: {card.norm}",
+        f"- trained whole: {whole}; normalisation: {card.norm}",
         f"- data: {', '.join(f'{k} {v}' for k, v in card.data.items()) or 'not recorded'}; seed {card.seed}",
         f"- size of the weights: {size:,} bytes; loradar {card.loradar_version}, {card.created or 'undated'}",
         "",

@@ -79,7 +79,7 @@ def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfi
         rank=config.rank,
         lora_alpha=config.lora_alpha,
         init="zeros" if member.kind == "zeros" else config.init,
-        norm="owned" if member.kind == "fc+norm" else config.norm,
+        norm="statistics" if member.kind == "fc+norm" else config.norm,
         seed=config.seed,
         name=member.name,
     )
