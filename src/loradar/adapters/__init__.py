@@ -1,7 +1,7 @@
 """Adapters: low-rank changes of a frozen base, and the files they live in."""
 
 from loradar.adapters.adapter import Adapter, full_adapter, init_adapter
-from loradar.adapters.card import Card
+from loradar.adapters.card import Card, Norm
 from loradar.adapters.delta import Delta
 from loradar.adapters.features import feature_extractor
 from loradar.adapters.files import load, verify
@@ -24,6 +24,7 @@ __all__ = [
     "Card",
     "Delta",
     "Init",
+    "Norm",
     "add_weighted",
     "check_shared_start",
     "feature_extractor",

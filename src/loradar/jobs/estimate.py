@@ -8,6 +8,7 @@ import torch
 from loradar.core.types import Attack, Images, Labels
 from loradar.evaluation import Workbench
 from loradar.jobs.config import HardenConfig
+from loradar.jobs.crafting import Crafting
 from loradar.jobs.members import Member
 
 _IMAGES = 8
@@ -53,7 +54,9 @@ def seconds_of_harden(
     for member in members:
         found["training"] += config.epochs * train * step * _STEP
         if member.target == "defended":
-            found["crafting"] += config.epochs * train * per_image(member.attack)
+            found["crafting"] += (
+                config.epochs * train * per_image(Crafting(attack=member.attack, steps=config.train_steps).attack_now)
+            )
         elif member.attack.spec not in crafted:
             crafted.add(member.attack.spec)
             found["crafting"] += train * per_image(member.attack)
