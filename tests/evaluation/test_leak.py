@@ -9,7 +9,7 @@ from loradar.attacks import BaseAttack
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack
 from loradar.evaluation import LabelLeakResult, leak_test
-from loradar.evaluation.leak import _wrong_labels
+from loradar.evaluation.leak_planting import _wrong_labels
 from tests.evaluation.toys import FirstPixel, Keep, Paint, coded_images
 
 LABELS = torch.arange(200) % 10
