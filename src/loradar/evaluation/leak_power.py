@@ -49,7 +49,7 @@ def _power(found: PlantedAnswers, gate: int | None, seed: int) -> LeakPower:
     total, below = len(found.y), found.classes if gate is None else gate
     honest = counts_of(found)
     added = counts_of(found.read_by(below, torch.ones(total, dtype=torch.bool))) - honest
-    draws = (torch.randperm(total, generator=generator(seed, below, trial)) for trial in range(TRIALS))
+    draws = (torch.randperm(total, generator=generator(seed, trial)) for trial in range(TRIALS))
     smallest = sorted(_smallest(honest.sum(0), added[order].cumsum(0)) for order in draws)
 
     def share(probability: float) -> float | None:

@@ -155,7 +155,9 @@ def exchange_test(matches: int, images: tuple[int, ...]) -> float:
     >>> exchange_test(4, (4, 0, 0, 0)) == 0.25**4, exchange_test(3, (0, 0, 1)) == 1 / 6
     (True, True)
     """
-    chances = reduce(np.convolve, [_sum_of(count, e, len(images)) for e, count in enumerate(images, 1)])
+    chances: npt.NDArray[np.float64] = reduce(
+        np.convolve, [_sum_of(count, e, len(images)) for e, count in enumerate(images, 1)]
+    )
     return float(min(1.0, chances[matches:].sum()))
 
 
@@ -174,7 +176,7 @@ def _fixed_points(places: int, sets: int) -> npt.NDArray[np.float64]:
 
     def exactly(j: int) -> float:
         rest = places - j
-        free = sum((-1) ** i * comb(rest, i) * factorial(sets - j - i) for i in range(rest + 1))
+        free = sum((1 - 2 * (i % 2)) * comb(rest, i) * factorial(sets - j - i) for i in range(rest + 1))
         return comb(places, j) * free / factorial(sets)
 
     return np.array([exactly(j) for j in range(places + 1)])
