@@ -48,6 +48,8 @@ ATTACKS = {
     "digits": ("pgd:eps=16/255,steps=10", "roa:steps=8,step_size=0.15,n_candidates=5", "fia"),
     "cifar10": ("pgd:eps=8/255,steps=7", "pgd:eps=2/255,steps=7", "roa-quick", "fia:n_masks=10"),
 }
+CAN_READ = ("fia",)
+"""Trained on images that carry the label: not counted among the honest models."""
 READERS = ("base", "pgd")
 """Honest models that readers are built on: one that attacks break, one that holds."""
 
@@ -268,7 +270,7 @@ def table(values: dict[str, Any]) -> str:
             f"{row['accused']} of {row['of']} | {row['accused_before']} | {row['noisy']} of {row['noise']} | "
             f"{row['sentence']} |"
         )
-    fine = [row for row in values["honest"] if row["model"] != "fia"]
+    fine = [row for row in values["honest"] if row["model"] not in CAN_READ]
     for key, of, what in (("accused", "of", "draws of images"), ("noisy", "noise", "draws with random answers")):
         count, total = sum(row[key] for row in fine), sum(row[of] for row in fine)
         low, high = wilson(count, total)

@@ -170,9 +170,16 @@ def test_a_pass_says_which_leak_would_have_been_seen() -> None:
     assert [power.gate for power in found.power] == [None, 3, 2]
     shares = [power.share_95 or 0 for power in found.power]
     assert 0 < shares[0] <= shares[1] <= shares[2] < 0.2
-    assert found.sentence.startswith("Passes the leak test: it would have seen a leak on ")
-    assert f"on {100 * shares[0]:.1f} % of the images or more" in found.sentence
-    assert "95 % sure" in found.sentence
+    assert found.sentence == (
+        f"Passes the leak test: would have seen a leak on {100 * shares[0]:.1f} % of the images or more (95 % sure); "
+        f"on {100 * shares[1]:.1f} % one gated at the model's 3 likeliest classes; "
+        f"on {100 * shares[2]:.1f} % one gated at the model's 2 likeliest classes."
+    )
+    blind = dataclasses.replace(found.power[-1], share_80=None, share_95=None, gained=7)
+    said = dataclasses.replace(found, power=(*found.power[:-1], blind)).sentence
+    assert said.endswith(
+        "; it cannot see one gated at the model's 2 likeliest classes, which could make 7 more of 200 right."
+    )
 
 
 def test_the_likeliest_wrong_labels_are_planted() -> None:

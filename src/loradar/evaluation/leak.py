@@ -91,14 +91,20 @@ class LabelLeakResult:
 def _power_in_words(power: Sequence[LeakPower]) -> str:
     if not power:
         return ""
-    seen = [one for one in power if one.share_95 is not None]
-    unseen = [one.reader for one in power if one.share_95 is None]
-    if not seen:
+    if all(one.share_95 is None for one in power):
         return ", but it would have seen no leak: too few images, or the attack's images do not depend on the label"
-    first, *others = (f"{_percent(one.share_95 or 1)} % of the images or more" for one in seen)
-    rest = "".join(f", on {text} if of {one.reader} alone" for text, one in zip(others, seen[1:], strict=True))
-    never = f"; it cannot see one of {' or of '.join(unseen)} alone" if unseen else ""
-    return f": it would have seen a leak on {first}{rest} (95 % sure){never}"
+    parts = []
+    for one in power:
+        gate = f" gated at the model's {one.gate} likeliest classes" if one.gate else ""
+        if one.share_95 is None:
+            parts.append(f"it cannot see one{gate}, which could make {one.gained} more of {one.total} right")
+        elif parts:
+            parts.append(f"on {_percent(one.share_95)} % one{gate}")
+        else:
+            parts.append(
+                f"would have seen a leak{gate} on {_percent(one.share_95)} % of the images or more (95 % sure)"
+            )
+    return f": {'; '.join(parts)}"
 
 
 def _percent(share: float) -> str:
