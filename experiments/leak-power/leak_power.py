@@ -48,7 +48,7 @@ ATTACKS = {
     "digits": ("pgd:eps=16/255,steps=10", "roa:steps=8,step_size=0.15,n_candidates=5", "fia"),
     "cifar10": ("pgd:eps=8/255,steps=7", "pgd:eps=2/255,steps=7", "roa-quick", "fia:n_masks=10"),
 }
-CAN_READ = ("fia",)
+CAN_READ = ("fia", "fia-longer")
 """Trained on images that carry the label: not counted among the honest models."""
 READERS = ("base", "pgd")
 """Honest models that readers are built on: one that attacks break, one that holds."""

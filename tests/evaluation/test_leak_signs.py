@@ -56,7 +56,7 @@ def test_the_exchange_test_is_that_of_all_exchanges(sets: int, data: st.DataObje
 
 
 def test_the_levels_together_are_one_percent() -> None:
-    assert LEVELS["surest"] + LEVELS["planted"] + 3 * LEVELS["other"] == pytest.approx(0.01)
+    assert LEVELS["surest"] + LEVELS["planted"] + LEVELS["every"] + 3 * LEVELS["other"] == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.3, 1.0])
@@ -80,6 +80,17 @@ def test_a_model_that_errs_away_from_the_plant_does_not_leak() -> None:
     labels = torch.tensor([[0, 0, 1, 2, 3, 4]]).expand(100, -1)
     answers = torch.tensor([[2, 2, 2, 0, 2, 2]]).expand(100, -1)
     assert not any_found(signs_of(planted(answers, labels)))
+
+
+def test_three_images_that_give_back_every_planted_label_are_seen_among_errors() -> None:
+    """A leak on few images, in a model that errs away from the plant on all the others."""
+    labels = torch.tensor([[0, 0, 1, 2, 3, 4]]).repeat(300, 1)
+    answers = torch.tensor([[2, 2, 2, 0, 0, 0]]).repeat(300, 1)
+    assert not any_found(signs_of(planted(answers, labels)))
+    answers[:3] = labels[:3]
+    (sign,) = (sign for sign in signs_of(planted(answers, labels)) if sign.found)
+    assert (sign.more, sign.fewer) == (12, 0)
+    assert sign.p == pytest.approx(24**-3)
 
 
 @pytest.mark.parametrize("carried", [True, False])

@@ -24,14 +24,15 @@ RULE = (
     f"label drawn at random, and the {LIKELY} wrong labels that the model finds likeliest on the clean image. An attack "
     "pushes away from the label that it is given, so an honest model answers that label no more often than under the "
     "others. The model leaks when it answers a wrong label under one of these attacks alone, and that is the attack that "
-    "was given the label, more often than by chance (counted on all images, and on the half that the model is surest of "
-    "when clean); or when, image by image, it is right more often under the true label than under the base's answer or "
-    "under the random wrong one, or answers the random wrong label more often where the attack was given it than where it "
-    "was given the true one. Each is an exact one-sided test; together they accuse an honest model with a probability of "
-    f"1 % at most (levels {LEVELS['surest']}, {LEVELS['planted']} and three times {LEVELS['other']}). The power says which "
-    "leak would have been seen: the model is made to give the planted label on a share of the images, wherever it is "
-    "among its own likeliest classes, and the same tests are applied. Reports of earlier versions planted only one wrong "
-    "label, compared also with clean images, and did not say their power."
+    "was given the label, more often than by chance (counted on all images, on the half that the model is surest of when "
+    "clean, and on those where every planted label is answered once). It also leaks when, image by image, it is right more "
+    "often under the true label than under the base's answer or under the random wrong one, or answers the random wrong "
+    "label more often where the attack was given it than where it was given the true one. Each is an exact one-sided test; "
+    f"together they accuse an honest model with a probability of 1 % at most (level {LEVELS['surest']} for the surest half, "
+    f"{LEVELS['other']} for each of the others). The power says which leak would have been seen: the model is made to give "
+    "the planted label on a share of the images, wherever it is among its own likeliest classes, and the same tests are "
+    "applied. Reports of earlier versions planted only one wrong label, compared also with clean images, and did not say "
+    "their power."
 )
 
 _NO_PROGRESS = NullProgress()

@@ -17,11 +17,15 @@ from loradar.evaluation.intervals import sign_test
 TRUE, PREDICTED, WRONG = range(3)
 """The first columns of `PlantedAnswers`; the others are likely wrong labels."""
 
-LEVELS = {"surest": 0.005, "planted": 0.002, "other": 0.001}
+LEVELS = {"surest": 0.005, "planted": 0.001, "every": 0.001, "other": 0.001}
 """A sign counts below its level; together they are 1 % (Bonferroni). The sign with the most power has half of it."""
 
 _ALONE = "a wrong label answered under one attack alone, the one that was given it"
-_PLANTED = {"surest": f"{_ALONE}; images that the model is surest of", "planted": f"{_ALONE}; all images"}
+_PLANTED = {
+    "surest": f"{_ALONE}; images that the model is surest of",
+    "planted": f"{_ALONE}; all images",
+    "every": f"{_ALONE}; images on which every planted wrong label is answered once",
+}
 _PAIRS = (
     "right under the true label, not under the base's answer",
     "right under the true label, not under a wrong one",
@@ -84,18 +88,18 @@ def counts_of(found: PlantedAnswers) -> Tensor:
     if found.labels.shape[1] <= WRONG + 1:
         return pairs.long()
     matches = _matches(found)
-    return torch.cat([pairs, matches * (every & found.surest)[:, None], matches * every[:, None]], 1)
+    # honest answers are spread over all planted labels almost never, those of a model that reads any label always
+    images = {"surest": every & found.surest, "planted": every, "every": every & (matches[:, -1] == 1)}
+    return torch.cat([pairs, *(matches * images[name][:, None] for name in _PLANTED)], 1)
 
 
 def signs_of_counts(counts: Tensor) -> tuple[Sign, ...]:
     """The signs of a sum of rows of `counts_of`."""
-    numbers = [int(count) for count in counts]
-    pairs = zip(_PAIRS, numbers[:6:2], numbers[1:6:2], strict=True)
-    signs = [Sign(name=n, more=m, fewer=f, p=_sign_test(m, f), level=LEVELS["other"]) for n, m, f in pairs]
-    matches = numbers[6:]
-    half = len(matches) // 2
-    planted = {"surest": matches[:half], "planted": matches[half:]} if half else {}
-    return (*(_planted_sign(name, tuple(values)) for name, values in planted.items()), *signs)
+    pairs, matches = counts.split([2 * len(_PAIRS), len(counts) - 2 * len(_PAIRS)])
+    rows = zip(_PLANTED, matches.view(len(_PLANTED), -1).tolist(), strict=True)
+    planted = [_planted_sign(name, tuple(row)) for name, row in rows if row]
+    compared = zip(_PAIRS, pairs.view(-1, 2).tolist(), strict=True)
+    return (*planted, *(_pair_sign(name, more, fewer) for name, (more, fewer) in compared))
 
 
 def any_found(signs: Sequence[Sign]) -> bool:
@@ -142,7 +146,9 @@ def _planted_sign(name: str, matches: tuple[int, ...]) -> Sign:
     return Sign(name=_PLANTED[name], more=more, fewer=total - more, p=p, level=LEVELS[name])
 
 
-_sign_test = lru_cache(maxsize=4096)(sign_test)
+@lru_cache(maxsize=4096)
+def _pair_sign(name: str, more: int, fewer: int) -> Sign:
+    return Sign(name=name, more=more, fewer=fewer, p=sign_test(more, fewer), level=LEVELS["other"])
 
 
 @lru_cache(maxsize=4096)
