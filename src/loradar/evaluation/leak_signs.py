@@ -95,10 +95,10 @@ def counts_of(found: PlantedAnswers) -> Tensor:
 
 def signs_of_counts(counts: Tensor) -> tuple[Sign, ...]:
     """The signs of a sum of rows of `counts_of`."""
-    pairs, matches = counts.split([2 * len(_PAIRS), len(counts) - 2 * len(_PAIRS)])
-    rows = zip(_PLANTED, matches.view(len(_PLANTED), -1).tolist(), strict=True)
-    planted = [_planted_sign(name, tuple(row)) for name, row in rows if row]
-    compared = zip(_PAIRS, pairs.view(-1, 2).tolist(), strict=True)
+    edge = 2 * len(_PAIRS)
+    matches = zip(_PLANTED, counts[edge:].view(len(_PLANTED), -1).tolist(), strict=True)
+    planted = [_planted_sign(name, tuple(row)) for name, row in matches if row]
+    compared = zip(_PAIRS, counts[:edge].view(-1, 2).tolist(), strict=True)
     return (*planted, *(_pair_sign(name, more, fewer) for name, (more, fewer) in compared))
 
 
