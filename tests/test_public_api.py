@@ -32,7 +32,7 @@ PUBLIC = {
         perturbed_loss read_epochs trades_loss train
     """,
     "evaluation": """
-        AccuracyResult Check LabelLeakResult NO_ATTACK Picture Sign Workbench accuracy_row check_classes
+        AccuracyResult Check LabelLeakResult LeakPower NO_ATTACK Picture PlantedLabel Sign Workbench accuracy_row check_classes
         check_masking check_transfer check_unseen correct device_of labels leak_test open_bench png predict
         run_attack short_names sign_test versions wilson
     """,
