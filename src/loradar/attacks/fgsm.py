@@ -49,7 +49,6 @@ class FGSM(NormAttack):
         with borrowed(model, x, y) as (x, y):
             start = x
             if self.noise:
-                start = dataclasses.replace(self.ball, radius=self.noise * self.eps).sample(x, self.seed)
-            if self.clip:
-                start = start.clamp(0, 1)
+                # a model is shown images alone, also where the noise is wide
+                start = dataclasses.replace(self.ball, radius=self.noise * self.eps).sample(x, self.seed).clamp(0, 1)
             return ascend(loss_of(model, y, cross_entropy), x, start, ball=self._reach, step_size=self._step, steps=1)
