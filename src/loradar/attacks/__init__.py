@@ -1,5 +1,6 @@
 """Attacks: frozen settings with a call, `x_adv = attack(model, x, y)`. One method per file."""
 
+from loradar.attacks.apgd import APGD
 from loradar.attacks.ascend import ascend
 from loradar.attacks.auto_attack import AutoAttack
 from loradar.attacks.base import BaseAttack, NormAttack
@@ -15,9 +16,11 @@ from loradar.attacks.pgd import PGD
 from loradar.attacks.pyramid import Pyramid
 from loradar.attacks.random_choice import RandomChoice
 from loradar.attacks.registry import AttackInfo, SettingInfo, available_attacks, describe_attack, register
+from loradar.attacks.smooth import Smooth
 from loradar.attacks.worst_of import WorstOf, strongest
 
 __all__ = [
+    "APGD",
     "FGSM",
     "FIA",
     "MIFGSM",
@@ -33,6 +36,7 @@ __all__ = [
     "Pyramid",
     "RandomChoice",
     "SettingInfo",
+    "Smooth",
     "TorchAttack",
     "UniformNoise",
     "WorstOf",
