@@ -20,6 +20,7 @@ from loradar.core.config import (
     Size,
     default_cache,
 )
+from loradar.core.ranks import Rank
 
 
 class DataConfig(Config):
@@ -81,7 +82,10 @@ class HardenConfig(DataConfig):
         None, ge=1, description="Reported images to attack adaptively. Default: all reported images."
     )
     target_modules: list[str] = Field(["auto"], description="Layers to adapt: a preset, or name patterns.")
-    rank: int = Field(4, ge=1, description="Rank of each low-rank update.")
+    rank: Rank = Field(
+        4,
+        description='Rank of each low-rank update: N, or PATTERN=N for layers by name ("layer2*=32,layer4*=4"; others: 4).',
+    )
     lora_alpha: float | None = Field(
         None, gt=0, description="An update is scaled by lora_alpha / rank. Default: the rank."
     )
