@@ -11,6 +11,7 @@ from loradar.adapters.init import Init, init_delta
 from loradar.adapters.layers import find_norms
 from loradar.adapters.plug import merge_weights, plug
 from loradar.adapters.pool import AdapterPool, add_weighted, check_shared_start, load_named
+from loradar.adapters.ranks import rank_in_words
 from loradar.adapters.saving import save
 from loradar.adapters.spectrum import on_residual, residual, truncate_spectrum, truncated
 from loradar.adapters.switch import AdapterSwitch
@@ -41,6 +42,7 @@ __all__ = [
     "merge_weights",
     "on_residual",
     "plug",
+    "rank_in_words",
     "residual",
     "save",
     "target_share",

@@ -135,10 +135,10 @@ def _parameter(name: str, annotation: Any, default: object = None) -> inspect.Pa
 
 
 def _base_type(field: FieldInfo) -> Any:
-    """The annotation without `| None`."""
+    """The annotation without `| None`; text for what may be of several types."""
     if get_origin(field.annotation) in (Union, UnionType):
-        (kind,) = (part for part in get_args(field.annotation) if part is not type(None))
-        return kind
+        first, *others = (part for part in get_args(field.annotation) if part is not type(None))
+        return str if others else first
     return field.annotation
 
 

@@ -20,6 +20,7 @@ from loradar.core.config import (
     Size,
     default_cache,
 )
+from loradar.core.ranks import Rank
 from loradar.jobs.recipes import DEFAULT, Recipe, default, with_recipe
 
 
@@ -88,7 +89,10 @@ class HardenConfig(DataConfig):
     target_modules: list[str] = Field(
         default("target_modules"), description="Layers to adapt: a preset, or name patterns."
     )
-    rank: int = Field(default("rank"), ge=1, description="Rank of each low-rank update.")
+    rank: Rank = Field(
+        default("rank"),
+        description='Rank of each low-rank update: N, or PATTERN=N for layers by name ("layer2*=32,layer4*=4"; others: 4).',
+    )
     lora_alpha: float | None = Field(
         None, gt=0, description="An update is scaled by lora_alpha / rank. Default: the rank."
     )

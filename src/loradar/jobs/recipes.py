@@ -8,7 +8,7 @@ DEFAULT: Recipe = "balanced"
 _ADAPTIVE: dict[str, Any] = {
     "attack_target": "defended",
     "target_modules": ["all"],
-    "rank": 16,
+    "rank": "<=16",
     "norm": "owned",
     "optimizer": "adamw",
     "learning_rate": 3e-3,
