@@ -23,6 +23,7 @@ from loradar.guard.settings import tables
 from loradar.models import Base, Precision
 
 ABSTAINED = -1
+_INVALID = "images hold NaN, or values outside [0, 1]; expected floats in [0, 1]"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,9 +49,11 @@ class Verdict:
 class Guard(nn.Module):
     """A classifier of images in [0, 1] that knows some attacks. Threads may share it.
 
-    Called as a module, it maps one batch (batch, C, H, W) to logits (batch, classes): unchecked, differentiable, and
-    exportable. `predict`, `predict_proba` and `predict_full` check their input and make batches. Only images that need it
-    are shown to the adapters; under `torch.export` every image is, and the answers are the same.
+    Called as a module, it maps one batch (batch, C, H, W) to logits (batch, classes), differentiable and exportable;
+    `predict`, `predict_proba` and `predict_full` make batches. All raise BadImagesError for images outside [0, 1], NaN,
+    integers, and other sizes; an exported guard asserts it, and gives such images logits that are NaN where its runtime has
+    no assertions. Only images that need it are shown to the adapters; under `torch.export` every image is, and the answers
+    are the same.
     """
 
     temperatures: Tensor
@@ -149,7 +152,12 @@ class Guard(nn.Module):
         return Verdict(**{name: torch.cat([part[name] for part in parts], _dim(name)).cpu() for name in parts[0]})
 
     def forward(self, x: Images) -> Logits:
-        return self.verdict(x).logits
+        if not torch.compiler.is_exporting():
+            return self.verdict(as_images(x, input_size=self.input_size)).logits
+        # NaN lies between nothing either
+        valid = ((x >= 0) & (x <= 1)).flatten(1).all(1)
+        torch._assert_async(valid.all(), _INVALID)
+        return self.verdict(x).logits.masked_fill(~valid[:, None], torch.nan)
 
     def verdict(self, x: Images) -> Verdict:
         """Runs the full guard on one batch, unchecked and with gradients."""
@@ -159,7 +167,7 @@ class Guard(nn.Module):
         statistics = residual_statistics(x.float(), window=settings.window)
         gate_features = torch.cat([statistics, vote_features(base[None])], dim=1)
         gate = self.gate(gate_features)
-        skipped = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        skipped = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
         if settings.gated:
             skipped = gate[:, 0] >= settings.gate
         if torch.compiler.is_exporting() or not bool(skipped.any()):
@@ -223,8 +231,8 @@ class Guard(nn.Module):
             named=self.identifier.log_posterior(features, self.odds).exp(),
             log_probs=log_probs,
             gate=gate,
-            passes=self.costs.sum().expand(len(x)),
-            defended=torch.zeros(len(x), dtype=torch.bool, device=x.device),
+            passes=self.costs.sum().expand(x.shape[0]),
+            defended=torch.zeros(x.shape[0], dtype=torch.bool, device=x.device),
         )
         return self._respond(x, verdict)
 
@@ -253,7 +261,7 @@ class Guard(nn.Module):
         masks = self.mask_set.masks((x.shape[2], x.shape[3])).to(x.device)
         if torch.compiler.is_exporting():
             answers = two_round(pair_answers(self.masker, x, masks))
-            extra = passes.new_full((len(x),), float(len(masks) * (len(masks) + 1) / 2))
+            extra = passes.new_full((x.shape[0],), float(len(masks) * (len(masks) + 1) / 2))
             return torch.where(masked[:, None], _on_top(logits, answers), logits), passes + masked * extra
         rows = torch.nonzero(masked).squeeze(1)
         if not len(rows):
