@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,7 +17,7 @@ from loradar.evaluation import device_of
 from loradar.guard.defenses import transforms
 from loradar.guard.features import residual_statistics, vote_features
 from loradar.guard.files import GuardState, read_guard, save_guard
-from loradar.guard.fusion import FUSIONS, Votes
+from loradar.guard.fusion import FUSIONS, Rule, Votes
 from loradar.guard.masking import MaskSet, pair_answers, patch_cleanser, two_round
 from loradar.guard.parts import Parts, assemble
 from loradar.guard.settings import tables
@@ -216,6 +217,14 @@ class Guard(nn.Module):
         trust = (posterior @ self.route).transpose(0, 1)[first:]
         return Votes(log_probs=log_probs[first:], weights=self.weights[first:], trust=trust)
 
+    def fused(
+        self, log_probs: Tensor, posterior: Tensor, rules: Mapping[Rule, Callable[[Votes], Tensor]] = FUSIONS
+    ) -> Tensor:
+        """Combines all voters' log-probabilities by the guard's rule among `rules`; or takes the voter that answers alone."""
+        if self.settings.policy.answered_by:
+            return log_probs[self.settings.voters.index(self.settings.policy.answered_by)]
+        return rules[self.settings.fusion](self.votes(log_probs, posterior))
+
     def _consult(
         self, x: Images, shared: tuple[Tensor, ...], base: Tensor, statistics: Tensor, gate: Tensor
     ) -> Verdict:
@@ -223,7 +232,7 @@ class Guard(nn.Module):
         log_probs = torch.stack([base, *(self.voter_log_probs(v, shared) for v in range(1, len(self.tails)))])
         features = torch.cat([statistics, vote_features(log_probs)], dim=1)
         posterior = self.identifier(features)
-        logits = FUSIONS[self.settings.fusion](self.votes(log_probs, posterior))
+        logits = self.fused(log_probs, posterior)
         verdict = Verdict(
             logits=logits,
             answers=logits.argmax(1),
@@ -250,8 +259,7 @@ class Guard(nn.Module):
         logits, passes = verdict.logits, verdict.passes
         if torch.compiler.is_exporting() or bool(transformed.any()):
             log_probs = self.log_probs(self.shared_features(changed))
-            fused = FUSIONS[self.settings.fusion](self.votes(log_probs, verdict.posterior))
-            logits = torch.where(transformed[:, None], fused, logits)
+            logits = torch.where(transformed[:, None], self.fused(log_probs, verdict.posterior), logits)
             passes = passes + transformed * self.costs.sum()
         masked = torch.tensor(["mask" in chain for chain in chains], device=x.device)[labels]
         logits, passes = self._mask(changed, masked, logits, passes)
