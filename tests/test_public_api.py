@@ -23,7 +23,8 @@ PUBLIC = {
         skip_padding staged with_autocast wrap
     """,
     "data": """
-        CORRUPTIONS Corruption ImageSet SEVERITIES Source Splits as_source augment corrupt fetch_all
+        BENIGN_KINDS CORRUPTIONS Corruption ImageSet SEVERITIES Source Splits as_source augment change_benignly corrupt
+        fetch_all
         load_source read_images split varied
     """,
     "training": """
