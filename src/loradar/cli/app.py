@@ -20,6 +20,7 @@ from loradar.cli.printing import Output, console, note, show
 from loradar.cli.report import report
 from loradar.core.errors import LoradarError
 from loradar.fewshot.config import MetaTuneConfig
+from loradar.jobs import recipes
 from loradar.jobs.config import AuditConfig, HardenConfig, PredictConfig, PretrainConfig
 
 app = typer.Typer(
@@ -82,6 +83,7 @@ def _pretrain(config: PretrainConfig) -> Output:
     HardenConfig,
     positional="base",
     resumes=True,
+    more=f"RECIPES\n\n{recipes.table()}",
     example="loradar harden torchvision:resnet18 --data path/to/images --attacks pgd --attacks roa:height=7,width=7",
 )
 def _harden(config: HardenConfig) -> Output:

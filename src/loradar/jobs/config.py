@@ -68,7 +68,7 @@ class HardenConfig(DataConfig):
     out: Path = Field(Path("runs/harden"), description="Folder for adapters and report.")
     recipe: Recipe = Field(
         DEFAULT,
-        description="Settings to start from, each of which a flag of its own may change: see the end of this help.",
+        description="Settings to start from, each of which a flag of its own may change: see RECIPES above.",
     )
     attacks: list[str] = Field(
         ["roa", "fia", "pgd"],
@@ -146,14 +146,12 @@ class HardenConfig(DataConfig):
         lt=1,
         description="Measure and keep an exponential average of the weights with this decay. 0: off.",
     )
-    max_grad_norm: float = Field(
-        default("max_grad_norm"), ge=0, description="Shorten longer gradients to this length. 0: off."
-    )
+    max_grad_norm: float = Field(0.0, ge=0, description="Shorten longer gradients to this length. 0: off.")
     epochs: int = Field(default("epochs"), ge=1, description="Passes over the training images.")
     batch_size: int = Field(128, ge=1, description="Clean images per step, with as many attacked ones.")
-    optimizer: Literal["adam", "adamw", "sgd"] = Field(default("optimizer"), description="Optimizer.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Optimizer.")
     learning_rate: float = Field(default("learning_rate"), gt=0, description="Highest learning rate of the schedule.")
-    weight_decay: float = Field(default("weight_decay"), ge=0, description="Weight decay of the optimizer.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
     schedule: Literal["step", "cosine", "one-cycle", "constant"] = Field(
         default("schedule"), description="Learning rate schedule."
