@@ -28,7 +28,17 @@ from loradar.training import (
     train,
 )
 
-ELSEWHERE = {"out", "cache", "device", "tensorboard", "attacks", "transfer_attacks", "adaptive_attacks", "adaptive"}
+ELSEWHERE = {
+    "out",
+    "cache",
+    "device",
+    "tensorboard",
+    "attacks",
+    "transfer_attacks",
+    "adaptive_attacks",
+    "adaptive",
+    "effort",
+}
 """Settings that do not change what a training ends with."""
 
 
