@@ -143,6 +143,10 @@ class Case:
 
 CASES = {
     "FGSM": Case(attack=FGSM(eps=RADIUS), inside=in_linf, optimum=best_in_linf),
+    "FGSM at random": Case(
+        attack=FGSM(eps=RADIUS, noise=1.0, step_size=2 * RADIUS), inside=in_linf, optimum=best_in_linf
+    ),
+    "N-FGSM": Case(attack=FGSM(eps=RADIUS / 3, noise=2.0, clip=False), inside=in_linf, optimum=best_in_linf, gain=0.2),
     "FGSM L2": Case(attack=FGSM(eps=0.5, norm="l2"), inside=in_l2, optimum=best_in_l2),
     "PGD": Case(attack=PGD(eps=RADIUS), inside=in_linf, optimum=best_in_linf),
     # what the random start brought in the other 191 directions fades step by step

@@ -29,6 +29,7 @@ def settings(base: Path, folder: Path, **changes: object) -> HardenConfig:
         "base": str(base),
         "out": folder / "run",
         "cache": folder / "cache",
+        "recipe": "transfer",
         "attacks": ATTACKS,
         "train": 32,
         "validation": 8,

@@ -17,6 +17,7 @@ from loradar.attacks.pyramid import Pyramid
 from loradar.attacks.random_choice import RandomChoice
 from loradar.attacks.registry import AttackInfo, SettingInfo, available_attacks, describe_attack, register
 from loradar.attacks.smooth import Smooth
+from loradar.attacks.training import selection_attack, training_attack
 from loradar.attacks.worst_of import WorstOf, strongest
 
 __all__ = [
@@ -48,6 +49,8 @@ __all__ = [
     "named_attacks",
     "parse_attack",
     "register",
+    "selection_attack",
     "strongest",
+    "training_attack",
     "without_gradient",
 ]

@@ -167,7 +167,8 @@ def _line(schema: type[BaseModel], error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         text = (schema.model_fields[key].description or "").rstrip(".")
         return f"{key} is missing; expected {text[:1].lower()}{text[1:]}"
-    return f"{key} is {_shown(error['input'])}; {error['msg'][:1].lower()}{error['msg'][1:]}"
+    reason = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
+    return f"{key} is {_shown(error['input'])}; {reason}" if key else reason
 
 
 def _shown(value: object) -> str:

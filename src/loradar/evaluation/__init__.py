@@ -3,7 +3,9 @@
 from loradar.evaluation.battery import BatteryMember, MemberResult
 from loradar.evaluation.data_checks import check_classes, check_unseen
 from loradar.evaluation.intervals import sign_test, wilson
-from loradar.evaluation.leak import LabelLeakResult, Sign, leak_test
+from loradar.evaluation.leak import LabelLeakResult, PlantedLabel, leak_test
+from loradar.evaluation.leak_power import LeakPower
+from loradar.evaluation.leak_signs import Sign
 from loradar.evaluation.masking_checks import Check, check_masking, check_transfer
 from loradar.evaluation.measure import NO_ATTACK, AccuracyResult, accuracy_row, correct, device_of, predict, run_attack
 from loradar.evaluation.names import labels, short_names
@@ -19,8 +21,10 @@ __all__ = [
     "BatteryResult",
     "Check",
     "LabelLeakResult",
+    "LeakPower",
     "MemberResult",
     "Picture",
+    "PlantedLabel",
     "Probe",
     "Sign",
     "Target",

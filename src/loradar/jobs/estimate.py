@@ -11,6 +11,7 @@ from loradar.evaluation.battery import BatteryMember, passes, probe_members
 from loradar.evaluation.battery import members as battery_members
 from loradar.evaluation.worst_case import PROBED
 from loradar.jobs.config import HardenConfig
+from loradar.jobs.crafting import Crafting
 from loradar.jobs.members import Member
 
 _IMAGES = 8
@@ -55,7 +56,9 @@ def seconds_of_harden(
     for member in members:
         found["training"] += config.epochs * train * step * _STEP
         if member.target == "defended":
-            found["crafting"] += config.epochs * train * per_image(member.attack)
+            found["crafting"] += (
+                config.epochs * train * per_image(Crafting(attack=member.attack, steps=config.train_steps).attack_now)
+            )
         elif member.attack.spec not in crafted:
             crafted.add(member.attack.spec)
             found["crafting"] += train * per_image(member.attack)

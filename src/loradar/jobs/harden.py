@@ -10,7 +10,7 @@ import torch
 from loradar.adapters import Adapter, init_adapter, load, plug, save
 from loradar.attacks import named_attacks
 from loradar.core.config import check_run_settings
-from loradar.core.errors import did_you_mean
+from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.modules import evaluating
 from loradar.core.names import ADAPTER_WEIGHTS, BASE_CONFIG
 from loradar.core.types import Attack, Progress
@@ -36,7 +36,7 @@ from loradar.models import Base, open_base, save_base
 from loradar.report.files import write_report
 from loradar.report.schema import BASE, Curve, Point, ReloadCheck, Report, Size, Training
 
-CRITERION = "most right answers on the validation split, clean and attacked counted alike"
+CRITERION = "most right answers on the validation split; clean ones weighed by clean_weight against attacked ones"
 LEAK_IMAGES = 500
 MASKING_IMAGES = 100
 
@@ -100,7 +100,7 @@ def resolve(
     base = at_size(open_base(config.base, config.device) if base is None else base, config.size)
     source = load_source(config.data, size=base.input_size[1:]) if source is None else source
     other_head = needs_other_head(base, source, config.head)
-    _check_adapter(base, config)
+    _check_training(base, config)
     splits = split(
         source, train=config.train, validation=config.validation, reported=config.max_test_images, seed=config.seed
     )
@@ -117,8 +117,10 @@ def resolve(
     )
 
 
-def _check_adapter(base: Base, config: HardenConfig) -> None:
-    """Raises BadTargetError or BadConfigError for layers or a rank that do not fit, before anything long is done."""
+def _check_training(base: Base, config: HardenConfig) -> None:
+    """Raises BadTargetError or BadConfigError for layers, a rank or an objective that do not fit, before anything long."""
+    if config.objective != "mixed" and config.clean_weight == 0:
+        raise BadConfigError(f"objective {config.objective} compares with clean images; expected clean_weight above 0")
     init_adapter(base.model, target_modules=config.target_modules, rank=config.rank, lora_alpha=config.lora_alpha)
 
 

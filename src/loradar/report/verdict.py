@@ -51,8 +51,7 @@ def judge(one: Measured) -> Verdict:
         sentence += f"; clean accuracy {100 * one.clean.share:.1f} %{beside}"
     ends = []
     if one.leak:
-        leaks = "Fails the leak test: it reads labels from the perturbation."
-        ends.append(leaks if one.leak.verdict == "leaks" else "Passes the leak test.")
+        ends.append(one.leak.sentence)
     if one.failed:
         ends.append(f"Fails {one.failed} of {one.checks} checks for masked gradients.")
     return Verdict(candidate=one.label, level=level, text=" ".join([f"{one.label}: {sentence}.", *ends]))
