@@ -33,9 +33,10 @@ PUBLIC = {
         perturbed_loss read_epochs trades_loss train
     """,
     "evaluation": """
-        AccuracyResult Check LabelLeakResult LeakPower NO_ATTACK Picture PlantedLabel Sign Workbench accuracy_row check_classes
+        AccuracyResult BatteryMember BatteryResult Check LabelLeakResult LeakPower MemberResult NO_ATTACK Picture
+        PlantedLabel Probe Sign Target Workbench WorstCase accuracy_row check_worst_cases check_classes
         check_masking check_transfer check_unseen correct device_of labels leak_test open_bench png predict
-        run_attack short_names sign_test versions wilson
+        run_attack short_names sign_test versions wilson worst_case
     """,
 }
 

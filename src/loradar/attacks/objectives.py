@@ -196,12 +196,12 @@ def detour(x: Tensor) -> Tensor:
     return (turns.frac() - 0.5).view(x.shape[1:]).to(x).expand_as(x)
 
 
-def without_gradient(model: nn.Module, x: Images, y: Labels) -> Tensor:
-    """(batch,) bool: the images at which the cross-entropy has no usable gradient, NaN or infinite or 0 all over.
+def without_gradient(model: nn.Module, x: Images, y: Labels, loss: LabelLoss = "cross_entropy") -> Tensor:
+    """(batch,) bool: the images at which the loss has no usable gradient, NaN or infinite or 0 all over.
 
     An attack that follows it learns nothing there, so such images count as right without having been tried. Raises
     BadImagesError.
     """
     with borrowed(model, x, y) as (x, y):
-        grad, gaps = gradient_and_gaps(loss_of(model, y, cross_entropy), x)
+        grad, gaps = gradient_and_gaps(loss_of(model, y, LOSSES[loss]), x)
         return gaps | ~grad.flatten(1).any(1)

@@ -39,7 +39,7 @@ def summary(page: Path, *, adapters: Path | None = None) -> Output:
     models, attacks = labels(rows), short_names(row.attack for row in rows)
     table = Rows(
         ("model", "attack", "threat", "right (95 % interval)", "n"),
-        [(models[row.candidate], attacks[row.attack], row.threat, percent(row), row.total) for row in rows],
+        [(models[row.candidate], attacks[row.attack], row.knowledge, percent(row), row.total) for row in rows],
     )
     places = {"report": page} if adapters is None else {"adapters": adapters, "report": page}
     return Output(
@@ -119,7 +119,7 @@ def card(folder: Path) -> Output:
     names = short_names(row.attack for row in rows)
     table = Rows(
         ("attack", "threat", "right (95 % interval)", "n"),
-        [(names[row.attack], row.threat, percent(row), row.total) for row in rows],
+        [(names[row.attack], row.knowledge, percent(row), row.total) for row in rows],
     )
     card = dataclasses.asdict(adapter.card) | {"measured": [_row(row) for row in rows]}
     size = (folder / ADAPTER_WEIGHTS).stat().st_size

@@ -90,11 +90,11 @@ class Workbench:
         return asked | {"computed_in": str(resolve_precision(self.precision, self.device)).removeprefix("torch.")}
 
     def progress_named(self, name: str) -> Progress:
-        return _Named(progress=self.progress, name=name)
+        return NamedProgress(progress=self.progress, name=name)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Named:
+class NamedProgress:
     """A progress whose tasks are all called `name`: the recipe knows better what the work is for."""
 
     progress: Progress

@@ -11,11 +11,13 @@ from loradar.core.config import (
     CACHE,
     DATA,
     DEVICE,
+    EFFORT,
     MAX_TEST_IMAGES,
     REPORT_FOLDER,
     Config,
     Count,
     Device,
+    Effort,
     Settings,
     Size,
     default_cache,
@@ -83,6 +85,7 @@ class HardenConfig(DataConfig):
     adaptive: Literal["own", "all", "none"] = Field(
         "own", description="Adaptive attacks on an adapter: the one it was trained against, all, or none."
     )
+    effort: Effort = Field("standard", description=EFFORT)
     max_adaptive_images: Count = Field(
         None, ge=1, description="Reported images to attack adaptively. Default: all reported images."
     )
@@ -183,6 +186,7 @@ class AuditConfig(Config):
     threat: list[Literal["transfer", "adaptive"]] = Field(
         ["transfer", "adaptive"], description="transfer: crafted on the base. adaptive: crafted on the measured model."
     )
+    effort: Effort = Field("standard", description=EFFORT)
     max_test_images: Count = Field(None, ge=1, description=MAX_TEST_IMAGES)
     out: Path = Field(Path("runs/audit"), description=REPORT_FOLDER)
     batch_size: int = Field(128, ge=1, description=BATCH_SIZE)
@@ -213,6 +217,7 @@ class CheckConfig(Config):
     attacks: list[str] = Field(
         [], description="[MYNAME=]NAME[:key=value,...]. Default: L-inf, L2 and an occluding rectangle, by image size."
     )
+    effort: Effort = Field("quick", description=EFFORT)
     seconds: float = Field(60.0, gt=0, description="Time to spend, which decides how many images are attacked.")
     max_test_images: Count = Field(None, ge=1, description="Images to attack. Default: 50 to 500, by --seconds.")
     batch_size: int = Field(128, ge=1, description=BATCH_SIZE)

@@ -43,6 +43,7 @@ ELSEWHERE = {
     "transfer_attacks",
     "adaptive_attacks",
     "adaptive",
+    "effort",
 }
 """Settings that do not change what a training ends with."""
 NORM_OF: dict[Kind, Norm] = {"fc-only": "frozen", "fc+norm": "owned"}
