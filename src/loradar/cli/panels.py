@@ -10,7 +10,7 @@ _PANELS = {
     """,
     "Tasks": "setting query episodes search search_episodes",
     "Attacks": """
-        attacks transfer_attacks adaptive_attacks sweep_attacks unfitted threat adaptive max_adaptive_images
+        attacks transfer_attacks adaptive_attacks sweep_attacks unfitted threat adaptive effort max_adaptive_images
         max_certified_images attack_target attack eps_255 step attacked_episodes attacked_query corrupted_episodes
         evade_steps
     """,
