@@ -37,6 +37,8 @@ def export(model: nn.Module, path: Path | str, *, input_size: Sequence[int] | No
         with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             # a plugged model holds its adapter's factors outside its parameters: they become constants, as they should
             warnings.filterwarnings("ignore", message="A model attribute .*lifted_tensor")
+            # tensors that share memory are written once
+            warnings.filterwarnings("ignore", message="No complete tensor found")
             expected: Tensor = model(x)
             program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
             file = Path(folder) / f"model{path.suffix}"

@@ -154,7 +154,7 @@ def test_what_fresh_refuses() -> None:
         init_adapter(resnet(), target_modules=("fc",))
     with pytest.raises(BadConfigError, match="alpha above 0"):
         init_adapter(resnet(), target_modules="block-conv1", lora_alpha=0.0)
-    with pytest.raises(BadConfigError, match="rank 0 or more"):
+    with pytest.raises(BadConfigError, match="rank is -1; expected N, or PATTERN=N"):
         init_adapter(resnet(), target_modules="block-conv1", rank=-1)
 
 

@@ -45,6 +45,8 @@ def settings(base: Path, folder: Path, **changes: object) -> GuardBuildConfig:
         "precision": "fp32",
         "respond": ["roa-steps1-ncandidates2=mask", "fast=smooth"],
         "masks": 2,
+        "strangers": ["pgd:norm=l2,steps=2", "roa:height=9,steps=1,n_candidates=2"],
+        "max_fpr": 0.1,
         "fusion": "mean",
     }
     return GuardBuildConfig(**values | changes)

@@ -7,21 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from loradar.adapters import load, merge_weights
+from loradar.adapters import Card, load, merge_weights
 from loradar.attacks import named_attacks, parse_attack
 from loradar.core.balls import Linf
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError, WrongBaseError
-from loradar.data import corrupt, load_source
+from loradar.data import BENIGN_KINDS, as_source, corrupt, load_source, split
 from loradar.evaluation.corruptions import Corrupted
 from loradar.evaluation.names import kind
 from loradar.guard import audit, build
 from loradar.guard.attacks import ENOUGH, DetectorEvasion, ThroughSurrogate, can_evade
 from loradar.guard.build import resolve
-from loradar.guard.calibration_data import pseudo_unknowns
+from loradar.guard.calibration_data import FITTED_KINDS, held_count, pseudo_unknowns
 from loradar.guard.calibration_split import calibration_split, identities, used_images
 from loradar.guard.config import GuardAuditConfig
 from loradar.guard.guard import Guard
 from loradar.guard.parts import merged_voters
+from loradar.guard.strangers import fitted_strangers
 from loradar.guard.surrogate import Surrogate
 from loradar.models import load_base, new_base, save_base
 from loradar.report.files import read_report
@@ -85,9 +86,54 @@ def test_calibration_touches_nothing_that_was_used(work: Path) -> None:
     assert len(used) == guards.LIMIT + guards.TRAIN + guards.VALIDATION
     images, record = calibration_split(source, cards, count=40, max_test_images=guards.LIMIT, seed=0)
     assert not set(identities(images)) & set(used)
-    assert record["count"] == 40
+    assert (record["count"], record["selected_by"]) == (40, 0)
+    images, _ = calibration_split(source, cards, count=None, max_test_images=guards.LIMIT, seed=0)
+    assert len(images) == 500
     with pytest.raises(BadDataError, match=r"99999 calibration images asked for, 1\d\d\d are neither trained nor"):
         calibration_split(source, cards, count=99999, max_test_images=guards.LIMIT, seed=0)
+
+
+def test_where_nothing_is_left_images_of_a_selection_are_calibrated_on() -> None:
+    """What `harden` leaves by default: every image is trained on, selected by, or reported on."""
+    source = load_source("digits", size=(32, 32))
+    first = split(source, seed=0)
+    card = Card(base_fingerprint="", name="one", data=dict(first.record))
+    images, record = calibration_split(source, [card], count=None, max_test_images=None, seed=0)
+    assert set(identities(images)) == set(identities(first.validation))
+    assert record["selected_by"] == record["count"] == len(first.validation)
+    # an image that another adapter was trained on is none of them
+    other = Card(base_fingerprint="", name="two", data=dict(split(source, seed=1, reported=360).record))
+    both, _ = calibration_split(source, [card, other], count=None, max_test_images=None, seed=0)
+    trained = set(identities(split(source, seed=1, reported=360).train))
+    assert not set(identities(both)) & trained
+    assert len(both) < len(images)
+
+
+def test_calibration_images_of_another_source_are_of_all_its_classes() -> None:
+    """Folders are ordered by class."""
+    x, y = torch.rand(60, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(3).repeat_interleave(20)
+    used = as_source((torch.rand(9, 3, 8, 8), torch.arange(3).repeat(3)))
+    images, _ = calibration_split(used, [], count=15, max_test_images=1, seed=0, other=as_source((x, y)))
+    assert len(images) == 15
+    assert set(images.labels.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("count", "rate", "held"), [(500, 0.01, 250), (144, 0.01, 99), (40, 0.1, 20), (27, 0.05, 19)])
+def test_half_of_the_images_are_held_out_or_as_many_as_the_rate_needs(count: int, rate: float, held: int) -> None:
+    assert held_count(count, rate) == held
+
+
+def test_strange_attacks_are_those_of_no_threats_kind() -> None:
+    specs = ["pgd:norm=l2,eps=1", "pgd:eps=16/255", "roa:height=8,width=2", "fgsm", "pgd:norm=l2,eps=1"]
+    kept = {
+        "pgd": ["pgd:eps=1,norm=l2", "roa:height=8,width=2", "fgsm"],
+        "pgd:norm=l2": ["pgd:eps=16/255", "roa:height=8,width=2", "fgsm"],
+        "roa+fgsm": ["pgd:eps=1,norm=l2", "pgd:eps=16/255"],
+    }
+    for threat, expected in kept.items():
+        assert list(fitted_strangers(specs, {"threat": parse_attack(threat)})) == [
+            parse_attack(spec).spec for spec in expected
+        ]
 
 
 def test_pseudo_unknowns_are_perturbations_without_their_aim() -> None:
@@ -116,6 +162,21 @@ def test_the_report_has_its_fixed_form(report: dict[str, object]) -> None:
     assert [sum(row) for row in identification["confusion"]] == [12, 12, 12, 24]
     assert set(identification["auroc"]) == {ROA, "fast"}
     assert 0 <= identification["fpr95"] <= 1
+    assert section["max_fpr"] == 0.1
+    assert [(a["kind"], a["total"]) for a in section["alarms"]] == [("untouched", 12), *((k, 12) for k in BENIGN_KINDS)]
+    fitted = {a["kind"] for a in section["alarms"] if a["fitted"]}
+    assert fitted == {"untouched", *FITTED_KINDS}
+    assert {"jpeg", "shift", "sensor-noise"} <= fitted
+    assert not {"blur", "gamma"} & fitted
+    detections = {d["attack"]: (d["known"], d["fitted"], d["total"]) for d in section["detections"]}
+    assert detections == {
+        ROA: (True, True, 12),
+        "fast": (True, True, 12),
+        # the larger rectangle is of a threat's kind, and was left out
+        "pgd:norm=l2,steps=2": (False, True, 12),
+        "fgsm": (False, False, 12),
+        "defocus_blur": (False, False, 12),
+    }
     assert cost["forwards_per_image"]["everything runs"] > 1
 
 
@@ -291,6 +352,12 @@ def test_a_corruption_takes_the_place_of_an_attack() -> None:
         ({"force": ["jpeg"], "forbid": ["jpeg"]}, BadConfigError, "both forces and forbids"),
         ({"calibration_data": "digits", "calibration": 1000}, BadDataError, "calibration images overlap"),
         ({"calibration": 5000}, BadDataError, "5000 calibration images asked for"),
+        (
+            {"max_fpr": 0.01},
+            BadConfigError,
+            r"40 calibration images cannot keep false alarms to 0.01: that takes 99 held out",
+        ),
+        ({"answered_by": "rao"}, BadConfigError, "no adapter 'rao' is there to answer; did you mean 'roa'"),
         ({"attacks": ["pgd", "pgd"]}, BadConfigError, "two attacks are called 'pgd'"),
     ],
 )

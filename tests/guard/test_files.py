@@ -139,7 +139,7 @@ def short(folder: Path) -> None:
         (lambda folder: (folder / "guard.json").write_text("{"), "is not JSON"),
         (lambda folder: (folder / "guard.json").write_text("[]"), "another schema"),
         (changed(schema=1), "another schema"),
-        (changed(schema=4), "reads 2 and 3"),
+        (changed(schema=5), "reads 2, 3, 4"),
         (changed(costs="much"), "is damaged: costs"),
         (changed(adapters={"../adapters/roa": ""}), "expected a name that a folder can have"),
         (changed(adapters={"none": ""}), "none"),

@@ -115,6 +115,24 @@ def test_a_response_changes_what_is_named_so_and_nothing_else(guard: Guard, x: T
     torch.testing.assert_close(after.passes - before.passes, 2.2 * noisy)
 
 
+def test_a_voter_answers_alone_and_the_identifier_only_names(guard: Guard, x: Tensor) -> None:
+    alone = guard.replace(policy=Policy(answered_by="noise"))
+    with torch.no_grad():
+        verdict, other = alone.verdict(x), guard.replace(cascade=False).verdict(x)
+        surrogate = Surrogate(alone).eval()
+        torch.testing.assert_close(surrogate(x), verdict.log_probs[2])
+    assert torch.equal(verdict.logits, verdict.log_probs[2])
+    assert torch.equal(verdict.named, other.named)
+    assert not bool(verdict.log_probs.isnan().any()), "no image passes by the gate"
+    # responses go on, and are answered by the same voter
+    smoothing = alone.replace(level="raised", policy=Policy(answered_by="noise", responses={"noise": ("smooth",)}))
+    with torch.no_grad():
+        smoothed = smoothing.verdict(x)
+        expected = guard.voter_log_probs(2, guard.shared_features(transforms(toys.WINDOW)["smooth"](x)))
+    assert 0 < int(smoothed.defended.sum()) < len(x)
+    torch.testing.assert_close(smoothed.logits[smoothed.defended], expected[smoothed.defended])
+
+
 def test_masking_answers_for_what_it_masks(guard: Guard, x: Tensor) -> None:
     masked = responding(guard, patch=("mask",))
     with torch.no_grad():
@@ -140,8 +158,9 @@ RESPONSES = Policy(responses={"patch": ("mask", "inpaint"), "noise": ("jpeg", "s
 @pytest.mark.parametrize("changes", [{"fusion": "majority"}, {"level": "raised", "masks": 2, "policy": RESPONSES}])
 def test_what_is_exported_answers_as_what_is_run(guard: Guard, x: Tensor, changes: dict[str, Any]) -> None:
     one = guard.replace(**changes)
-    exported = torch.export.export(one, (x,)).module()
-    other = toys.traffic(seed=8)
+    batches = {0: torch.export.Dim("batch", min=1)}
+    exported = torch.export.export(one, (x,), dynamic_shapes=(batches,)).module()
+    other = toys.traffic(seed=8)[1:]
     with torch.no_grad():
         assert {0, 1, 2} <= set(one.verdict(other).posterior.argmax(1).tolist())
         torch.testing.assert_close(exported(other), one(other), atol=1e-4, rtol=1e-4)

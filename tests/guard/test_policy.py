@@ -4,6 +4,7 @@ import pytest
 
 from loradar.core.errors import BadConfigError
 from loradar.guard.policy import Policy
+from tests.guard import toys
 
 
 def test_defenses_are_applied_while_alarmed_in_one_order_masking_last() -> None:
@@ -30,6 +31,14 @@ def test_forced_is_always_and_forbidden_never() -> None:
 def test_mistakes_are_said(policy: Policy, says: str) -> None:
     with pytest.raises(BadConfigError, match=says):
         policy.check(("roa", "fia"))
+
+
+def test_a_voter_that_answers_alone_ends_the_gate_and_must_be_there() -> None:
+    alone = toys.settings(policy=Policy(answered_by="patch"))
+    assert (toys.settings().gated, alone.gated) == (True, False)
+    assert (toys.settings().rule, alone.rule) == ("mean", "patch with monitor")
+    with pytest.raises(BadConfigError, match="the guard has no voter 'patches'; did you mean 'patch'"):
+        toys.settings(policy=Policy(answered_by="patches"))
 
 
 @pytest.mark.parametrize("name", ["clean", "unknown"])

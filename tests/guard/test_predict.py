@@ -1,12 +1,14 @@
 """The doors of a guard that anyone may call: labels, probabilities, and everything it found out."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import loradar
 from loradar.core.errors import BadConfigError, BadImagesError
 from loradar.guard.guard import ABSTAINED, Guard
 from tests.guard import toys
@@ -92,10 +94,50 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_images_outside_the_contract_are_refused(guard: Guard, x: Tensor, kind: str) -> None:
     make, says = BAD[kind]
-    for ask in (guard.predict, guard.predict_proba, guard.predict_full):
+    for ask in (guard.predict, guard.predict_proba, guard.predict_full, guard):
         with pytest.raises(BadImagesError, match=says) as error:
             ask(make(x))  # type: ignore[no-untyped-call]
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_call_takes_every_kind_of_floats_too(guard: Guard, x: Tensor, kind: str) -> None:
+    torch.testing.assert_close(guard(KINDS[kind](x)), guard(x))  # type: ignore[no-untyped-call]
+
+
+def test_the_call_hands_its_gradient_on(guard: Guard, x: Tensor) -> None:
+    leaf = x.double().requires_grad_()
+    guard(leaf).sum().backward()
+    assert leaf.grad is not None
+    assert float(leaf.grad.abs().max()) > 0
+
+
+@pytest.mark.parametrize("kind", ["NaN", "infinite", "x255", "negative", "uint8", "bool", "grey", "another size"])
+def test_an_exported_guard_refuses_them_too(exported: torch.nn.Module, x: Tensor, kind: str) -> None:
+    make, _ = BAD[kind]
+    with pytest.raises((RuntimeError, AssertionError)):
+        exported(make(x))  # type: ignore[no-untyped-call]
+
+
+def test_an_exported_guard_says_what_is_wrong(exported: torch.nn.Module, guard: Guard, x: Tensor) -> None:
+    with pytest.raises(RuntimeError, match=r"NaN, or values outside \[0, 1\]; expected floats"):
+        exported(-x)
+    torch.testing.assert_close(exported(x[:1]), guard(x[:1]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def exported(guard: Guard, tmp_path_factory: pytest.TempPathFactory) -> torch.nn.Module:
+    path = loradar.export(guard, tmp_path_factory.mktemp("export") / "guard.pt2")
+    return torch.export.load(path).module()
+
+
+def test_where_a_runtime_has_no_assertions_such_logits_are_no_numbers(guard: Guard, x: Tensor, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(loradar.export(guard, tmp_path / "guard.onnx")))
+    x = x[:3].clone()
+    x[1, 0, 0, 0], x[2, 0, 0, 0] = torch.nan, 2.0
+    (logits,) = session.run(None, {"images": x.numpy()})
+    assert np.isnan(logits).all(1).tolist() == [False, True, True]
 
 
 def test_batches_have_an_image_at_least(guard: Guard, x: Tensor) -> None:

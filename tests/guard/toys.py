@@ -10,7 +10,7 @@ from loradar.guard.calibration import Calibration
 from loradar.guard.features import residual_statistics, vote_features
 from loradar.guard.files import GuardRecord, GuardState
 from loradar.guard.guard import Guard
-from loradar.guard.identify import Identifier, fit_identifier
+from loradar.guard.identify import Examples, Identifier, fit_identifier
 from loradar.guard.parts import Parts
 from loradar.guard.settings import GuardSettings
 from loradar.guard.trunk import share
@@ -57,12 +57,16 @@ def features(voters: dict[str, nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
 def identifiers(voters: dict[str, nn.Module]) -> tuple[Identifier, Identifier]:
     every, labels = _fitting(voters, 96, seed=0)
     apart, kinds = _fitting(voters, 48, seed=1)
-    known = kinds < 3
     found = []
     for part in (0, 1):
-        held = apart[part][known]
-        found.append(fit_identifier(every[part], labels, threats=THREATS, held=held, held_labels=kinds[known], seed=0))
+        fitted, held = examples(every[part], labels), examples(apart[part], kinds)
+        found.append(fit_identifier(fitted, held, threats=THREATS, seed=0))
     return found[0], found[1]
+
+
+def examples(values: Tensor, labels: Tensor) -> Examples:
+    """Examples of which every label is one kind of traffic, and every row an image of its own."""
+    return Examples(features=values, labels=labels, kinds=labels, origins=torch.arange(len(labels)))
 
 
 def _fitting(voters: dict[str, nn.Module], count: int, seed: int) -> tuple[tuple[Tensor, Tensor], Tensor]:

@@ -70,7 +70,7 @@ def save(adapter: Adapter, folder: str | Path, base: nn.Module | None = None) ->
         ADAPTER_WEIGHTS: weights,
         ADAPTER_CONFIG: json.dumps(config_of(adapter, readable=readable), indent=2).encode(),
         ADAPTER_RECORD: RECORD.dump_json(_record(adapter, tensors, weights), indent=2),
-        "README.md": model_card(adapter.card, readable=readable, size=len(weights)).encode(),
+        "README.md": model_card(adapter.card, adapter.ranks, readable=readable, size=len(weights)).encode(),
     }
     with folder_atomically(folder) as fresh:
         for name, data in files.items():

@@ -56,9 +56,19 @@ def _build(config: GuardBuildConfig) -> Output:
     from loradar.guard.build import resolve, run
 
     with watching(console(stderr=True)) as progress:
-        folder = run(resolve(config), progress=progress).folder
+        result = run(resolve(config), progress=progress)
+    folder, record = result.folder, result.guard.state.record
+    misses = ", ".join(f"{name} {missed} of {total}" for name, (missed, total) in record.misses.items())
+    chosen = [record.choice.reason] if record.choice else []
     return Output(
-        text=[f"guard: {folder}", f"next:  loradar guard audit {folder} --data {config.data}"], data={"guard": folder}
+        text=[
+            f"guard: {folder}, answered by {record.settings.rule}",
+            *chosen,
+            f"false alarms: {config.max_fpr:.1%} at most expected, on every kind of benign traffic that it was calibrated on",
+            f"misses, held-out images under attacks on the base that are named clean: {misses}",
+            f"next:  loradar guard audit {folder} --data {config.data}",
+        ],
+        data={"guard": folder, "answered_by": record.settings.rule, "misses": record.misses},
     )
 
 

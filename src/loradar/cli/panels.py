@@ -17,10 +17,11 @@ _PANELS = {
     "Adapter": "target_modules rank lora_alpha init norm head baselines literal ablations member",
     "Blending": "score compactness beta top rank_keep_ratio n_augmentations fine_tune fine_tune_episodes transductive",
     "Training": """
-        epochs batch_size optimizer learning_rate clean_learning_rate weight_decay momentum schedule step_size gamma
-        warm_up crop flip distill_weight perturbation perturbation_step kl adversarial_weight
+        recipe clean_weight objective train_steps epochs batch_size optimizer learning_rate clean_learning_rate
+        weight_decay momentum schedule step_size gamma warm_up label_smoothing average_decay max_grad_norm
+        weight_perturbation crop flip distill_weight perturbation perturbation_step kl adversarial_weight
     """,
-    "Fusion and identification": "fusion base_votes abstain cascade gate_fnr max_fpr",
+    "Fusion and identification": "fusion base_votes abstain cascade gate_fnr max_fpr strangers",
     "Defenses": "respond force forbid rectangle masks",
     "Output": "out cache tensorboard",
     "Computing": "precision device seed seconds",

@@ -31,6 +31,8 @@ def check_images(x: Images) -> None:
 def as_images(x: object, *, input_size: tuple[int, int, int] | None = None) -> Images:
     """Converts images of any floating type to a float32 tensor, after checking them; for doors that anyone may call.
 
+    The gradient goes through.
+
     Args: `x` a tensor or numpy array (batch, channels, height, width) in [0, 1]; `input_size` the (channels, height,
     width) that a model takes, where it is known. Raises BadImagesError.
     """
@@ -43,7 +45,7 @@ def as_images(x: object, *, input_size: tuple[int, int, int] | None = None) -> I
         raise BadImagesError(
             f"images are a {type(x).__name__}; expected a tensor or numpy array (batch, channels, height, width)"
         )
-    images = x.detach().float() if x.is_floating_point() else x
+    images = x.float() if x.is_floating_point() else x
     if input_size is not None and images.ndim == 4 and images.shape[1:] != input_size:
         found, expected = ("x".join(map(str, size)) for size in (images.shape[1:], input_size))
         channels_last = images.shape[1:] == (*input_size[1:], input_size[0])

@@ -1,6 +1,7 @@
 """Labelled images in [0, 1] from files, the hub, memory or the built-in digits; disjoint splits; crops and flips."""
 
 from loradar.data.augment import augment, varied
+from loradar.data.benign import BENIGN_KINDS, change_benignly
 from loradar.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt
 from loradar.data.decoding import read_images
 from loradar.data.images import ImageSet, fetch_all
@@ -10,6 +11,7 @@ from loradar.data.sources import load_source
 from loradar.data.splits import Splits, split
 
 __all__ = [
+    "BENIGN_KINDS",
     "CORRUPTIONS",
     "SEVERITIES",
     "Corruption",
@@ -18,6 +20,7 @@ __all__ = [
     "Splits",
     "as_source",
     "augment",
+    "change_benignly",
     "corrupt",
     "fetch_all",
     "load_source",

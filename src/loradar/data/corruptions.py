@@ -78,18 +78,18 @@ def _defocus_blur(x: Images, level: int, seed: int) -> Images:  # noqa: ARG001
     reach = max(1, math.ceil(radius))
     line = torch.arange(-reach, reach + 1.0)
     disk = (line[:, None] ** 2 + line[None] ** 2 <= radius**2).float()
-    return _blurred(_filtered(x, disk / disk.sum()), softness)
+    return blurred(filtered(x, disk / disk.sum()), softness)
 
 
 def _glass_blur(x: Images, level: int, seed: int) -> Images:
     sigma, reach, rounds = ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))[level]
     sigma, reach = sigma * _scale(x), max(1, round(reach * _scale(x)))
-    moved = _blurred(x, sigma)
+    moved = blurred(x, sigma)
     for turn in range(rounds):
         # each pixel takes the place of a neighbour
         shifts = (uniform(x, mix(seed, turn), (2, *x.shape[2:])) * (2 * reach + 1)).floor() - reach
-        moved = _warped(moved, shifts[:, 0], shifts[:, 1], mode="nearest")
-    return _blurred(moved, sigma)
+        moved = warped(moved, shifts[:, 0], shifts[:, 1], mode="nearest")
+    return blurred(moved, sigma)
 
 
 def _motion_blur(x: Images, level: int, seed: int) -> Images:
@@ -162,13 +162,13 @@ def _elastic_transform(x: Images, level: int, seed: int) -> Images:
     fixed = torch.tensor([[1, 1], [1, -1], [-1, -1]]) * float(third) + middle
     pushed = fixed + (uniform(x, seed, (3, 2)) * 2 - 1) * corner * side
     back = torch.linalg.solve(torch.cat([pushed, torch.ones(len(x), 3, 1)], 2), fixed.expand(len(x), 3, 2))
-    grid = _grid(x)
+    grid = pixel_grid(x)
     place = torch.cat([grid, torch.ones(*grid.shape[:2], 1)], 2).flatten(0, 1) @ back
     shifts = place.view(len(x), *grid.shape) - grid
     waves = uniform(x, mix(seed, 1), (2, *x.shape[2:])) * 2 - 1
     if strength:
-        shifts = shifts + (_blurred(waves, smooth * side) * strength * side).permute(0, 2, 3, 1)
-    return _warped(x, shifts[..., 1], shifts[..., 0], mode="bilinear")
+        shifts = shifts + (blurred(waves, smooth * side) * strength * side).permute(0, 2, 3, 1)
+    return warped(x, shifts[..., 1], shifts[..., 0], mode="bilinear")
 
 
 def _pixelate(x: Images, level: int, seed: int) -> Images:  # noqa: ARG001
@@ -206,18 +206,18 @@ def _scale(x: Images) -> float:
     return min(x.shape[2:]) / 32
 
 
-def _filtered(x: Images, kernel: Tensor) -> Images:
+def filtered(x: Images, kernel: Tensor) -> Images:
     reach = kernel.shape[0] // 2
     padded = F.pad(x, (reach,) * 4, mode="reflect" if reach < min(x.shape[2:]) else "replicate")
     channels = x.shape[1]
     return F.conv2d(padded, kernel.expand(channels, 1, *kernel.shape), groups=channels)
 
 
-def _blurred(x: Images, sigma: float) -> Images:
+def blurred(x: Images, sigma: float) -> Images:
     reach = min(math.ceil(3 * sigma), min(x.shape[2:]) - 1)
     line = torch.exp(-(torch.arange(-reach, reach + 1.0) ** 2) / (2 * max(sigma, 1e-6) ** 2))
     line = line / line.sum()
-    return _filtered(x, line[:, None] * line[None])
+    return filtered(x, line[:, None] * line[None])
 
 
 def _streaked(x: Images, radius: float, sigma: float, degrees: Tensor) -> Images:
@@ -229,28 +229,28 @@ def _streaked(x: Images, radius: float, sigma: float, degrees: Tensor) -> Images
     total = torch.zeros_like(x)
     for step, weight in zip(steps, weights / weights.sum(), strict=True):
         down, right = (angle.sin() * step)[:, None, None] * plane, (angle.cos() * step)[:, None, None] * plane
-        total = total + weight * _warped(x, down, right, mode="bilinear")
+        total = total + weight * warped(x, down, right, mode="bilinear")
     return total
 
 
-def _grid(x: Images) -> Tensor:
+def pixel_grid(x: Images) -> Tensor:
     """(height, width, 2): the (column, row) of each pixel."""
     rows, columns = torch.meshgrid(*(torch.arange(float(side)) for side in x.shape[2:]), indexing="ij")
     return torch.stack([columns, rows], 2)
 
 
-def _warped(x: Images, down: Tensor, right: Tensor, *, mode: str) -> Images:
+def warped(x: Images, down: Tensor, right: Tensor, *, mode: str) -> Images:
     """Each pixel taken from so far down and right, (batch, height, width); reflected at the borders."""
-    place = _grid(x) + torch.stack([right, down], 3)
+    place = pixel_grid(x) + torch.stack([right, down], 3)
     sides = torch.tensor([x.shape[3] - 1.0, x.shape[2] - 1.0])
     return F.grid_sample(x, place / sides * 2 - 1, mode=mode, padding_mode="reflection", align_corners=True)
 
 
 def _zoomed(x: Images, factor: float) -> Images:
     centre = torch.tensor([(x.shape[3] - 1) / 2, (x.shape[2] - 1) / 2])
-    shifts = (_grid(x) - centre) * (1 / factor - 1)
+    shifts = (pixel_grid(x) - centre) * (1 / factor - 1)
     plane = shifts.expand(len(x), *shifts.shape)
-    return _warped(x, plane[..., 1], plane[..., 0], mode="bilinear")
+    return warped(x, plane[..., 1], plane[..., 0], mode="bilinear")
 
 
 def _fractal(x: Images, decay: float, seed: int) -> Tensor:
@@ -265,20 +265,20 @@ def _fractal(x: Images, decay: float, seed: int) -> Tensor:
     return (total - low) / (high - low).clamp_min(1e-6)
 
 
-def _picture(image: Tensor) -> Image.Image:
+def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def _pixels(picture: Image.Image) -> Tensor:
+def to_pixels(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
 def _resized(image: Tensor, height: int, width: int) -> Tensor:
-    return _pixels(_picture(image).resize((max(1, width), max(1, height)), Image.Resampling.BOX))
+    return to_pixels(to_picture(image).resize((max(1, width), max(1, height)), Image.Resampling.BOX))
 
 
 def _jpeg(image: Tensor, quality: int) -> Tensor:
     file = io.BytesIO()
-    _picture(image).save(file, "JPEG", quality=quality)
+    to_picture(image).save(file, "JPEG", quality=quality)
     with Image.open(file) as picture:
-        return _pixels(picture.convert("RGB"))
+        return to_pixels(picture.convert("RGB"))

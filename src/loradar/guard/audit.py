@@ -9,16 +9,25 @@ from loradar.adapters.fits import check_base
 from loradar.attacks import named_attacks, parse_attack
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.files import make_folder
-from loradar.core.types import Attack, Progress
-from loradar.data import CORRUPTIONS, Source, Splits, fetch_all, load_source, split
-from loradar.evaluation import check_classes, check_unseen, versions
+from loradar.core.randomness import mix
+from loradar.core.types import Attack, Images, Progress
+from loradar.data import BENIGN_KINDS, CORRUPTIONS, Source, Splits, change_benignly, fetch_all, load_source, split
+from loradar.evaluation import AccuracyResult, check_classes, check_unseen, versions
 from loradar.evaluation.corruptions import Corrupted
 from loradar.evaluation.workbench import open_bench
 from loradar.guard.calibration_split import refuse_calibrated
 from loradar.guard.config import GuardAuditConfig
-from loradar.guard.figures import TrafficVerdicts, cost_of, identification_of, reliabilities_of, suspects_of
+from loradar.guard.figures import (
+    TrafficVerdicts,
+    alarms_of,
+    cost_of,
+    detections_of,
+    identification_of,
+    reliabilities_of,
+    suspects_of,
+)
 from loradar.guard.fusion import RULES, Rule
-from loradar.guard.guard import Guard
+from loradar.guard.guard import Guard, Verdict
 from loradar.guard.measuring import GuardMeasuring, list_candidates
 from loradar.guard.surrogate import STATEMENT
 from loradar.guard.tally import UNION
@@ -26,13 +35,16 @@ from loradar.report.files import write_report
 from loradar.report.guards import GuardSection
 from loradar.report.schema import BASE, Report
 
+_DRAWS = 0xA0D1
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GuardAuditJob:
     """A guard, and what it is measured with.
 
-    `candidates` are adapters to measure beside it; `attacks` are measured, `known` are those that the guard identifies, and
-    `unfitted` those that its identifier was not fitted on. `splits.reported` are the images.
+    `candidates` are adapters to measure beside it; `attacks` are measured, `known` are those that the guard identifies,
+    `strange` those that it was fitted to call unknown, and `unfitted` those that it was not fitted on. `splits.reported`
+    are the images.
     """
 
     config: GuardAuditConfig
@@ -40,6 +52,7 @@ class GuardAuditJob:
     candidates: Mapping[str, Adapter]
     attacks: Mapping[str, Attack]
     known: Mapping[str, Attack]
+    strange: Mapping[str, Attack]
     unfitted: Mapping[str, Attack]
     rules: tuple[Rule, ...]
     splits: Splits
@@ -74,7 +87,8 @@ def resolve(
     if attacks is None and config.attacks:
         given = named_attacks(config.attacks)
     known = {name: given[name] if name in given else parse_attack(spec) for name, spec in record.attacks.items()}
-    unfitted = {spec: _unfitted(spec) for spec in config.unfitted}
+    fitted = (*record.attacks.values(), *record.strangers)
+    unfitted = {spec: attack for spec in config.unfitted if (attack := _unfitted(spec)).spec not in fitted}
     candidates = load_named(config.candidate) if candidates is None else candidates
     if both := set(candidates) & set(guard.state.adapters):
         raise BadConfigError(f"{min(both)!r} is an adapter of the guard already; name other candidates")
@@ -91,6 +105,7 @@ def resolve(
         candidates=candidates,
         attacks=given or known,
         known=known,
+        strange={spec: parse_attack(spec) for spec in record.strangers},
         unfitted=unfitted,
         rules=rules,
         splits=splits,
@@ -123,26 +138,51 @@ def run(job: GuardAuditJob, *, progress: Progress | None = None) -> GuardAuditRe
         guard=GuardSection(
             identification=identification_of(verdicts, guard.settings.labels),
             cost=cost_of(verdicts, guard),
+            max_fpr=guard.state.record.max_fpr,
+            alarms=alarms_of(verdicts, calibrated=guard.state.record.max_fpr is not None),
+            detections=detections_of(verdicts),
+            choice=guard.state.record.choice,
             reliabilities=reliabilities_of(verdicts, guard),
             suspects=suspects_of(verdicts, guard, job.classes, job.known),
         ),
-        notes=(STATEMENT, UNION),
+        notes=(*_advice(tally.unions(), guard), STATEMENT, UNION),
     )
     return GuardAuditResult(report=report, page=write_report(report, config.out))
 
 
 def _verdicts(job: GuardAuditJob, measuring: GuardMeasuring) -> TrafficVerdicts:
-    """Runs the guard on clean images, on transferred attacks, and on attacks that it does not know."""
+    """Runs the guard on clean images, otherwise benign ones, and every attack on the base, known to it or not."""
+    uncascaded = job.guard.replace(cascade=False)
     images = {"clean": measuring.x}
     images |= {name: measuring.transferred(attack) for name, attack in job.known.items()}
-    unfitted = {name: measuring.transferred(attack) for name, attack in job.unfitted.items()}
-    batch_size, uncascaded = job.config.batch_size, job.guard.replace(cascade=False)
+
+    def judged(x: Images, guard: Guard = job.guard) -> Verdict:
+        return guard.predict_full(x, batch_size=job.config.batch_size)
+
     return TrafficVerdicts(
         y=measuring.y,
         images=images,
-        known={name: job.guard.predict_full(x, batch_size=batch_size) for name, x in images.items()},
-        unfitted={name: job.guard.predict_full(x, batch_size=batch_size) for name, x in unfitted.items()},
-        uncascaded={name: uncascaded.predict_full(x, batch_size=batch_size) for name, x in images.items()},
+        known={name: judged(x) for name, x in images.items()},
+        unfitted={name: judged(measuring.transferred(attack)) for name, attack in job.unfitted.items()},
+        # a seed of its own: the draws of the calibration are not repeated
+        benign={k: judged(change_benignly(measuring.x, k, seed=mix(job.config.seed, _DRAWS))) for k in BENIGN_KINDS},
+        strange={name: judged(measuring.transferred(attack)) for name, attack in job.strange.items()},
+        uncascaded={name: judged(x, uncascaded) for name, x in images.items()},
+    )
+
+
+def _advice(unions: Sequence[AccuracyResult], guard: Guard) -> tuple[str, ...]:
+    """Says where an adapter alone keeps more images through everything than the guard itself does, on the reported images."""
+    kept = {row.model: row for row in unions}
+    own = kept.get(f"guard:{guard.settings.rule}")
+    alone = [row for name, row in kept.items() if not name.startswith("guard:") and name not in (BASE, own)]
+    best = max(alone, key=lambda row: row.correct, default=None)
+    if own is None or best is None or best.correct <= own.correct:
+        return ()
+    mend = f"--answered-by {best.model}" if best.model in guard.state.adapters else "--adapter, as one of the guard's"
+    return (
+        f"On the reported images {best.model} alone keeps {best.correct} of {best.total} through everything, the guard "
+        f"{own.correct} of {own.total}; a guard that it answers for is built with {mend}.",
     )
 
 
@@ -161,6 +201,7 @@ def _settings(guard: Guard) -> dict[str, object]:
     settings, record = guard.settings, guard.state.record
     return {
         "fusion": settings.fusion,
+        "answered_by": settings.policy.answered_by,
         "base_votes": settings.base_votes,
         "abstain": settings.abstain,
         "cascade": settings.cascade,

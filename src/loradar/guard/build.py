@@ -1,5 +1,6 @@
 """Builds a guard: voters calibrated, identifier and gate fitted, on images that are used for nothing else."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +12,28 @@ from torch import Tensor, nn
 from loradar.adapters import Adapter, AdapterPool, fingerprint, load_named
 from loradar.adapters.fits import check_base
 from loradar.attacks import named_attacks
-from loradar.core.errors import BadConfigError
+from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.files import check_place
 from loradar.core.names import GUARD_RECORD
 from loradar.core.types import Attack, Progress
 from loradar.data import ImageSet, Source, fetch_all, load_source
 from loradar.evaluation import check_classes
 from loradar.evaluation.workbench import Workbench, open_bench
-from loradar.guard.calibration import calibrate
-from loradar.guard.calibration_data import CalibrationData, calibration_data, identifier_features
+from loradar.guard.calibration import calibrate, conformal_limit
+from loradar.guard.calibration_data import CalibrationData, calibration_data, held_count, identifier_features
 from loradar.guard.calibration_split import calibration_split, identities
-from loradar.guard.config import GuardBuildConfig
+from loradar.guard.choose import IMAGES, choose
+from loradar.guard.config import GuardAuditConfig, GuardBuildConfig
 from loradar.guard.defenses import Defense
 from loradar.guard.files import GuardRecord, GuardState, check_names
 from loradar.guard.guard import Guard
 from loradar.guard.identify import Identifier, fit_identifier, fit_prior
 from loradar.guard.masking import MaskSet, mask_answers
+from loradar.guard.measuring import GuardMeasuring
 from loradar.guard.parts import measure_costs, merged_voters
 from loradar.guard.policy import Policy
-from loradar.guard.settings import GuardSettings
+from loradar.guard.settings import GuardSettings, tables
+from loradar.guard.strangers import fitted_strangers
 from loradar.models import Base, open_base
 
 _MASK_IMAGES = 64
@@ -46,6 +50,7 @@ class GuardBuildJob:
     base: Base
     adapters: Mapping[str, Adapter]
     attacks: Mapping[str, Attack]
+    strangers: Mapping[str, Attack]
     policy: Policy
     images: ImageSet
     data: Mapping[str, Any]
@@ -78,6 +83,10 @@ def resolve(
     adapters = load_named(config.adapter) if adapters is None else adapters
     if not adapters:
         raise BadConfigError("a guard needs an adapter at least; give --adapter FOLDER")
+    if config.answered_by and config.answered_by not in adapters:
+        raise BadConfigError(
+            f"no adapter {config.answered_by!r} is there to answer; {did_you_mean(config.answered_by, adapters)}"
+        )
     AdapterPool(adapters)  # refuses adapters of several bases
     check_names(adapters)
     base = open_base(config.base, config.device) if base is None else base
@@ -96,8 +105,16 @@ def resolve(
         seed=config.seed,
         other=other,
     )
+    held_count(len(images), config.max_fpr)  # refuses too few
     return GuardBuildJob(
-        config=config, base=base, adapters=adapters, attacks=attacks, policy=policy, images=images, data=data
+        config=config,
+        base=base,
+        adapters=adapters,
+        attacks=attacks,
+        strangers=fitted_strangers(config.strangers, attacks),
+        policy=policy,
+        images=images,
+        data=data,
     )
 
 
@@ -106,16 +123,24 @@ def run(job: GuardBuildJob, *, progress: Progress | None = None) -> GuardBuildRe
     config, base, threats = job.config, job.base, tuple(job.attacks)
     bench = open_bench(base, config, progress)
     voters = merged_voters(base, job.adapters)
-    data = calibration_data(bench, voters, job.attacks, *fetch_all(job.images))
-    known = data.kinds < data.known
-    calibrations = {name: calibrate(logits[known], data.y[known]) for name, logits in data.logits.items()}
+    data = calibration_data(
+        bench,
+        voters,
+        job.attacks,
+        job.strangers,
+        *fetch_all(job.images),
+        held=held_count(len(job.images), config.max_fpr),
+        seed=config.seed,
+    )
+    plain = data.plain
+    calibrations = {name: calibrate(logits[plain], data.y[plain]) for name, logits in data.logits.items()}
     features, gate_features = identifier_features(data, calibrations, config.rectangle)
     identifier, gate = (_identifier(data, values, threats, config) for values in (features, gate_features))
     settings = GuardSettings(
         threats=threats,
         specialists={name: _specialist(name, attack, job.adapters) for name, attack in job.attacks.items()},
         calibrations=calibrations,
-        fusion=config.fusion,
+        fusion="soft-routed" if config.fusion == "auto" else config.fusion,
         base_votes=config.base_votes,
         abstain=config.abstain,
         cascade=config.cascade,
@@ -126,6 +151,7 @@ def run(job: GuardBuildJob, *, progress: Progress | None = None) -> GuardBuildRe
         masker=_masker(bench, voters, data, _masks(base, config)),
         masks=config.masks,
     )
+    odds = tables(settings)["odds"]
     record = GuardRecord(
         settings=settings,
         base=config.base,
@@ -136,47 +162,77 @@ def run(job: GuardBuildJob, *, progress: Progress | None = None) -> GuardBuildRe
         digests=tuple(identities(job.images)),
         input_size=base.input_size,
         classes=base.classes,
+        strangers=tuple(attack.spec for attack in job.strangers.values()),
+        max_fpr=config.max_fpr,
+        misses=_misses(
+            data, identifier.log_posterior(features, odds), gate(gate_features)[:, 0] >= settings.gate, settings
+        ),
     )
     state = GuardState(record=record, base=base, adapters=job.adapters, identifier=identifier, gate=gate)
     guard = Guard.of(state, precision=config.precision)
+    if config.fusion == "auto" and not config.answered_by:
+        guard = _chosen(guard, voters, data, bench, job)
     return GuardBuildResult(guard=guard, folder=guard.save(config.out))
+
+
+def _chosen(
+    guard: Guard, voters: Mapping[str, nn.Module], data: CalibrationData, bench: Workbench, job: GuardBuildJob
+) -> Guard:
+    """The guard with what holds best adaptively on held-out calibration images; its record says why."""
+    rows = torch.nonzero(data.held & (data.kinds == 0)).squeeze(1)[:IMAGES]
+    measuring = GuardMeasuring(
+        bench=bench,
+        guard=guard,
+        voters=voters,
+        config=GuardAuditConfig(guard=job.config.out, seed=job.config.seed),
+        attacks=job.attacks,
+        x=data.x[rows],
+        y=data.y[rows],
+    )
+    choice = choose(measuring, guard)
+    policy = dataclasses.replace(guard.settings.policy, answered_by=choice.answered_by)
+    guard = guard.replace(policy=policy, fusion=choice.fusion)
+    record = dataclasses.replace(guard.state.record, choice=choice)
+    return Guard(dataclasses.replace(guard.state, record=record), guard.parts)
+
+
+def _misses(
+    data: CalibrationData, named: Tensor, passed: Tensor, settings: GuardSettings
+) -> dict[str, tuple[int, int]]:
+    """Counts by attack the held-out images that are named clean, or let pass by the gate, and all of them."""
+    clean = (named.argmax(1) == 0) | (passed & settings.gated)
+    return {name: (int(clean[rows].sum()), int(rows.sum())) for name, rows in data.attacks().items()}
 
 
 def _identifier(
     data: CalibrationData, features: Tensor, threats: tuple[str, ...], config: GuardBuildConfig
 ) -> Identifier:
-    fit, held = ~data.held, data.held & (data.kinds < data.known)
+    examples = data.examples(features)
     return fit_identifier(
-        features[fit],
-        data.kinds[fit],
+        examples.of(~data.held),
+        examples.of(data.held),
         threats=threats,
-        held=features[held],
-        held_labels=data.kinds[held],
         outlier_rate=config.max_fpr / 2,
         seed=config.seed,
     )
 
 
 def _threshold(gate: Identifier, data: CalibrationData, features: Tensor, config: GuardBuildConfig) -> float:
-    """Finds the lowest probability of clean, a half at least, that no more than `gate_fnr` of any threat's images reach."""
-    clean = gate(features[data.held])[:, 0]
-    kinds = data.kinds[data.held]
-    limits = [
-        torch.quantile(clean[kinds == kind], 1 - config.gate_fnr, interpolation="higher")
-        for kind in range(1, data.known)
-    ]
-    # a hair above: the image on the quantile itself must not pass
-    return min(1.0, max(0.5, float(torch.stack(limits).max()) + 1e-4))
+    """Finds the lowest probability of clean, a half at least, that an image of any attack reaches by `gate_fnr` at most.
+
+    1, so that nothing passes, where there are too few held-out images for that.
+    """
+    clean = gate(features)[:, 0]
+    limit = max(conformal_limit(clean[rows], config.gate_fnr) for rows in data.attacks().values())
+    # a hair above: the image on the threshold itself must not pass
+    return min(1.0, max(0.5, limit + 1e-4))
 
 
 def _prior(
     identifier: Identifier, data: CalibrationData, features: Tensor, config: GuardBuildConfig
 ) -> dict[str, float]:
-    """Fits the prior of the labels on held-out images. Outliers are left out: they are unknown under any prior."""
-    held = data.held & (data.kinds < data.known)
-    near = ~identifier.is_outlier(features[held])
-    posterior, kinds = identifier.classifier_posterior(features[held])[near], data.kinds[held][near]
-    return fit_prior(posterior, kinds, max_fpr=config.max_fpr)
+    held = data.examples(features).of(data.held)
+    return fit_prior(identifier.log_posterior(held.features), held, max_fpr=config.max_fpr)
 
 
 def _specialist(name: str, attack: Attack, adapters: Mapping[str, Adapter]) -> str:
@@ -214,4 +270,4 @@ def _policy(config: GuardBuildConfig) -> Policy:
             raise BadConfigError(f"{entry!r} cannot be read; expected ATTACK=DEFENSE[+DEFENSE...], each attack once")
         responses[threat] = cast(tuple[Defense, ...], tuple(defenses.split("+")))
     forced, forbidden = (cast(tuple[Defense, ...], tuple(names)) for names in (config.force, config.forbid))
-    return Policy(responses=responses, forced=forced, forbidden=forbidden)
+    return Policy(answered_by=config.answered_by, responses=responses, forced=forced, forbidden=forbidden)

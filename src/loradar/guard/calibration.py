@@ -1,4 +1,4 @@
-"""Calibration of a voter's confidence: a temperature, a reliability, and the bins of a reliability diagram."""
+"""Calibration: a voter's temperature and reliability, bins of a reliability diagram, and thresholds with a known rate."""
 
 import math
 from dataclasses import dataclass
@@ -76,3 +76,31 @@ def reliability(confidence: Tensor, right: Tensor, *, bins: int = 10) -> Bins:
         confidences=tuple(float(confidence[group].double().mean()) for group in groups),
         rights=tuple(int(right[group].sum()) for group in groups),
     )
+
+
+def conformal_limit(scores: Tensor, rate: float) -> float:
+    """Returns a threshold that one more score of the same kind exceeds with probability `rate` at most.
+
+    Of n exchangeable scores it is the one of rank n + 1 - floor((n + 1) * rate), whatever their distribution (Vovk,
+    Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005, section 2.2). Infinite where `least_count` is
+    not reached: no threshold that is read off so few keeps the rate.
+    """
+    above = _above(len(scores), rate)
+    return float(scores.double().sort().values[len(scores) - above]) if above else math.inf
+
+
+def least_count(rate: float) -> int:
+    """Counts the scores that `conformal_limit` needs to keep `rate`.
+
+    >>> least_count(0.01), least_count(0.05)
+    (99, 19)
+    """
+    count = max(1, math.ceil(1 / rate) - 2)
+    while not _above(count, rate):
+        count += 1
+    return count
+
+
+def _above(count: int, rate: float) -> int:
+    """How many places in the order of `count` scores and one more lie above the threshold."""
+    return math.floor((count + 1) * rate + 1e-9)  # 100 * 0.01 must count as 1 whatever the rounding

@@ -17,6 +17,24 @@ from loradar.core.config import (
     default_cache,
 )
 
+STRANGERS = (
+    "smooth:eps=16/255,cells=8",
+    "smooth:eps=16/255,cells=4",
+    "smooth:eps=12/255,cells=16",
+    "pgd:norm=l2,eps=1",
+    "roa-quick:height=8,width=8",
+)
+"""Attacks that an identifier learns to call unknown."""
+UNFITTED = (
+    "smooth:eps=12/255,cells=6",
+    "smooth:eps=16/255,cells=12",
+    "pgd:norm=l2,eps=2",
+    "mi-fgsm",
+    "roa-quick:height=3,width=10",
+    "noise",
+)
+"""Attacks that no identifier is fitted on, so that what it makes of them can be measured."""
+
 
 class GuardBuildConfig(Config):
     """Makes a guard of a base and adapters: calibrates the voters, fits the identifier, writes the folder."""
@@ -28,8 +46,15 @@ class GuardBuildConfig(Config):
         ["roa", "fia", "pgd"],
         description="Attack to identify: [MYNAME=]NAME[:key=value,...]. The adapter of the same name answers it.",
     )
-    calibration: int = Field(
-        500, ge=8, description="Images to calibrate on; no adapter was trained, selected or reported on them."
+    strangers: list[str] = Field(
+        list(STRANGERS),
+        description="Attack to take for unknown; left out where it is of the kind of an attack to identify.",
+    )
+    calibration: Count = Field(
+        None,
+        ge=8,
+        description="Images to calibrate on; no adapter was trained or is reported on them. Default: at most 500; where no "
+        "others are left, those that the adapters' epochs were selected by.",
     )
     calibration_data: str | None = Field(
         None, description="Source of the calibration images. Default: images of --data that nothing else uses."
@@ -40,8 +65,14 @@ class GuardBuildConfig(Config):
         description="Images that guard audit will report on, kept out of the calibration. Default: as there.",
     )
     out: Path = Field(Path("runs/guard"), description="Folder for the guard.")
-    fusion: Literal["majority", "weighted", "mean", "logpool", "routed", "soft-routed"] = Field(
-        "soft-routed", description="Rule that combines the voters' predictions."
+    fusion: Literal["auto", "majority", "weighted", "mean", "logpool", "routed", "soft-routed"] = Field(
+        "auto",
+        description="Rule that combines the voters' predictions. auto attacks all rules and every adapter alone, adaptively, "
+        "on calibration images, and takes what holds best.",
+    )
+    answered_by: str = Field(
+        "",
+        description="Adapter that answers alone, whatever the fusion; the identifier is a monitor. Default: as --fusion.",
     )
     base_votes: bool = Field(False, description="Count the base as a voter too.")
     abstain: float = Field(0.0, ge=0, le=1, description="Give no answer below this confidence.")
@@ -53,7 +84,7 @@ class GuardBuildConfig(Config):
         0.01,
         gt=0,
         lt=0.5,
-        description="Share of clean calibration images that may be identified as attacked or unknown.",
+        description="Share of benign images, of every kind of traffic, that may be identified as attacked or unknown.",
     )
     respond: list[str] = Field(
         [],
@@ -78,7 +109,7 @@ class GuardAuditConfig(Config):
         [], description="[MYNAME=]NAME[:key=value,...]. Default: the attacks that the guard knows."
     )
     unfitted: list[str] = Field(
-        ["fgsm", "noise", "defocus_blur", "contrast"],
+        list(UNFITTED),
         description="Attack or corruption that the identifier was not fitted on.",
     )
     fusion: list[str] = Field(

@@ -48,7 +48,7 @@ def jpeg(x: Images, *, quality: int = QUALITY) -> Images:
         blocks = F.conv2d(
             (_to_ycc(padded) * 255 - 128).flatten(0, 1)[:, None], (basis := block_dct().to(x))[:, None], stride=8
         )
-        table = _tables(quality).to(x)[torch.arange(len(blocks), device=x.device) % 3][:, :, None, None]
+        table = _tables(quality).to(x)[torch.arange(blocks.shape[0], device=x.device) % 3][:, :, None, None]
         restored = F.conv_transpose2d((blocks / table).round() * table, basis[:, None], stride=8)
         decoded = _to_rgb((restored.view_as(padded) + 128) / 255)[:, :, :height, :width]
     return _straight_through(decoded.clamp(0, 1), x)

@@ -80,7 +80,7 @@ def _bands(x: Images) -> Tensor:
     basis = block_dct().to(x)
     flat = x.flatten(0, 1)[:, None]
     coefficients = F.conv2d(flat, basis[:, None], stride=_BLOCK // 2).abs().mean((2, 3))
-    coefficients = coefficients.view(len(x), x.shape[1], _BLOCK * _BLOCK).mean(1)
+    coefficients = coefficients.view(x.shape[0], x.shape[1], _BLOCK * _BLOCK).mean(1)
     order = torch.arange(_BLOCK, device=x.device)
     bands = F.one_hot((order[:, None] + order[None]).flatten(), 2 * _BLOCK - 1).to(x)
     return coefficients @ (bands / bands.sum(0))

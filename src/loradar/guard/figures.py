@@ -8,9 +8,19 @@ import torch
 
 from loradar.core.types import Attack, Images, Labels
 from loradar.guard.calibration import reliability
+from loradar.guard.calibration_data import FITTED_KINDS, UNTOUCHED
 from loradar.guard.features import highest_energy_window
 from loradar.guard.guard import Guard, Verdict
-from loradar.report.guards import CONFIDENT, Cost, CostPoint, Identification, Reliability, Suspect
+from loradar.report.guards import (
+    CONFIDENT,
+    Alarms,
+    Cost,
+    CostPoint,
+    Detection,
+    Identification,
+    Reliability,
+    Suspect,
+)
 
 DETECTED = 0.95
 """The share of attacked images that is detected where false alarms are counted."""
@@ -22,6 +32,7 @@ _EXAMPLES = 2
 class TrafficVerdicts:
     """The guard's verdicts by kind of traffic: `known` ("clean" first), from `images` with labels `y`, and `unfitted`.
 
+    `benign` are those on benign changes of the clean images, `strange` on the attacks that it was fitted to call unknown.
     `uncascaded` are those on known traffic if all adapters ran on all images.
     """
 
@@ -29,6 +40,8 @@ class TrafficVerdicts:
     images: Mapping[str, Images]
     known: Mapping[str, Verdict]
     unfitted: Mapping[str, Verdict]
+    benign: Mapping[str, Verdict]
+    strange: Mapping[str, Verdict]
     uncascaded: Mapping[str, Verdict]
 
 
@@ -69,6 +82,40 @@ def identification_of(verdicts: TrafficVerdicts, labels: Sequence[str]) -> Ident
         },
         sure=sure,
     )
+
+
+def alarms_of(verdicts: TrafficVerdicts, *, calibrated: bool) -> tuple[Alarms, ...]:
+    """Counts false alarms on untouched images and on every benign kind. `calibrated`: the guard knows of such kinds."""
+    kinds = {UNTOUCHED: verdicts.known["clean"], **verdicts.benign}
+    return tuple(
+        Alarms(
+            kind=kind,
+            alarms=int((verdict.named.argmax(1) != 0).sum()),
+            total=len(verdict.answers),
+            fitted=kind == UNTOUCHED or (calibrated and kind in FITTED_KINDS),
+        )
+        for kind, verdict in kinds.items()
+    )
+
+
+def detections_of(verdicts: TrafficVerdicts) -> tuple[Detection, ...]:
+    """Counts what is not named clean, and what is and does harm, under every attack: known, strange, and unfitted."""
+    known = {name: verdict for name, verdict in verdicts.known.items() if name != "clean"}
+    found = []
+    for group in (known, verdicts.strange, verdicts.unfitted):
+        for name, verdict in group.items():
+            missed = verdict.named.argmax(1) == 0
+            found.append(
+                Detection(
+                    attack=name,
+                    detected=int((~missed).sum()),
+                    harmful=int((missed & (verdict.answers != verdicts.y)).sum()),
+                    total=len(missed),
+                    known=group is known,
+                    fitted=group is not verdicts.unfitted,
+                )
+            )
+    return tuple(found)
 
 
 def cost_of(verdicts: TrafficVerdicts, guard: Guard) -> Cost:

@@ -21,9 +21,10 @@ from loradar.core.old_attacks import upgraded_spec
 from loradar.guard.identify import Identifier
 from loradar.guard.settings import GuardSettings
 from loradar.models import Base, open_base, pick_device
+from loradar.report.guards import Choice
 
-SCHEMA = 3
-_READ = (2, SCHEMA)
+SCHEMA = 4
+_READ = (2, 3, SCHEMA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,9 @@ class GuardRecord:
     `base` is the base's one-line name and `base_fingerprint` its hash; `input_size` (channels, height, width) and `classes`
     are its own (None in folders of schema 2). `attacks` are the specs of the threats; `adapters` holds the sha256 of each
     adapter's weights; `costs` are shares of a forward pass (see `measure_costs`). `data` says what it was calibrated on,
-    and `digests` are hashes of those images, so that nothing is ever reported on them.
+    and `digests` are hashes of those images, so that nothing is ever reported on them. `strangers` are specs of attacks
+    fitted as unknown, `max_fpr` the false alarms asked for (None before schema 4), `misses` by attack the held-out images
+    named clean and how many there were, `choice` why it answers as it does, where that was measured.
     """
 
     settings: GuardSettings
@@ -46,6 +49,10 @@ class GuardRecord:
     digests: tuple[str, ...] = ()
     input_size: tuple[int, int, int] | None = None
     classes: tuple[str, ...] | None = None
+    strangers: tuple[str, ...] = ()
+    max_fpr: float | None = None
+    misses: dict[str, tuple[int, int]] = field(default_factory=dict)
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,7 +146,7 @@ def _read(folder: Path) -> tuple[GuardRecord, Identifier, Identifier]:
         raise BadFileError(f"{folder / GUARD_RECORD} is not JSON ({error}); build the guard anew") from error
     if not isinstance(content, dict) or content.pop("schema", None) not in _READ:
         raise BadFileError(
-            f"{folder / GUARD_RECORD} has another schema; this loradar reads {' and '.join(map(str, _READ))}: build the "
+            f"{folder / GUARD_RECORD} has another schema; this loradar reads {', '.join(map(str, _READ))}: build the "
             "guard anew"
         )
     if content.pop("sha256", "") != sha256(data):

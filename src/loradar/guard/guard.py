@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,13 +17,14 @@ from loradar.evaluation import device_of
 from loradar.guard.defenses import transforms
 from loradar.guard.features import residual_statistics, vote_features
 from loradar.guard.files import GuardState, read_guard, save_guard
-from loradar.guard.fusion import FUSIONS, Votes
+from loradar.guard.fusion import FUSIONS, Rule, Votes
 from loradar.guard.masking import MaskSet, pair_answers, patch_cleanser, two_round
 from loradar.guard.parts import Parts, assemble
 from loradar.guard.settings import tables
 from loradar.models import Base, Precision
 
 ABSTAINED = -1
+_INVALID = "images hold NaN, or values outside [0, 1]; expected floats in [0, 1]"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,9 +50,11 @@ class Verdict:
 class Guard(nn.Module):
     """A classifier of images in [0, 1] that knows some attacks. Threads may share it.
 
-    Called as a module, it maps one batch (batch, C, H, W) to logits (batch, classes): unchecked, differentiable, and
-    exportable. `predict`, `predict_proba` and `predict_full` check their input and make batches. Only images that need it
-    are shown to the adapters; under `torch.export` every image is, and the answers are the same.
+    Called as a module, it maps one batch (batch, C, H, W) to logits (batch, classes), differentiable and exportable;
+    `predict`, `predict_proba` and `predict_full` make batches. All raise BadImagesError for images outside [0, 1], NaN,
+    integers, and other sizes; an exported guard asserts it, and gives such images logits that are NaN where its runtime has
+    no assertions. Only images that need it are shown to the adapters; under `torch.export` every image is, and the answers
+    are the same.
     """
 
     temperatures: Tensor
@@ -149,7 +153,12 @@ class Guard(nn.Module):
         return Verdict(**{name: torch.cat([part[name] for part in parts], _dim(name)).cpu() for name in parts[0]})
 
     def forward(self, x: Images) -> Logits:
-        return self.verdict(x).logits
+        if not torch.compiler.is_exporting():
+            return self.verdict(as_images(x, input_size=self.input_size)).logits
+        # NaN lies between nothing either
+        valid = ((x >= 0) & (x <= 1)).flatten(1).all(1)
+        torch._assert_async(valid.all(), _INVALID)
+        return self.verdict(x).logits.masked_fill(~valid[:, None], torch.nan)
 
     def verdict(self, x: Images) -> Verdict:
         """Runs the full guard on one batch, unchecked and with gradients."""
@@ -159,7 +168,7 @@ class Guard(nn.Module):
         statistics = residual_statistics(x.float(), window=settings.window)
         gate_features = torch.cat([statistics, vote_features(base[None])], dim=1)
         gate = self.gate(gate_features)
-        skipped = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        skipped = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
         if settings.gated:
             skipped = gate[:, 0] >= settings.gate
         if torch.compiler.is_exporting() or not bool(skipped.any()):
@@ -208,6 +217,14 @@ class Guard(nn.Module):
         trust = (posterior @ self.route).transpose(0, 1)[first:]
         return Votes(log_probs=log_probs[first:], weights=self.weights[first:], trust=trust)
 
+    def fused(
+        self, log_probs: Tensor, posterior: Tensor, rules: Mapping[Rule, Callable[[Votes], Tensor]] = FUSIONS
+    ) -> Tensor:
+        """Combines all voters' log-probabilities by the guard's rule among `rules`; or takes the voter that answers alone."""
+        if self.settings.policy.answered_by:
+            return log_probs[self.settings.voters.index(self.settings.policy.answered_by)]
+        return rules[self.settings.fusion](self.votes(log_probs, posterior))
+
     def _consult(
         self, x: Images, shared: tuple[Tensor, ...], base: Tensor, statistics: Tensor, gate: Tensor
     ) -> Verdict:
@@ -215,7 +232,7 @@ class Guard(nn.Module):
         log_probs = torch.stack([base, *(self.voter_log_probs(v, shared) for v in range(1, len(self.tails)))])
         features = torch.cat([statistics, vote_features(log_probs)], dim=1)
         posterior = self.identifier(features)
-        logits = FUSIONS[self.settings.fusion](self.votes(log_probs, posterior))
+        logits = self.fused(log_probs, posterior)
         verdict = Verdict(
             logits=logits,
             answers=logits.argmax(1),
@@ -223,8 +240,8 @@ class Guard(nn.Module):
             named=self.identifier.log_posterior(features, self.odds).exp(),
             log_probs=log_probs,
             gate=gate,
-            passes=self.costs.sum().expand(len(x)),
-            defended=torch.zeros(len(x), dtype=torch.bool, device=x.device),
+            passes=self.costs.sum().expand(x.shape[0]),
+            defended=torch.zeros(x.shape[0], dtype=torch.bool, device=x.device),
         )
         return self._respond(x, verdict)
 
@@ -242,8 +259,7 @@ class Guard(nn.Module):
         logits, passes = verdict.logits, verdict.passes
         if torch.compiler.is_exporting() or bool(transformed.any()):
             log_probs = self.log_probs(self.shared_features(changed))
-            fused = FUSIONS[self.settings.fusion](self.votes(log_probs, verdict.posterior))
-            logits = torch.where(transformed[:, None], fused, logits)
+            logits = torch.where(transformed[:, None], self.fused(log_probs, verdict.posterior), logits)
             passes = passes + transformed * self.costs.sum()
         masked = torch.tensor(["mask" in chain for chain in chains], device=x.device)[labels]
         logits, passes = self._mask(changed, masked, logits, passes)
@@ -253,7 +269,7 @@ class Guard(nn.Module):
         masks = self.mask_set.masks((x.shape[2], x.shape[3])).to(x.device)
         if torch.compiler.is_exporting():
             answers = two_round(pair_answers(self.masker, x, masks))
-            extra = passes.new_full((len(x),), float(len(masks) * (len(masks) + 1) / 2))
+            extra = passes.new_full((x.shape[0],), float(len(masks) * (len(masks) + 1) / 2))
             return torch.where(masked[:, None], _on_top(logits, answers), logits), passes + masked * extra
         rows = torch.nonzero(masked).squeeze(1)
         if not len(rows):

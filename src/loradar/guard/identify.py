@@ -1,28 +1,32 @@
 """The identifier: which attack an image carries, as a posterior over clean, the known threats, and unknown."""
 
+import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
+from loradar.guard.calibration import conformal_limit, least_count
 from loradar.guard.policy import CLEAN, UNKNOWN
 
 _PARTS = ("center", "scale", "weight_in", "bias_in", "weight_out", "bias_out", "means", "precision", "limits")
 HIDDEN = 48
-_LEAST = 1e-9
 _HAIR = 1e-4
+_HIGHEST = 700.0
+"""Logarithm of the largest odds: beyond it they are no finite number."""
 
 
 class Identifier(nn.Module):
     """Maps features (batch, k) to a posterior (batch, labels); `labels` are clean, the threats, unknown.
 
-    A perceptron of one hidden layer tells the labels apart. Outliers, farther from all known labels than nearly all
-    calibration images were, are unknown whatever the perceptron says (Mahalanobis distance with one shared covariance;
-    Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", 2018,
-    section 2.1).
+    A perceptron of one hidden layer tells the labels apart. Outliers, farther from all known kinds of images than nearly
+    all calibration images were, are unknown whatever the perceptron says (Mahalanobis distance to `means`, one for each
+    kind of clean traffic and each threat, with one shared covariance; Lee et al., "A Simple Unified Framework for
+    Detecting Out-of-Distribution Samples and Adversarial Attacks", 2018, section 2.1).
     """
 
     center: Tensor
@@ -50,7 +54,7 @@ class Identifier(nn.Module):
             "bias_in": (hidden,),
             "weight_out": (known + 1, hidden),
             "bias_out": (known + 1,),
-            "means": (known, features),
+            "means": (len(tensors["means"]), features),
             "precision": (features, features),
             "limits": (2,),
         }
@@ -68,63 +72,84 @@ class Identifier(nn.Module):
     def log_posterior(self, features: Tensor, odds: Tensor | None = None) -> Tensor:
         """Computes the posterior's logarithm, (batch, labels): it has a gradient where the probability rounds to 0.
 
-        `odds` (labels,), logarithms, are added to the perceptron's scores; an outlier stays unknown whatever they are.
+        `odds` (labels,), logarithms of a prior, are added; the farther an outlier is, the less they move it.
         """
-        values = self._scaled(features)
+        values = self.scaled(features)
         limit, width = self.limits
         beyond = ((self.distance(values) - limit) / width)[:, None]
-        near = self._classified(values, odds) + F.logsigmoid(-beyond)
-        return torch.cat([near[:, :-1], torch.logaddexp(near[:, -1:], F.logsigmoid(beyond))], dim=1)
+        scores = F.linear(F.relu(F.linear(values, self.weight_in, self.bias_in)), self.weight_out, self.bias_out)
+        near = scores.log_softmax(1) + F.logsigmoid(-beyond)
+        found = torch.cat([near[:, :-1], torch.logaddexp(near[:, -1:], F.logsigmoid(beyond))], dim=1)
+        return found if odds is None else (found + odds).log_softmax(1)
 
-    def classifier_posterior(self, features: Tensor) -> Tensor:
-        """Computes the posterior by the perceptron alone, (batch, labels), as it is for images that are no outliers."""
-        return self._classified(self._scaled(features)).exp()
-
-    def _scaled(self, features: Tensor) -> Tensor:
+    def scaled(self, features: Tensor) -> Tensor:
+        """Centers and scales features as those that it was fitted on."""
         return (features.float() - self.center) / self.scale
 
-    def _classified(self, values: Tensor, odds: Tensor | None = None) -> Tensor:
-        scores = F.linear(F.relu(F.linear(values, self.weight_in, self.bias_in)), self.weight_out, self.bias_out)
-        return (scores if odds is None else scores + odds).log_softmax(1)
-
-    def is_outlier(self, features: Tensor) -> Tensor:
-        """Tells which lie farther from all known labels than nearly all calibration images did: (batch,) bool."""
-        return self.distance(self._scaled(features)) > self.limits[0]
-
     def distance(self, values: Tensor) -> Tensor:
-        """Computes the Mahalanobis distance of scaled features to the nearest label's mean, per feature: (batch,)."""
+        """Computes the Mahalanobis distance of scaled features to the nearest mean, per feature: (batch,)."""
         gaps = values[:, None] - self.means[None]
         squares = ((gaps @ self.precision) * gaps).sum(2).clamp_min(0).amin(1)
         return (squares / values.shape[1] + 1e-12).sqrt()
 
 
-def fit_identifier(
-    features: Tensor,
-    labels: Tensor,
-    *,
-    threats: Sequence[str],
-    held: Tensor,
-    held_labels: Tensor,
-    outlier_rate: float = 0.02,
-    seed: int,
-) -> Identifier:
-    """Fits on `features` (n, k) with `labels` (n,): 0 for clean, 1 + i for threat i, the last for pseudo-unknowns.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Examples:
+    """Features (n, k), their labels, the kinds of traffic that they are of, and the images that they were made of.
 
-    `held` (m, k) are features of known labels, `held_labels` (m,), that the perceptron is not fitted on: of each label the
-    share `outlier_rate` may count as outliers. Raises BadConfigError where a label has fewer than 2 images.
+    `labels` (n,) are 0 for clean, 1 + i for threat i, the last for what is no known threat. `kinds` (n,) number the kinds,
+    of which a label may have several: clean images are untouched, or compressed, and so on. `origins` (n,) number the
+    images: one may have several variants of a kind.
+    """
+
+    features: Tensor
+    labels: Tensor
+    kinds: Tensor
+    origins: Tensor
+
+    def of(self, rows: Tensor) -> "Examples":
+        """Takes the rows of a mask or an index."""
+        return Examples(**{name: tensor[rows] for name, tensor in vars(self).items()})
+
+
+def fit_identifier(
+    examples: Examples, held: Examples, *, threats: Sequence[str], outlier_rate: float = 0.02, seed: int
+) -> Identifier:
+    """Fits on `examples`; of each known kind of `held` the share `outlier_rate` may count as outliers.
+
+    The perceptron is not fitted on `held`. Every label counts alike in the posterior, however many examples it has.
+    Raises BadConfigError where a label has fewer than 2 examples.
     """
     names = (CLEAN, *threats, UNKNOWN)
-    counts = torch.bincount(labels, minlength=len(names))
+    counts = torch.bincount(examples.labels, minlength=len(names))
     if int(counts.min()) < 2:
         raise BadConfigError(
             f"{names[int(counts.argmin())]!r} has {int(counts.min())} calibration images; expected 2 or more"
         )
-    from sklearn.covariance import LedoitWolf  # here: it takes seconds to import
-    from sklearn.exceptions import ConvergenceWarning
+    center, scale = examples.features.mean(0), examples.features.std(0).clamp_min(1e-3)
+    values = ((examples.features - center) / scale).double()
+    means, precision = _distribution(values, examples, unknown=len(names) - 1)
+    tensors = {
+        "center": center,
+        "scale": scale,
+        **_perceptron(values, examples.labels, counts, seed),
+        "means": means,
+        "precision": precision,
+        "limits": torch.tensor([1.0, 1.0]),
+    }
+    identifier = Identifier(names, tensors)
+    known = held.of(held.labels < len(names) - 1)
+    distances = identifier.distance(identifier.scaled(known.features))
+    limits = [_least(distances[known.kinds == kind], 1 - outlier_rate) for kind in torch.unique(known.kinds)]
+    limit = torch.stack(limits).max()
+    identifier.limits.copy_(torch.stack([limit, ((limit - distances.median()) / 8).clamp_min(1e-3)]))
+    return identifier
+
+
+def _perceptron(values: Tensor, labels: Tensor, counts: Tensor, seed: int) -> dict[str, Tensor]:
+    from sklearn.exceptions import ConvergenceWarning  # here: it takes seconds to import
     from sklearn.neural_network import MLPClassifier
 
-    center, scale = features.mean(0), features.std(0).clamp_min(1e-3)
-    values = ((features - center) / scale).double()
     model = MLPClassifier(
         (HIDDEN,),
         alpha=1.0,
@@ -135,44 +160,56 @@ def fit_identifier(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a small set need not be fitted to the last digit
         model.fit(values.numpy(), labels.numpy())
-    known = labels < len(names) - 1
-    means = torch.stack([values[labels == i].mean(0) for i in range(len(names) - 1)])
-    spread = LedoitWolf(assume_centered=True).fit((values[known] - means[labels[known]]).numpy())
-    tensors = {
-        "center": center,
-        "scale": scale,
+    return {
         "weight_in": torch.from_numpy(model.coefs_[0].T),
         "bias_in": torch.from_numpy(model.intercepts_[0]),
         "weight_out": torch.from_numpy(model.coefs_[1].T),
-        "bias_out": torch.from_numpy(model.intercepts_[1]),
-        "means": means,
-        "precision": torch.from_numpy(spread.precision_),
-        "limits": torch.tensor([1.0, 1.0]),
+        # without the labels' frequencies among the examples
+        "bias_out": torch.from_numpy(model.intercepts_[1]) - counts.double().log(),
     }
-    identifier = Identifier(names, tensors)
-    distances = identifier.distance((held.float() - identifier.center) / identifier.scale)
-    limits = [_least(distances[held_labels == label], 1 - outlier_rate) for label in set(held_labels.tolist())]
-    limit = torch.stack(limits).max()
-    identifier.limits.copy_(torch.stack([limit, ((limit - distances.median()) / 8).clamp_min(1e-3)]))
-    return identifier
 
 
-def fit_prior(posterior: Tensor, kinds: Tensor, *, max_fpr: float) -> dict[str, float]:
+def _distribution(values: Tensor, examples: Examples, *, unknown: int) -> tuple[Tensor, Tensor]:
+    """The mean of each known kind, and the precision matrix that they share."""
+    from sklearn.covariance import LedoitWolf  # here: it takes seconds to import
+
+    known = examples.labels < unknown
+    kinds, places = torch.unique(examples.kinds[known], return_inverse=True)
+    means = torch.stack([values[known][places == place].mean(0) for place in range(len(kinds))])
+    spread = LedoitWolf(assume_centered=True).fit((values[known] - means[places]).numpy())
+    return means, torch.from_numpy(spread.precision_)
+
+
+def fit_prior(log_posterior: Tensor, held: Examples, *, max_fpr: float) -> dict[str, float]:
     """Fits the largest prior of unknown (1 at most), and then the least of clean (1 at least), that keep to `max_fpr`.
 
-    They are thresholds in the form of odds, not frequencies. `posterior` (n, labels) is `Identifier.classifier_posterior`
-    of images that are no outliers; `kinds` (n,) are their true labels, none of them unknown. The share `max_fpr` of the
-    attacked images may be called unknown, and half of it of the clean ones anything but clean: the other half is left
-    for outliers, which no prior moves. Neither prior goes beyond `max_fpr` to 1: otherwise one odd image among few would
-    silence the identifier.
+    They are thresholds in the form of odds, not frequencies. `log_posterior` (n, labels) is that of the `held` images. The
+    share `max_fpr` of the images of known threats may be called unknown, though the prior never goes below `max_fpr`.
+    One more clean image, of any kind among them, is called anything but clean with probability `max_fpr` at most (see
+    `conformal_limit`): of an image's variants the most suspicious counts, and the kind with the highest threshold
+    decides. Raises BadConfigError where a kind has too few images for that.
     """
-    clean, threats, unknown = posterior[:, 0], posterior[:, 1:-1].amax(1), posterior[:, -1]
-    odds = (threats / unknown.clamp_min(_LEAST))[kinds > 0]
+    clean, threats, unknown = log_posterior[:, 0], log_posterior[:, 1:-1].amax(1), log_posterior[:, -1]
+    last = log_posterior.shape[1] - 1
+    margins = (threats - unknown)[(held.labels > 0) & (held.labels < last)]
     # a hair on the safe side: the image on the quantile itself must keep its label
-    rare = max(max_fpr, min(1.0, float(_most(odds, max_fpr)) * (1 - _HAIR)))
-    odds = (torch.maximum(threats, rare * unknown) / clean.clamp_min(_LEAST))[kinds == 0]
-    usual = min(1 / max_fpr, max(1.0, float(_least(odds, 1 - max_fpr / 2)) * (1 + _HAIR)))
-    return {CLEAN: usual, UNKNOWN: rare}
+    rare = max(max_fpr, min(1.0, math.exp(min(0.0, float(_most(margins, max_fpr)) - _HAIR))))
+    suspicion = torch.maximum(threats, unknown + math.log(rare)) - clean
+    kinds = [held.kinds == kind for kind in torch.unique(held.kinds[held.labels == 0])]
+    scores = [_worst(suspicion[rows], held.origins[rows]) for rows in kinds]
+    limit = max(conformal_limit(each, max_fpr) for each in scores)
+    if limit == math.inf:
+        raise BadConfigError(
+            f"{min(map(len, scores))} held-out clean images cannot keep false alarms to {max_fpr:g}; expected "
+            f"{least_count(max_fpr)} or more"
+        )
+    return {CLEAN: math.exp(min(_HIGHEST, max(0.0, limit + _HAIR))), UNKNOWN: rare}
+
+
+def _worst(scores: Tensor, origins: Tensor) -> Tensor:
+    """The largest score of each image."""
+    images, places = torch.unique(origins, return_inverse=True)
+    return scores.new_full((len(images),), -math.inf).scatter_reduce(0, places, scores, "amax")
 
 
 def _least(values: Tensor, share: float) -> Tensor:

@@ -59,7 +59,7 @@ def pair_answers(classify: Classify, x: Images, masks: Tensor) -> Labels:
     """Classifies with each pair of masks painted grey, one mask alone on the diagonal: (batch, n, n)."""
     first, second = torch.triu_indices(len(masks), len(masks), device=masks.device)
     answers = mask_answers(classify, x, masks[first] | masks[second])
-    table = answers.new_zeros(len(x), len(masks), len(masks))
+    table = answers.new_zeros(x.shape[0], len(masks), len(masks))
     table[:, first, second] = answers
     table[:, second, first] = answers
     return table
@@ -104,9 +104,10 @@ def patch_cleanser(classify: Classify, x: Images, masks: Tensor) -> tuple[Labels
 
 def mask_answers(classify: Classify, x: Images, masks: Tensor) -> Labels:
     """Classifies with each of the masks painted grey, a bounded number of images at once: (batch, len(masks))."""
-    at_once = max(1, _AT_ONCE // max(1, len(x)))
+    # len() would fix the size of the batches that an exported guard takes
+    at_once = len(masks) if torch.compiler.is_exporting() else max(1, _AT_ONCE // max(1, x.shape[0]))
     parts = []
     for chosen in torch.split(masks, at_once):
         painted = x[:, None].masked_fill(chosen[None, :, None], GREY)
-        parts.append(classify(painted.flatten(0, 1)).argmax(1).view(len(x), len(chosen)))
+        parts.append(classify(painted.flatten(0, 1)).argmax(1).view(x.shape[0], len(chosen)))
     return torch.cat(parts, dim=1)

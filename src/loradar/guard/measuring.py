@@ -50,13 +50,15 @@ class GuardCandidate:
 def list_candidates(
     bench: Workbench, guard: Guard, extra: Mapping[str, Adapter], rules: Sequence[Rule]
 ) -> list[GuardCandidate]:
-    """Lists the guard under every rule, without its cascade and with its responses; then each of its models, and `extra`."""
+    """Lists the guard as it is, under every rule, without its cascade, and responding; then each of its models, and `extra`."""
     settings = guard.settings
-    guards = {f"guard:{rule}": guard.replace(fusion=rule) for rule in dict.fromkeys((settings.fusion, *rules))}
-    if settings.cascade:
-        guards[f"guard:{settings.fusion}, no cascade"] = guard.replace(cascade=False)
+    voting = dataclasses.replace(settings.policy, answered_by="")
+    guards = {f"guard:{settings.rule}": guard}
+    guards |= {f"guard:{rule}": guard.replace(fusion=rule, policy=voting) for rule in rules if rule != settings.rule}
+    if settings.gated:
+        guards[f"guard:{settings.rule}, no cascade"] = guard.replace(cascade=False)
     if settings.policy.responses:
-        guards[f"guard:{settings.fusion}, responding"] = guard.replace(level="raised")
+        guards[f"guard:{settings.rule}, responding"] = guard.replace(level="raised")
     candidates = []
     for name, variant in guards.items():
         surrogate = Surrogate(variant).eval()
@@ -93,8 +95,8 @@ class GuardMeasuring:
                 trial = Trial(candidate=one.name, attack=attack.spec, threat="transfer")
                 trials[trial] = one.right(self.transferred(attack), self.y, batch_size)
         for one in candidates if "adaptive" in self.config.threat else ():
-            for attack in self._adaptive(one):
-                x_adv, y = self._crafted(one, attack)
+            for attack in self.adaptive(one):
+                x_adv, y = self.crafted(one, attack)
                 trial = Trial(candidate=one.name, attack=attack.spec, threat="adaptive")
                 trials[trial] = one.right(x_adv, y, batch_size)
                 if one.is_guard:
@@ -113,21 +115,22 @@ class GuardMeasuring:
 
     def transferred(self, attack: Attack) -> Images:
         """Runs `attack` on the base at every image."""
-        name = f"craft {kind(attack.spec)} on the base, {len(self.y)} reported images"
+        name = f"craft {kind(attack.spec)} on the base, {len(self.y)} images"
         return self.bench.attacked(attack, self.bench.base.model, self.x, self.y, name=name)
 
-    def _adaptive(self, one: GuardCandidate) -> list[Attack]:
+    def adaptive(self, one: GuardCandidate) -> list[Attack]:
+        """Lists the attacks on a candidate itself: on a guard also those that try to be named clean."""
         attacks = list(self.attacks.values())
         if not one.is_guard:
             return attacks
         steps = self.config.evade_steps
         return [*attacks, *(DetectorEvasion(attack=attack, steps=steps) for attack in attacks if can_evade(attack))]
 
-    def _crafted(self, one: GuardCandidate, attack: Attack) -> tuple[Images, Labels]:
-        """The attack on the candidate itself: on a guard through its surrogate, unless the attack needs no gradient."""
+    def crafted(self, one: GuardCandidate, attack: Attack) -> tuple[Images, Labels]:
+        """Runs the attack on the candidate itself: on a guard through its surrogate, unless the attack needs no gradient."""
         bench = self.bench
         x, y = self.x[: self.config.max_adaptive_images], self.y[: self.config.max_adaptive_images]
-        name = f"craft {kind(attack.spec)} on {one.name}, {len(y)} reported images"
+        name = f"craft {kind(attack.spec)} on {one.name}, {len(y)} images"
         if not one.is_guard:
             return bench.attacked(attack, one.target, x, y, name=name), y
         target, made, key = one.target, self._through(one, attack), one.key

@@ -1,4 +1,4 @@
-"""Which defenses are applied to an image: a policy from its suspected threat to defenses, and two levels of alarm."""
+"""Who answers an image, and which defenses are applied to it: by its suspected threat, at two levels of alarm."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,10 +15,13 @@ CLEAN, UNKNOWN = "clean", "unknown"
 class Policy:
     """Defenses by threat, applied image by image while the level of alarm is raised.
 
+    With `answered_by`, that voter answers every image alone and the identifier is a monitor: it names images and moves the
+    level, but neither routes nor lets the base answer. "" leaves the answer to the fusion rule and the gate.
     `forced` defenses are applied to every image at either level, `forbidden` ones never. With `mask`, the answer is that
     of two-round masking on the image as the other defenses changed it.
     """
 
+    answered_by: str = ""
     responses: Mapping[str, tuple[Defense, ...]] = field(default_factory=dict)
     forced: tuple[Defense, ...] = ()
     forbidden: tuple[Defense, ...] = ()

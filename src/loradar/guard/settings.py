@@ -21,9 +21,9 @@ class GuardSettings:
 
     `specialists` names the voter for each threat ("" for none: all of them count then). The guard abstains below the
     confidence `abstain`. With `cascade`, an image that the gate takes for clean with probability `gate` or more gets the
-    base's answer, while the level is calm and no defense is forced. `prior` multiplies the identifier's odds of a label
-    (1 where the label is not there) before it identifies an image; the fusion does not see it. `masker` is the voter
-    that masking asks.
+    base's answer, while the level is calm, no defense is forced and no voter of the policy answers alone. `prior`
+    multiplies the identifier's odds of a label (1 where the label is not there) before it identifies an image; the
+    fusion does not see it. `masker` is the voter that masking asks.
     """
 
     threats: tuple[str, ...]
@@ -46,7 +46,7 @@ class GuardSettings:
             raise BadConfigError(f"there is no fusion {self.fusion!r}; {did_you_mean(self.fusion, RULES)}")
         if BASE not in self.calibrations or len(self.calibrations) < 2:
             raise BadConfigError("a guard needs the base and an adapter at least, each calibrated")
-        for name in (self.masker, *filter(None, self.specialists.values())):
+        for name in filter(None, (self.masker, self.policy.answered_by, *self.specialists.values())):
             if name not in self.calibrations:
                 raise BadConfigError(f"the guard has no voter {name!r}; {did_you_mean(name, self.calibrations)}")
         if odd := set(self.specialists) ^ set(self.threats):
@@ -73,7 +73,12 @@ class GuardSettings:
     @property
     def gated(self) -> bool:
         """Whether the gate may let an image pass."""
-        return self.cascade and self.level == "calm" and not self.policy.forced
+        return self.cascade and self.level == "calm" and not self.policy.forced and not self.policy.answered_by
+
+    @property
+    def rule(self) -> str:
+        """What answers, in words: the fusion rule, or the voter that answers alone."""
+        return f"{self.policy.answered_by} with monitor" if self.policy.answered_by else self.fusion
 
 
 def tables(settings: GuardSettings) -> dict[str, Tensor]:

@@ -65,10 +65,7 @@ class Surrogate(nn.Module):
             chains[settings.policy.defenses_for(label, settings.level)].append(index)
         parts = []
         for chain, labels in chains.items():
-            if chain:
-                logits = self._chain(x, chain, posterior)
-            else:
-                logits = SURROGATES[settings.fusion](guard.votes(log_probs, posterior))
+            logits = self._chain(x, chain, posterior) if chain else guard.fused(log_probs, posterior, SURROGATES)
             if len(chains) == 1:
                 return logits
             parts.append(log_named[:, labels].logsumexp(1, keepdim=True) + logits.log_softmax(1))
@@ -80,7 +77,7 @@ class Surrogate(nn.Module):
             x = transform(x) if defense in chain else x
         if "mask" in chain:
             return self._masked(x)
-        return SURROGATES[guard.settings.fusion](guard.votes(guard.log_probs(guard.shared_features(x)), posterior))
+        return guard.fused(guard.log_probs(guard.shared_features(x)), posterior, SURROGATES)
 
     def _masked(self, x: Images) -> Logits:
         masks = self.guard.mask_set.masks((x.shape[2], x.shape[3])).to(x.device)

@@ -1,4 +1,4 @@
-"""The guard's section of a report: identification of attacks, reliability of confidences, cost, examples."""
+"""The guard's section of a report: what answers, false alarms, detection, names, reliability, cost, examples."""
 
 import base64
 import io
@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from loradar.core.errors import BadConfigError
+from loradar.evaluation.intervals import wilson
 from loradar.evaluation.pictures import LARGEST, png
 
 CONFIDENT = 0.9
@@ -96,6 +97,68 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Alarms:
+    """Benign images of one kind, and how many of them were named anything but clean. `fitted`: calibrated on this kind."""
+
+    kind: str
+    alarms: int
+    total: int
+    fitted: bool
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the share."""
+        return wilson(self.alarms, self.total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """Images under one attack on the base: how many were named anything but clean, and how many did harm.
+
+    `harmful` were named clean and answered wrongly. `known`: the guard names this attack; `fitted`: calibrated on it.
+    """
+
+    attack: str
+    detected: int
+    harmful: int
+    total: int
+    known: bool
+    fitted: bool
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the share that is detected."""
+        return wilson(self.detected, self.total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Images of `total` that a candidate answers rightly clean and under every attack on itself that was tried.
+
+    Where `bound` is set, attacks were stopped when it could not win any more: it keeps `right` at most.
+    """
+
+    right: int
+    total: int
+    bound: bool = False
+
+    def __str__(self) -> str:
+        low, high = wilson(self.right, self.total)
+        most = "at most " if self.bound else ""
+        return f"{most}{self.right} of {self.total} images ({100 * low:.0f}-{100 * high:.0f} %)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was chosen to answer, and what each candidate kept. `answered_by` is "" where a fusion rule won."""
+
+    answered_by: str
+    fusion: str
+    kept: Mapping[str, Kept]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suspect:
     """One image and the guard's verdict on it, a PNG in base64, with the suspected rectangle drawn if there is one."""
 
@@ -134,9 +197,13 @@ class Suspect:
 
 @dataclass(frozen=True, kw_only=True)
 class GuardSection:
-    """What a guard's audit adds to the rows."""
+    """What a guard's audit adds to the rows. `max_fpr` is the share of false alarms that was asked for, on every kind."""
 
     identification: Identification
     cost: Cost
+    max_fpr: float | None = None
+    alarms: tuple[Alarms, ...] = ()
+    detections: tuple[Detection, ...] = ()
+    choice: Choice | None = None
     reliabilities: tuple[Reliability, ...] = ()
     suspects: tuple[Suspect, ...] = ()
