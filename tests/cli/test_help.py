@@ -110,7 +110,7 @@ def test_bounds_read_as_words() -> None:
     assert texts["rank"].endswith("[default: <=16]")
     assert texts["epochs"].endswith("[1 or more; default: 8]")
     assert texts["momentum"].endswith("[0 to below 1; default: 0.9]")
-    assert texts["learning_rate"].endswith("[above 0; default: 0.001]")
+    assert texts["learning_rate"].endswith("[above 0; default: 0.004]")
     assert texts["init"].endswith("[random, zeros or svd; default: random]")
     assert texts["lora_alpha"].endswith("[above 0]")
     assert texts["size"].endswith("[N or HEIGHTxWIDTH]")
