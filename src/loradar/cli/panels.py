@@ -21,7 +21,7 @@ _PANELS = {
         weight_decay momentum schedule step_size gamma warm_up label_smoothing average_decay max_grad_norm
         weight_perturbation crop flip distill_weight perturbation perturbation_step kl adversarial_weight
     """,
-    "Fusion and identification": "fusion base_votes abstain cascade gate_fnr max_fpr strangers",
+    "Fusion and identification": "fusion base_votes abstain cascade answered_by gate_fnr max_fpr strangers",
     "Defenses": "respond force forbid rectangle masks",
     "Output": "out cache tensorboard",
     "Computing": "precision device seed seconds",
