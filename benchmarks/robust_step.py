@@ -26,7 +26,7 @@ from loradar.models import (
     skip_padding,
     with_autocast,
 )
-from loradar.training import mixed_adversarial_loss
+from loradar.training import adversarial_loss
 
 TARGETS = "block-conv1+stem"
 ATTACK = PGD(eps=RADIUS, step_size=STEP, steps=STEPS)
@@ -37,7 +37,7 @@ def stepping(model: nn.Module, parameters: Iterable[Tensor], craft: Craft, x: Te
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
 
     def step() -> None:
-        loss = mixed_adversarial_loss(model, x, craft(x, y), y)
+        loss = adversarial_loss(model, x, craft(x, y), y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

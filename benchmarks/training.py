@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.timing import show, timed
 from loradar.adapters import find_targets, init_adapter, plug
 from loradar.models import foldable_conv_bn, new_base, skip_padding, with_autocast
-from loradar.training import mixed_adversarial_loss
+from loradar.training import adversarial_loss
 
 CASES = ("full fine-tuning", "peft LoRA rank 4", "loradar rank 4", "loradar fc only")
 TARGETS = ["block-conv1+stem"]
@@ -35,7 +35,7 @@ def prepare(case: str) -> tuple[Callable[[], object], int]:
     y = torch.arange(batch) % 10
 
     def step() -> None:
-        loss = mixed_adversarial_loss(fast, x, x_adv, y)
+        loss = adversarial_loss(fast, x, x_adv, y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -12,7 +12,7 @@ from loradar.adapters import init_adapter, load, merge_weights, plug, save
 from loradar.attacks import PGD
 from loradar.data import load_source, split
 from loradar.models import load_base
-from loradar.training import FitSettings, fit, mixed_adversarial_loss
+from loradar.training import FitSettings, adversarial_loss, fit
 
 splits = split(load_source("digits"), train=500, validation=50, reported=100)
 base = load_base("runs/demo/base").model
@@ -22,7 +22,7 @@ defended, attack = plug(base, adapter), PGD(steps=3)
 
 def loss_of(indices: torch.Tensor, seed: int) -> torch.Tensor:  # noqa: ARG001
     x, y = splits.train.fetch(indices)
-    return mixed_adversarial_loss(defended, x, attack(merge_weights(base, adapter), x, y), y)
+    return adversarial_loss(defended, x, attack(merge_weights(base, adapter), x, y), y)
 
 
 for step in fit(

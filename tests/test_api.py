@@ -16,6 +16,7 @@ from loradar.data import load_source
 from loradar.jobs.harden import HardenResult
 
 QUICK: dict[str, Any] = {
+    "effort": "quick",
     "epochs": 1,
     "baselines": False,
     "validation": 8,

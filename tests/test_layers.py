@@ -96,4 +96,6 @@ def test_settings_import_no_torch() -> None:
             "typing",
             "pydantic",
             "loradar.core.config",
+            "loradar.core.ranks",
+            "loradar.jobs.recipes",
         }

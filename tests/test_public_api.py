@@ -6,15 +6,15 @@ import pytest
 
 PUBLIC = {
     "attacks": """
-        AttackInfo AutoAttack BaseAttack FGSM FIA FoolboxAttack ForeignAttack FunctionAttack MIFGSM NormAttack
-        PGD Pyramid ROA RandomChoice SettingInfo TorchAttack UniformNoise WorstOf as_attack ascend
-        available_attacks describe_attack named_attack named_attacks parse_attack register strongest
-        without_gradient
+        APGD AttackInfo AutoAttack BaseAttack FGSM FIA FoolboxAttack ForeignAttack FunctionAttack MIFGSM NormAttack
+        PGD Pyramid ROA RandomChoice SettingInfo Smooth TorchAttack UniformNoise WorstOf as_attack ascend
+        available_attacks describe_attack named_attack named_attacks parse_attack register selection_attack
+        strongest training_attack without_gradient
     """,
     "adapters": """
-        Adapter AdapterPool AdapterSwitch Card Delta Init PRESETS add_weighted check_shared_start
+        Adapter AdapterPool AdapterSwitch Card Delta Init Norm PRESETS add_weighted check_shared_start
         feature_extractor find_head find_heads find_norms find_targets fingerprint full_adapter init_adapter
-        init_delta load load_named merge_weights on_residual plug residual save target_share truncate_spectrum
+        init_delta load load_named merge_weights on_residual plug rank_in_words residual save target_share truncate_spectrum
         truncated verify
     """,
     "models": """
@@ -28,14 +28,15 @@ PUBLIC = {
         load_source read_images split varied
     """,
     "training": """
-        AWP AdversarialCache Epoch FitSettings KL LossOf RawPerturbation Step Training Validation
-        WeightPerturbation best_epoch cache_at clean_loss distillation_loss fit mixed_adversarial_loss moved
+        AWP AdversarialCache Epoch FitSettings KL LossOf Objective RawPerturbation Step Training Validation
+        WeightAverage WeightPerturbation adversarial_loss best_epoch cache_at clean_loss distillation_loss fit mart_loss moved
         perturbed_loss read_epochs trades_loss train
     """,
     "evaluation": """
-        AccuracyResult Check LabelLeakResult NO_ATTACK Picture Sign Workbench accuracy_row check_classes
+        AccuracyResult BatteryMember BatteryResult Check LabelLeakResult LeakPower MemberResult NO_ATTACK Picture
+        PlantedLabel Probe Sign Target Workbench WorstCase accuracy_row check_worst_cases check_classes
         check_masking check_transfer check_unseen correct device_of labels leak_test open_bench png predict
-        run_attack short_names sign_test versions wilson
+        run_attack short_names sign_test versions wilson worst_case
     """,
 }
 

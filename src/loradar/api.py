@@ -7,6 +7,7 @@ are objects (`PGD(eps=8 / 255)`) or their one-line names (`"pgd:eps=8/255"`).
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -18,11 +19,12 @@ from loradar.adapters import Adapter, fingerprint
 from loradar.adapters import load as load_adapter
 from loradar.adapters import plug as plug_adapter
 from loradar.attacks import FunctionAttack, as_attack, named_attack
-from loradar.core.config import validate
+from loradar.core.config import Effort, validate
 from loradar.core.errors import BadConfigError
-from loradar.core.types import Attack, Images, Labels, Progress
+from loradar.core.types import Attack, Images, Labels, NullProgress, Progress
 from loradar.data import Source, as_source, fetch_all
-from loradar.evaluation import AccuracyResult, accuracy_row, run_attack
+from loradar.evaluation import AccuracyResult, accuracy_row, run_attack, worst_case
+from loradar.evaluation.workbench import NamedProgress
 from loradar.exporting import export as export  # one of the names of the front door
 from loradar.hub import fetch_folder
 from loradar.jobs import check as check_job
@@ -103,35 +105,42 @@ def evaluate(
     attacks: Attacks = ("pgd",),
     mean: Numbers = None,
     std: Numbers = None,
+    effort: Effort = "standard",
     batch_size: int = 128,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[AccuracyResult]:
     """Measures `model` on clean images and under each attack, crafted on the model itself (adaptive).
 
-    Args: `x` images (n, channels, height, width) in [0, 1], `y` labels (n,). Returns one result for clean images and one
-    for each attack, each with its counts and 95 % interval. Raises LoradarError.
+    Args: `x` images (n, channels, height, width) in [0, 1], `y` labels (n,). `effort` is "quick", "standard" or "full": a
+    figure is the worst, image by image, over the attack and others that move in the same set. Returns one result for
+    clean images and one for each attack, each with its counts and 95 % interval. Raises LoradarError.
     """
     base, source = _opened(model, (x, y), mean, std)
     images, labels = fetch_all(source.train)
     rows = [accuracy_row(base.model, images, labels, name="model", seed=seed, batch_size=batch_size)]
+    target = _Given(model=base.model, batch_size=batch_size, progress=progress or NullProgress())
     for attack in as_attacks(attacks).values():
-        x_adv = run_attack(
-            attack, base.model, images, labels, batch_size=batch_size, **({"progress": progress} if progress else {})
-        )
-        rows.append(
-            accuracy_row(
-                base.model,
-                x_adv,
-                labels,
-                name="model",
-                attack=attack.spec,
-                threat="adaptive",
-                seed=seed,
-                batch_size=batch_size,
-            )
-        )
+        rows.append(worst_case(target, attack, images, labels, effort=effort, seed=seed).row)
     return rows
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Given:
+    """A model as it was given, attacked without a bench: it is not copied, and nothing is kept on disk."""
+
+    model: nn.Module
+    batch_size: int
+    progress: Progress
+    name: str = "model"
+    trained_against: str = ""
+
+    def model_for(self, attack: Attack | None) -> nn.Module:  # noqa: ARG002
+        return self.model
+
+    def attacked(self, attack: Attack, x: Images, y: Labels, *, name: str) -> Images:
+        progress = NamedProgress(progress=self.progress, name=name)
+        return run_attack(attack, self.model, x, y, batch_size=self.batch_size, progress=progress)
 
 
 def plug(model: Model, adapter: Adapter | str | Path, *, mean: Numbers = None, std: Numbers = None) -> nn.Module:

@@ -89,7 +89,7 @@ def test_parameters_are_shared_and_buffers_copied() -> None:
 
 def test_training_moves_the_very_tensors_of_the_adapter() -> None:
     base = resnet()
-    adapter = init_adapter(base, target_modules="block-conv1", norm="owned")
+    adapter = init_adapter(base, target_modules="block-conv1", norm="statistics")
     before = {n: t.clone() for n, t in adapter.state().items()}
     step(plug(base, adapter), adapter, images(8))
     frozen = {n for n, t in adapter.state().items() if torch.equal(t, before[n])}
@@ -154,7 +154,7 @@ def test_what_fresh_refuses() -> None:
         init_adapter(resnet(), target_modules=("fc",))
     with pytest.raises(BadConfigError, match="alpha above 0"):
         init_adapter(resnet(), target_modules="block-conv1", lora_alpha=0.0)
-    with pytest.raises(BadConfigError, match="rank 0 or more"):
+    with pytest.raises(BadConfigError, match="rank is -1; expected N, or PATTERN=N"):
         init_adapter(resnet(), target_modules="block-conv1", rank=-1)
 
 

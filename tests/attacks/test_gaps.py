@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loradar.attacks import FGSM, FIA, MIFGSM, PGD, ROA, Pyramid, without_gradient
+from loradar.attacks import APGD, FGSM, FIA, MIFGSM, PGD, ROA, Pyramid, Smooth, without_gradient
 from loradar.attacks.ascend import ascend
 from loradar.core.balls import L2, Linf
 from loradar.core.losses import cross_entropy
@@ -46,6 +46,8 @@ ATTACKS: list[Attack] = [
     *(make(norm=norm) for make in (FGSM, PGD, MIFGSM) for norm in ("linf", "l2")),
     *(PGD(norm=norm, random_start=False, restarts=n) for norm in ("linf", "l2") for n in (1, 3)),
     *(ROA(height=3, width=3, steps=5, search=s) for s in ("gradient", "coarse", "exhaustive")),
+    *(APGD(norm=norm, steps=10) for norm in ("linf", "l2")),
+    Smooth(cells=4),
     FIA(n_masks=3),
     Pyramid(),
     Pyramid(loss="cross_entropy", random_start=False),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loradar.attacks import (
+    APGD,
     FGSM,
     FIA,
     MIFGSM,
@@ -17,6 +18,7 @@ from loradar.attacks import (
     AutoAttack,
     Pyramid,
     RandomChoice,
+    Smooth,
     UniformNoise,
     WorstOf,
     available_attacks,
@@ -41,6 +43,9 @@ SPECS: list[tuple[str, Attack, str]] = [
     ("pgd:eps=0.031373", PGD(), "pgd"),
     ("pgd:eps=0.3e-1", PGD(eps=0.03), "pgd:eps=0.03"),
     ("pyramid:eps=6/255,steps=3", Pyramid(steps=3), "pyramid:steps=3"),
+    ("apgd:norm=l2,loss=dlr-targeted,n_targets=3", APGD(norm="l2", loss="dlr-targeted", n_targets=3), ""),
+    ("smooth:cells=4,loss=margin", Smooth(cells=4, loss="margin"), ""),
+    ("pgd:keep=best", PGD(keep="best"), ""),
     ("mi-fgsm:momentum=0.5", MIFGSM(momentum=0.5), ""),
     (
         "roa:height=7,width=9,search=exhaustive,init=uniform",

@@ -72,6 +72,29 @@ def test_margin_loss_moves_where_cross_entropy_has_underflowed() -> None:
     assert not torch.equal(PGD(random_start=False, loss="margin")(model, x, y), x)
 
 
+def test_the_best_iterate_is_never_weaker_than_the_last() -> None:
+    """Large steps overshoot: what fooled the model on the way must not be lost."""
+    model, x = Net().double(), pictures(24)
+    y = answers(model, x)
+    for loss in ("cross_entropy", "margin", "kl"):
+        last, best = (
+            answers(model, PGD(eps=SMALL, step_size=SMALL, steps=4, loss=loss, keep=keep)(model, x, y)) != y
+            for keep in ("last", "best")
+        )
+        assert bool((best | ~last).all())
+
+
+def test_keeping_the_best_costs_one_pass_and_moves_no_iterate() -> None:
+    counting, twin = Counting(Net().double()), Counting(Net().double())
+    x = pictures(3)
+    y = answers(counting.wrapped, x)
+    PGD(steps=5)(counting, x, y)
+    x_adv = PGD(steps=5, keep="best")(twin, x, y)
+    assert len(twin.seen) == 6
+    assert all(torch.equal(a, b) for a, b in zip(counting.seen, twin.seen, strict=False))
+    assert all(any(torch.equal(x_adv[i], seen[i]) for seen in twin.seen) for i in range(3))
+
+
 def test_noise_is_uniform_in_the_ball() -> None:
     x = torch.full((40, 3, 8, 8), 0.5, dtype=torch.float64) + torch.arange(40).view(-1, 1, 1, 1) / 1000
     moved = UniformNoise(eps=0.1)(Net(), x, torch.zeros(40, dtype=torch.int64)) - x

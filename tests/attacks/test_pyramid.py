@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from loradar.attacks import PGD, Pyramid
-from loradar.attacks.objectives import divergence_of, gradient
+from loradar.attacks.objectives import gradient, objective_of
 from loradar.core.errors import BadConfigError
 from tests.attacks.toys import Net, pictures
 
@@ -26,7 +26,7 @@ def test_without_a_radius_nothing_moves() -> None:
 
 def test_the_divergence_has_no_gradient_at_the_clean_image() -> None:
     x, model = pictures(4).double(), Net().double().eval()
-    objective = divergence_of(model, x, torch.arange(4))
+    objective = objective_of(model, x, torch.arange(4), "kl")
     assert float(gradient(objective, x).abs().max()) < 1e-15
     assert float(gradient(objective, (x + 0.05).clamp(0, 1)).abs().max()) > 1e-9
 
@@ -42,7 +42,7 @@ def test_the_divergence_from_a_zero_start_is_refused() -> None:
 
 def test_the_divergence_grows() -> None:
     x, y, model = pictures(8).float(), torch.arange(8) % 4, Net().eval()
-    objective = divergence_of(model, x, y)
+    objective = objective_of(model, x, y, "kl")
     start = PGD(eps=0.05, loss="kl", step_size=1e-7, steps=1)(model, x, y)
     found = PGD(eps=0.05, loss="kl", steps=10)(model, x, y)
     assert bool((objective(found) >= objective(start)).all())

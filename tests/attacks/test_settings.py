@@ -37,7 +37,7 @@ def test_no_number_is_negative_or_not_finite_or_absurd(name: str, field: str, va
 @pytest.mark.parametrize(("name", "field"), NUMBERS)
 def test_every_number_has_bounds_and_only_what_may_be_zero_is(name: str, field: str) -> None:
     kind = KINDS[name]
-    may = {"eps", "momentum", "drop_prob", "seed"}
+    may = {"eps", "momentum", "drop_prob", "noise", "seed"}
     limits = limits_of(next(f for f in dataclasses.fields(kind) if f.name == field), "linf")
     assert limits is not None
     if field in may:

@@ -124,7 +124,7 @@ def test_adapters_list_and_show_print_names_as_they_are(
     """`load` is what opens folders; here it gives a card of that name."""
 
     card = Card(name=name, classes=(name, "b"), trained_against=name, data={"source": name})
-    adapter = SimpleNamespace(card=card, deltas={"layer": None})
+    adapter = SimpleNamespace(card=card, deltas={"layer": None}, ranks={"layer": 4})
     folder = tmp_path / escape(name).replace("/", "|")
     folder.mkdir()
     (folder / "adapter_model.safetensors").touch()

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from loradar.adapters import Adapter, AdapterPool, Init, add_weighted, init_adapter, load, merge_weights, plug, save
+from loradar.adapters.card import Norm
 from loradar.core.errors import WrongBaseError
 from tests.adapters.tiny import Centred, images, resnet, snapshot, step, vit
 
@@ -40,7 +40,7 @@ class Case:
     make: Callable[..., nn.Module]
     targets: str
     start: Init = "random"
-    norm: Literal["frozen", "owned"] = "frozen"
+    norm: Norm = "frozen"
     rank: int = 2
 
     def fresh(self, base: nn.Module, seed: int = 0) -> Adapter:
@@ -67,14 +67,16 @@ CASES = {
     "blocks, random": Case(resnet, "block-conv1+stem"),
     "blocks, zeros": Case(resnet, "block-conv1+stem", "zeros"),
     "blocks, svd": Case(resnet, "block-conv1+stem", "svd"),
-    "blocks, owned statistics": Case(resnet, "block-conv1", norm="owned"),
+    "blocks, own statistics": Case(resnet, "block-conv1", norm="statistics"),
+    "blocks, own gains": Case(resnet, "block-conv1", norm="affine"),
+    "blocks, own normalisation": Case(resnet, "block-conv1", norm="owned"),
     "every convolution": Case(resnet, "all-conv"),
     "transformer, random": Case(vit, "attention+mlp"),
     "transformer, svd": Case(vit, "all-linear", "svd"),
     "odd convolutions, random": Case(odd_convolutions, "all-conv"),
     "odd convolutions, svd": Case(odd_convolutions, "all-conv", "svd"),
     "head alone": Case(resnet, "all-conv", rank=0),
-    "head and statistics": Case(resnet, "all-conv", rank=0, norm="owned"),
+    "head and statistics": Case(resnet, "all-conv", rank=0, norm="statistics"),
 }
 
 
@@ -134,7 +136,7 @@ def test_statistics_move_only_where_they_are_owned(case: Case) -> None:
     moved = [n for n, t in plugged.state_dict().items() if not torch.equal(t, before[n])]
     assert all("running" in n or "tracked" in n for n in moved)
     statistics = [n for n in before if n.endswith(("running_mean", "running_var"))]
-    assert len([n for n in moved if "running" in n]) == (len(statistics) if case.norm == "owned" else 0)
+    assert len([n for n in moved if "running" in n]) == (len(statistics) if case.norm in ("statistics", "owned") else 0)
 
 
 def test_saved_loaded_and_plugged_gives_the_same_bits(case: Case, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import loradar.attacks
 from loradar.attacks import (
+    APGD,
     FGSM,
     FIA,
     MIFGSM,
@@ -29,6 +30,7 @@ from loradar.attacks import (
     NormAttack,
     Pyramid,
     RandomChoice,
+    Smooth,
     TorchAttack,
     UniformNoise,
     WorstOf,
@@ -141,11 +143,24 @@ class Case:
 
 CASES = {
     "FGSM": Case(attack=FGSM(eps=RADIUS), inside=in_linf, optimum=best_in_linf),
+    "FGSM at random": Case(
+        attack=FGSM(eps=RADIUS, noise=1.0, step_size=2 * RADIUS), inside=in_linf, optimum=best_in_linf
+    ),
+    "N-FGSM": Case(attack=FGSM(eps=RADIUS / 3, noise=2.0, clip=False), inside=in_linf, optimum=best_in_linf, gain=0.2),
     "FGSM L2": Case(attack=FGSM(eps=0.5, norm="l2"), inside=in_l2, optimum=best_in_l2),
     "PGD": Case(attack=PGD(eps=RADIUS), inside=in_linf, optimum=best_in_linf),
     # what the random start brought in the other 191 directions fades step by step
     "PGD L2": Case(attack=PGD(eps=0.5, norm="l2", steps=40), inside=in_l2, optimum=best_in_l2, gain=0.97),
     "PGD restarts": Case(attack=PGD(eps=RADIUS, restarts=3, loss="margin"), inside=in_linf, optimum=best_in_linf),
+    "PGD best": Case(attack=PGD(eps=RADIUS, keep="best"), inside=in_linf, optimum=best_in_linf),
+    "APGD": Case(attack=APGD(eps=RADIUS, steps=20), inside=in_linf, optimum=best_in_linf),
+    "APGD L2": Case(attack=APGD(eps=0.5, norm="l2", steps=40), inside=in_l2, optimum=best_in_l2, gain=0.97),
+    "APGD restarts": Case(
+        attack=APGD(eps=RADIUS, steps=20, restarts=2, loss="margin"), inside=in_linf, optimum=best_in_linf
+    ),
+    # a grid of 4 x 4 cells is far from the best change of 8 x 8 pixels
+    "Smooth": Case(attack=Smooth(eps=RADIUS, cells=4), inside=in_linf, optimum=best_in_linf, gain=0.1),
+    "Smooth L2": Case(attack=Smooth(eps=0.5, norm="l2", cells=4), inside=in_l2, optimum=best_in_l2, gain=0.1),
     # the kl of its own start is what it climbs, so no closed form; its bound is 31 times its radius
     "Pyramid": Case(attack=Pyramid(eps=RADIUS / 31), inside=in_linf, optimum=best_in_linf, gain=-1.0),
     "Pyramid, cross-entropy": Case(
@@ -163,6 +178,11 @@ CASES = {
         inside=in_rectangle,
         optimum=best_rectangle,
         gain=0.9,
+    ),
+    "ROA margin": Case(
+        attack=ROA(height=3, width=2, search="exhaustive", loss="margin", keep="best"),
+        inside=in_rectangle,
+        optimum=best_rectangle,
     ),
     # it looks at 20 of 42 positions, by their gradient alone: on a linear model the same for every image
     "ROA gradient": Case(

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from loradar.attacks import BaseAttack
 from loradar.core.types import Attack
 from loradar.evaluation import Check, check_masking, check_transfer
-from loradar.evaluation.masking_checks import check_gradients
 from tests.evaluation.toys import FirstPixel, Keep, Paint, coded_images, row
 
 LABELS = torch.arange(60) % 10
@@ -80,13 +79,3 @@ def test_baselines_that_share_a_name_are_compared_with_themselves() -> None:
         row("fc-only", "roa", "adaptive", 390, "roa"),
     ]
     assert [(check.model, check.passed) for check in check_transfer(rows)] == [("fc-only (ROA)", True)]
-
-
-def test_images_without_a_gradient_are_pointed_at() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10)).eval()
-    x = coded_images(LABELS)
-    assert check_gradients(model, x, LABELS, batch_size=7).passed
-    dead = nn.Sequential(nn.Flatten(), nn.Linear(48, 10), nn.Threshold(1e6, 0.0)).eval()
-    found = check_gradients(dead, x, LABELS, name="m", batch_size=7)
-    assert (found.model, found.passed) == ("m", False)
-    assert found.numbers == {"without": 60, "total": 60}

@@ -21,7 +21,10 @@ def test_yaml_and_toml_say_the_same(tmp_path: Path) -> None:
         ({"base": "b", "epoch": 3}, "unknown config key 'epoch'; did you mean 'epochs'"),
         ({}, "base is missing"),
         ({"base": "b", "epochs": "many"}, "epochs is 'many'"),
-        ({"base": "b", "rank": 0}, "rank is 0"),
+        ({"base": "b", "rank": 0}, "rank is 0; expected 1 or more"),
+        ({"base": "b", "rank": "layer1*=0"}, "rank is 'layer1*=0'; expected 1 or more"),
+        ({"base": "b", "rank": "many"}, "rank is 'many'; expected N, or PATTERN=N"),
+        ({"base": "b", "rank": 4.5}, "rank is 4.5; expected N, or PATTERN=N"),
         ({"base": "b", "init": "ones"}, "init is 'ones'"),
         ({"base": "b", "learning_rate": float("inf")}, "learning_rate is inf; input should be a finite number"),
         ({"base": "b", "epochs": True}, "epochs is True; expected a number or text"),
@@ -34,6 +37,23 @@ def test_what_does_not_fit_is_said_in_one_line(settings: dict[str, object], says
         validate(HardenConfig, settings)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (16, 16),
+        ("16", 16),
+        ("<=16", "<=16"),
+        ("layer2*=32,4", "layer2*=32,4"),
+        ({"layer2*": 32, "*": 4}, "layer2*=32,*=4"),
+    ],
+    ids=str,
+)
+def test_a_rank_is_a_number_or_text(given: object, kept: object) -> None:
+    config = validate(HardenConfig, {"base": "b", "rank": given})
+    assert config.rank == kept
+    assert validate(HardenConfig, config.model_dump()) == config
 
 
 @pytest.mark.parametrize(

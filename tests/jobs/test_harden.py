@@ -29,6 +29,7 @@ def settings(base: Path, folder: Path, **changes: object) -> HardenConfig:
         "base": str(base),
         "out": folder / "run",
         "cache": folder / "cache",
+        "recipe": "transfer",
         "attacks": ATTACKS,
         "train": 32,
         "validation": 8,
@@ -38,6 +39,7 @@ def settings(base: Path, folder: Path, **changes: object) -> HardenConfig:
         "target_modules": ["block-conv1"],
         "flip": False,
         "precision": "fp32",
+        "effort": "quick",
     }
     return HardenConfig(**values | changes)
 
@@ -165,6 +167,7 @@ def test_audit_measures_without_training(run: Path, base_folder: Path, tmp_path:
         out=tmp_path,
         cache=run / "cache",
         precision="fp32",
+        effort="quick",
     )
     report = read_report(audit.run(audit.resolve(config)).page.parent)
     found = {(r.model, first(r.attack), r.threat): r.correct for r in report.rows}

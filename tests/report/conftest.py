@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from loradar.evaluation import Check, LabelLeakResult, Picture, Sign
+from loradar.evaluation import Check, LabelLeakResult, LeakPower, Picture, PlantedLabel, Sign
 from loradar.report.few_shot import BlendWeights, FewShotRow, FewShotSection, Shown, TaskPicture, averaged
 from loradar.report.guards import (
     Alarms,
@@ -40,8 +40,13 @@ def hardening(name: str = "<b>roa|1</b>", word: str = "cat") -> Report:
         predicted=row(name, roa, "transfer", 447),
         wrong=row(name, roa, "transfer", 178),
         answered=290,
-        signs=(Sign(name="the wrong label answered", more=288, fewer=1, p=1e-80),),
+        signs=(Sign(name="the wrong label answered", more=288, fewer=1, p=1e-80, level=0.001),),
         seed=0,
+        likely=(PlantedLabel(row=row(name, roa, "transfer", 201), answered=279),),
+        power=(
+            LeakPower(gate=None, share_80=0.012, share_95=0.016, gained=14, total=500),
+            LeakPower(gate=2, share_80=None, share_95=None, gained=9, total=500),
+        ),
     )
     x = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
     words = {"label": word, "before": word, "after": "dog", "base_answer": f"not {word}"}

@@ -111,6 +111,13 @@ def test_the_page_says_what_must_be_said(outline: Outline) -> None:
         assert words in outline.text
 
 
+def test_the_leak_test_says_its_power(outline: Outline, markdown: str) -> None:
+    for text in (outline.text, markdown):
+        assert re.search(r"any label\D*1\.2 % of the images\D*1\.6 % of the images\D*14 of 500 more", text)
+        assert re.search(r"labels among the model's 2 likeliest classes[^\d]*none[^\d]*none[^\d]*9 of 500 more", text)
+        assert "55.8" in text  # of images planted with a likely wrong label got it as the answer
+
+
 def test_what_lies_folded(page: str) -> None:
     """Baselines, training, settings and versions; not the verdicts of adapters."""
     folded = outlined("".join(re.findall(r"<details.*?</details>", page, flags=re.DOTALL))).text

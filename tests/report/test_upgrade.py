@@ -8,6 +8,7 @@ import pytest
 
 from loradar.core.errors import BadFileError
 from loradar.report.files import from_json, read_report, to_json
+from loradar.report.page import render
 from loradar.report.schema import Report
 from loradar.report.verdict import verdicts
 from tests.report.conftest import few_shot, guarding, hardening
@@ -53,6 +54,21 @@ def test_attacks_that_were_named_by_their_repr_get_their_spec() -> None:
     assert {row.attack for row in report.rows} == {"none", "pgd:norm=l2,steps=20"}
     assert report.rows[2].trained_against == report.pictures[0].attack == report.leaks[0].true.attack
     assert report.pictures[0].attack == "pgd:norm=l2,steps=20"
+
+
+def test_a_leak_test_without_power_opens() -> None:
+    """Reports made before the likeliest wrong labels were planted: each of their signs counted below 0.25 %."""
+    values = json.loads(to_json(hardening()))
+    (leak,) = values["leaks"]
+    del leak["likely"], leak["power"], leak["signs"][0]["level"]
+    leak["signs"][0]["p"] = 0.002
+    report = from_json(json.dumps(values))
+    assert report.leaks[0].verdict == "leaks"
+    assert (report.leaks[0].likely, report.leaks[0].power) == ((), ())
+    leak["signs"][0]["p"], leak["verdict"] = 0.003, "passes"
+    passing = from_json(json.dumps(values)).leaks[0]
+    assert passing.sentence == "Passes the leak test."
+    assert all(render(from_json(json.dumps(values))))
 
 
 @pytest.mark.parametrize("damage", [{"rows": {}}, {"rows": 3}, {"identification": [1]}, {"curves": 3}, {"cost": 1}])

@@ -1,7 +1,7 @@
 """Adapters: low-rank changes of a frozen base, and the files they live in."""
 
 from loradar.adapters.adapter import Adapter, full_adapter, init_adapter
-from loradar.adapters.card import Card
+from loradar.adapters.card import Card, Norm
 from loradar.adapters.delta import Delta
 from loradar.adapters.features import feature_extractor
 from loradar.adapters.files import load, verify
@@ -11,6 +11,7 @@ from loradar.adapters.init import Init, init_delta
 from loradar.adapters.layers import find_norms
 from loradar.adapters.plug import merge_weights, plug
 from loradar.adapters.pool import AdapterPool, add_weighted, check_shared_start, load_named
+from loradar.adapters.ranks import rank_in_words
 from loradar.adapters.saving import save
 from loradar.adapters.spectrum import on_residual, residual, truncate_spectrum, truncated
 from loradar.adapters.switch import AdapterSwitch
@@ -24,6 +25,7 @@ __all__ = [
     "Card",
     "Delta",
     "Init",
+    "Norm",
     "add_weighted",
     "check_shared_start",
     "feature_extractor",
@@ -40,6 +42,7 @@ __all__ = [
     "merge_weights",
     "on_residual",
     "plug",
+    "rank_in_words",
     "residual",
     "save",
     "target_share",

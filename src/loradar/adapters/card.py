@@ -8,8 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from loradar.core.errors import BadFileError
 
-Norm: TypeAlias = Literal["frozen", "owned"]
-"""Running statistics stay the base's, or move in training and belong to the adapter."""
+Norm: TypeAlias = Literal["frozen", "statistics", "affine", "owned"]
+"""What of the normalisation layers moves in training and belongs to the adapter: nothing, the running statistics, the gains
+and biases (of LayerNorm too), or both."""
 
 
 def installed_version() -> str:
@@ -24,9 +25,10 @@ def installed_version() -> str:
 class Card:
     """Plain values only: it goes to JSON and back unchanged.
 
-    `base_fingerprint` is "" where it is not known (a folder that PEFT wrote). `rank` and `alpha` are what was asked
-    for; a merged adapter has rank 0 here and its deltas say more. `head` is the first layer that makes the logits, "" where
-    the adapter has none of its own; `modules_to_save` are all modules trained whole, the heads first.
+    `base_fingerprint` is "" where it is not known (a folder that PEFT wrote). `rank` and `lora_alpha` are what was asked
+    for; where layers have ranks of their own, or deltas were merged, they are 0 and the deltas say more. `head` is the
+    first layer that makes the logits, "" where the adapter has none of its own; `modules_to_save` are all modules trained
+    whole, the heads first.
     `classes` names what the head answers, in order, where that is not what the base answers.
     `trained_against` is the attack's spec, `attack_target` the model it was computed on. `measured` holds rows, each
     with its counts, attack, threat and seed. `created` is an ISO 8601 time.

@@ -79,7 +79,11 @@ def _rebuild(record: Record, tensors: dict[str, Tensor]) -> Adapter:
     # in the record's order, which is that of the adapter saved: an optimiser's state goes by it
     modules_to_save = {key.removeprefix(PREFIX): tensors[key] for key in record.tensors if key not in factors}
     whole = record.card.modules_to_save
-    modules_to_save = {n: keep(n, t, trainable=n.rpartition(".")[0] in whole) for n, t in modules_to_save.items()}
+    # what is no head is a normalisation layer
+    is_affine = record.card.norm in ("affine", "owned")
+    modules_to_save = {
+        n: keep(n, t, trainable=is_affine or n.rpartition(".")[0] in whole) for n, t in modules_to_save.items()
+    }
     return Adapter(deltas=deltas, modules_to_save=modules_to_save, card=record.card)
 
 

@@ -104,6 +104,20 @@ def find_norms(model: nn.Module) -> tuple[str, ...]:
     return tuple(n for n, m in unwrap(model).named_modules() if has_statistics(m))
 
 
+def find_affine_norms(model: nn.Module) -> tuple[str, ...]:
+    """Returns the names of the normalisation layers with gains or biases, relative to the user's own backbone.
+
+    Batch, layer, group, instance and RMS normalisation, and classes of other libraries that are named so: what they have in
+    common is `norm` in the name of the class, and parameters of one dimension.
+    """
+    return tuple(name for name, module in unwrap(model).named_modules() if _has_affine(module))
+
+
+def _has_affine(module: nn.Module) -> bool:
+    own = list(module.parameters(recurse=False))
+    return "norm" in type(module).__name__.lower() and bool(own) and all(p.ndim == 1 for p in own)
+
+
 def has_statistics(module: nn.Module) -> bool:
     return isinstance(module._buffers.get("running_mean"), Tensor)
 

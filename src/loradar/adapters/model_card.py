@@ -1,8 +1,10 @@
 """The README.md of an adapter's folder."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from loradar.adapters.card import Card
+from loradar.adapters.ranks import rank_in_words
 
 _PEFT = """With PEFT, on the bare backbone (it expects the pixels as the backbone does, that is, normalised):
 
@@ -18,9 +20,9 @@ specially padded convolutions, layers whose weight is used without them), and wo
 """
 
 
-def model_card(card: Card, *, readable: bool, size: int) -> str:
+def model_card(card: Card, ranks: Mapping[str, int], *, readable: bool, size: int) -> str:
     """Markdown: what it is, how to load it, what was measured. `size` is that of the weights, in bytes."""
-    layers = ", ".join(f"`{name}`" for name in card.target_modules) or "none"
+    layers = ", ".join(f"`{name}`" for name in ranks) or "none"
     against = f"`{card.trained_against}`" if card.trained_against else "not recorded"
     on = {"base": ", computed on the unmodified base", "defended": ", computed on the defended model"}
     whole = ", ".join(f"`{name}`" for name in card.modules_to_save) or "nothing"
@@ -36,8 +38,8 @@ def model_card(card: Card, *, readable: bool, size: int) -> str:
         "",
         f"- trained against: {against}{on.get(card.attack_target, '')}",
         f"- base: fingerprint `{card.base_fingerprint or 'unknown'}`",
-        f"- low-rank layers: {layers}; rank {card.rank}, alpha {card.lora_alpha:g}, start {card.init}",
-        f"- trained whole: {whole}; normalisation statistics: {card.norm}",
+        f"- low-rank layers: {layers}; {rank_in_words(ranks)}, start {card.init}",
+        f"- trained whole: {whole}; normalisation: {card.norm}",
         f"- data: {', '.join(f'{k} {v}' for k, v in card.data.items()) or 'not recorded'}; seed {card.seed}",
         f"- size of the weights: {size:,} bytes; loradar {card.loradar_version}, {card.created or 'undated'}",
         "",

@@ -57,7 +57,8 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterab
     for name, tensor in adapter.modules_to_save.items():
         _replace(backbone, name, tensor)
     for name, module in backbone.named_modules():
-        if has_statistics(module) and f"{name}.running_mean".lstrip(".") not in adapter.modules_to_save:
+        own = f"{name}.running_mean".lstrip(".") in adapter.modules_to_save and adapter.card.norm != "affine"
+        if has_statistics(module) and not own:
             module.eval()
             # on the instance: `plugged.train()` asks each module in turn, and this one declines
             object.__setattr__(module, "train", MethodType(_stay, module))

@@ -70,7 +70,7 @@ def save(adapter: Adapter, folder: str | Path, base: nn.Module | None = None) ->
         ADAPTER_WEIGHTS: weights,
         ADAPTER_CONFIG: json.dumps(config_of(adapter, readable=readable), indent=2).encode(),
         ADAPTER_RECORD: RECORD.dump_json(_record(adapter, tensors, weights), indent=2),
-        "README.md": model_card(adapter.card, readable=readable, size=len(weights)).encode(),
+        "README.md": model_card(adapter.card, adapter.ranks, readable=readable, size=len(weights)).encode(),
     }
     with folder_atomically(folder) as fresh:
         for name, data in files.items():
@@ -83,7 +83,10 @@ def _misread(adapter: Adapter, base: nn.Module | None) -> bool:
         return False
     # PEFT takes a module to save as the end of a name, and then misses the tensors of all that it was not meant for
     whole = {name.rpartition(".")[0] for name in adapter.modules_to_save}
-    swallows = any(name not in whole and name.endswith(tuple(whole)) for name, _ in unwrap(base).named_modules())
+    swallows = any(
+        name not in whole and name.endswith(tuple(whole)) and module.state_dict()
+        for name, module in unwrap(base).named_modules()
+    )
     # nor does it know a head for other classes than the base's
     own = unwrap(base).state_dict()
     return swallows or any(tensor.shape != own[name].shape for name, tensor in adapter.modules_to_save.items())

@@ -87,6 +87,10 @@ def _auto(backbone: nn.Module, heads: Collection[str]) -> list[str]:
     linear = _dense(backbone, [n for n in _all_linear(backbone, heads) if not _is_auxiliary(n)])
     if _attention(backbone, heads) and _share(backbone, linear, heads) >= _MOST_LINEAR:
         return linear
+    return _all(backbone, heads)
+
+
+def _all(backbone: nn.Module, heads: Collection[str]) -> list[str]:
     every = [*_all_linear(backbone, heads), *_all_conv(backbone, heads)]
     return _dense(backbone, [n for n in every if not _is_auxiliary(n) and not _is_depthwise(backbone.get_submodule(n))])
 
@@ -162,6 +166,7 @@ def _attention_and_mlp(backbone: nn.Module, heads: Collection[str]) -> list[str]
 
 PRESETS: dict[str, Callable[[nn.Module, Collection[str]], list[str]]] = {
     "auto": _auto,
+    "all": _all,
     "block-conv1": _block_conv1,
     "block-conv1+stem": _block_conv1_and_stem,
     "all-conv": _all_conv,
@@ -170,8 +175,8 @@ PRESETS: dict[str, Callable[[nn.Module, Collection[str]], list[str]]] = {
     "attention+mlp": _attention_and_mlp,
     "all-linear": _all_linear,
 }
-"""auto: block-conv1+stem for a ResNet and what is built alike; the linear layers of a transformer; for all others every
-layer but depthwise convolutions and those too small for a low rank.
+"""auto: block-conv1+stem for a ResNet and what is built alike; the linear layers of a transformer; for all others `all`.
+all: every layer but the head, depthwise convolutions and those too small for a low rank.
 block-conv1: the first convolution of each residual block; +stem: the model's first convolution as well.
 attention: the projections of the attention modules; mlp: the Linear layers of the transformer's MLPs.
 all-conv, all-linear: every one but the head."""

@@ -1,5 +1,6 @@
 """Attacks: frozen settings with a call, `x_adv = attack(model, x, y)`. One method per file."""
 
+from loradar.attacks.apgd import APGD
 from loradar.attacks.ascend import ascend
 from loradar.attacks.auto_attack import AutoAttack
 from loradar.attacks.base import BaseAttack, NormAttack
@@ -15,9 +16,12 @@ from loradar.attacks.pgd import PGD
 from loradar.attacks.pyramid import Pyramid
 from loradar.attacks.random_choice import RandomChoice
 from loradar.attacks.registry import AttackInfo, SettingInfo, available_attacks, describe_attack, register
+from loradar.attacks.smooth import Smooth
+from loradar.attacks.training import selection_attack, training_attack
 from loradar.attacks.worst_of import WorstOf, strongest
 
 __all__ = [
+    "APGD",
     "FGSM",
     "FIA",
     "MIFGSM",
@@ -33,6 +37,7 @@ __all__ = [
     "Pyramid",
     "RandomChoice",
     "SettingInfo",
+    "Smooth",
     "TorchAttack",
     "UniformNoise",
     "WorstOf",
@@ -44,6 +49,8 @@ __all__ = [
     "named_attacks",
     "parse_attack",
     "register",
+    "selection_attack",
     "strongest",
+    "training_attack",
     "without_gradient",
 ]

@@ -3,6 +3,7 @@
 from typing import Literal, TypeAlias
 
 import torch
+from torch import Tensor
 
 from loradar.attacks.objectives import Objective, detour, gradient_and_gaps
 from loradar.core.types import Ball, Images
@@ -41,9 +42,14 @@ def ascend(
         else:
             direction = grad
         size_now = step_size * (1 - k / steps) if schedule == "linear" else step_size
-        steepest = ball.steepest(direction)
-        lost = gaps & ~steepest.flatten(1).any(1)
-        steepest = torch.where(lost[:, None, None, None], aside, steepest)
+        steepest = steepest_or_aside(ball, direction, gaps, aside)
         # project last: the step may leave the ball; clamping then only moves towards x, which is in [0, 1]
         x_adv = ball.project(x_adv + size_now * steepest, x).clamp(0, 1)
     return x_adv
+
+
+def steepest_or_aside(ball: Ball, grad: Tensor, gaps: Tensor, aside: Tensor) -> Tensor:
+    """The ball's steepest step along `grad`; `aside` for an image with `gaps` whose gradient leaves nothing to follow."""
+    steepest = ball.steepest(grad)
+    lost = gaps & ~steepest.flatten(1).any(1)
+    return torch.where(lost[:, None, None, None], aside, steepest)

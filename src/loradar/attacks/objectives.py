@@ -20,8 +20,14 @@ _PIXELS_AT_ONCE_ELSEWHERE = 1 << 19
 Objective: TypeAlias = Callable[[Images], Tensor]
 """Images to (batch,) values, each of its own image alone: what an attack ascends."""
 
+LogitLoss: TypeAlias = Callable[[Logits, Labels], Tensor]
+"""(batch,) values of logits and labels."""
+
 Loss: TypeAlias = Literal["cross_entropy", "margin", "kl"]
-LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
+LabelLoss: TypeAlias = Literal["cross_entropy", "margin"]
+LOSSES: dict[str, LogitLoss] = {"cross_entropy": cross_entropy, "margin": margin}
+Keep: TypeAlias = Literal["last", "best"]
+"""Which iterate an attack gives back: the last, or for each image the best (see `BestIterate`)."""
 
 
 @contextmanager
@@ -50,7 +56,7 @@ def logits_of(model: nn.Module, x: Images) -> Logits:
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 
-def loss_of(model: nn.Module, y: Labels, loss: Callable[[Logits, Labels], Tensor]) -> Objective:
+def loss_of(model: nn.Module, y: Labels, loss: LogitLoss) -> Objective:
     """`loss` of the model's logits and `y`. Raises BadImagesError for a label that the model has no class for."""
     checked = False
 
@@ -65,26 +71,80 @@ def loss_of(model: nn.Module, y: Labels, loss: Callable[[Logits, Labels], Tensor
     return objective
 
 
-def divergence_of(model: nn.Module, x: Images, y: Labels) -> Objective:
-    """KL(clean || attacked) of the model's answers, in nats, per image; the answers at `x` are taken once.
+def divergence_from(model: nn.Module, x: Images) -> LogitLoss:
+    """KL(clean || attacked) of the model's answers, in nats; those at `x` are taken once. The labels have no say.
 
-    At `x` itself it has a minimum, and so exactly no gradient: whoever ascends it must start elsewhere. The labels are
-    not asked, but held against the model's classes as ever.
+    At `x` itself it has a minimum, and so exactly no gradient: whoever ascends it must start elsewhere.
     """
     with torch.no_grad():
         clean = logits_of(model, x).log_softmax(1)
-    check_labels(y, count=len(x), classes=clean.shape[1])
 
-    def objective(x_adv: Images) -> Tensor:
-        attacked = logits_of(model, x_adv).log_softmax(1)
-        return (clean.exp() * (clean - attacked)).sum(1)
+    def divergence(logits: Logits, y: Labels) -> Tensor:  # noqa: ARG001
+        return (clean.exp() * (clean - logits.log_softmax(1))).sum(1)
 
-    return objective
+    return divergence
 
 
-def objective_of(model: nn.Module, x: Images, y: Labels, loss: Loss) -> Objective:
-    """What is ascended: a loss of the labels, or for `kl` the divergence from the clean answers."""
-    return divergence_of(model, x, y) if loss == "kl" else loss_of(model, y, LOSSES[loss])
+def objective_of(model: nn.Module, x: Images, y: Labels, loss: Loss, keep: Keep = "last") -> Objective:
+    """What is ascended: a loss of the labels, or for `kl` the divergence from the clean answers.
+
+    With `keep="best"` it is a `BestIterate`, which `kept` gives the outcome of.
+    """
+    of_logits = divergence_from(model, x) if loss == "kl" else LOSSES[loss]
+    return BestIterate(model, y, of_logits) if keep == "best" else loss_of(model, y, of_logits)
+
+
+class BestIterate:
+    """An objective that keeps, for each image, the best of the iterates that it was asked about.
+
+    An iterate that fools the model comes before one that does not; then the higher value counts. Every call is about
+    the same images in the same order. Raises BadImagesError as `loss_of` does.
+    """
+
+    def __init__(self, model: nn.Module, y: Labels, loss: LogitLoss) -> None:
+        self._model, self._y, self._loss = model, y, loss
+        self._best: tuple[Images, Tensor, Tensor] | None = None
+
+    def __call__(self, x_adv: Images) -> Tensor:
+        logits = logits_of(self._model, x_adv)
+        if self._best is None:  # once: it waits for the device
+            check_labels(self._y, count=len(logits), classes=logits.shape[1])
+        values = self._loss(logits, self._y)
+        self._offer(x_adv.detach(), values.detach(), fooled_by(logits.detach(), self._y))
+        return values
+
+    @property
+    def images(self) -> Images:
+        """The best iterates so far. Raises RuntimeError before the first call."""
+        if self._best is None:
+            raise RuntimeError("no iterate was offered")
+        return self._best[0]
+
+    def _offer(self, x_adv: Images, values: Tensor, fooled: Tensor) -> None:
+        if self._best is None:
+            self._best = x_adv, values, fooled
+            return
+        images, best, fooled_before = self._best
+        better = (fooled & ~fooled_before) | ((fooled == fooled_before) & (values > best))
+        self._best = (
+            torch.where(better[:, None, None, None], x_adv, images),
+            torch.where(better, values, best),
+            fooled | fooled_before,
+        )
+
+
+def kept(objective: Objective, last: Images) -> Images:
+    """What an attack gives back that ended at `last`: that, or the best iterate where its objective keeps one."""
+    if not isinstance(objective, BestIterate):
+        return last
+    with torch.no_grad():
+        objective(last)
+    return objective.images
+
+
+def fooled_by(logits: Logits, y: Labels) -> Tensor:
+    """(batch,) bool: the answer is wrong. A model that answers NaN is wrong, whatever stands first."""
+    return (logits.argmax(1) != y) | logits.isnan().any(1)
 
 
 def check_divergence_starts_at_random(loss: str, *, random_start: bool) -> None:
@@ -106,6 +166,12 @@ def gradient(objective: Objective, x: Images) -> Tensor:
 
 def gradient_and_gaps(objective: Objective, x: Images) -> tuple[Tensor, Tensor]:
     """As `gradient`, and (batch,) bool: the images for which the model's own held NaN or infinity."""
+    _, grad, gaps = valued_gradient(objective, x)
+    return grad, gaps
+
+
+def valued_gradient(objective: Objective, x: Images) -> tuple[Tensor, Tensor, Tensor]:
+    """The (batch,) values of `objective` at `x`, and what `gradient_and_gaps` gives, of one pass."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         values = objective(leaf)
@@ -115,7 +181,7 @@ def gradient_and_gaps(objective: Objective, x: Images) -> tuple[Tensor, Tensor]:
                 "AutoAttack(attacks=('square',)), which needs none"
             )
         (grad,) = torch.autograd.grad(values.sum(), leaf, materialize_grads=True)
-    return without_gaps(grad.detach())
+    return values.detach(), *without_gaps(grad.detach())
 
 
 def without_gaps(grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,12 +196,12 @@ def detour(x: Tensor) -> Tensor:
     return (turns.frac() - 0.5).view(x.shape[1:]).to(x).expand_as(x)
 
 
-def without_gradient(model: nn.Module, x: Images, y: Labels) -> Tensor:
-    """(batch,) bool: the images at which the cross-entropy has no usable gradient, NaN or infinite or 0 all over.
+def without_gradient(model: nn.Module, x: Images, y: Labels, loss: LabelLoss = "cross_entropy") -> Tensor:
+    """(batch,) bool: the images at which the loss has no usable gradient, NaN or infinite or 0 all over.
 
     An attack that follows it learns nothing there, so such images count as right without having been tried. Raises
     BadImagesError.
     """
     with borrowed(model, x, y) as (x, y):
-        grad, gaps = gradient_and_gaps(loss_of(model, y, cross_entropy), x)
+        grad, gaps = gradient_and_gaps(loss_of(model, y, LOSSES[loss]), x)
         return gaps | ~grad.flatten(1).any(1)

@@ -7,7 +7,7 @@ from torch import nn
 
 from loradar.attacks.ascend import ascend
 from loradar.attacks.base import NormAttack
-from loradar.attacks.objectives import Loss, borrowed, check_divergence_starts_at_random, objective_of
+from loradar.attacks.objectives import Keep, Loss, borrowed, check_divergence_starts_at_random, kept, objective_of
 from loradar.attacks.registry import register
 from loradar.attacks.settings import count, pixels, seed_setting, setting
 from loradar.attacks.worst_of import strongest
@@ -22,7 +22,8 @@ class PGD(NormAttack):
 
     `step_size` defaults to 2.5 * eps / steps, enough to cross the ball. With `restarts`, each image keeps its strongest
     outcome; every restart but the first starts at random even without `random_start`, else it would repeat the first.
-    `loss="kl"` ascends KL(clean || attacked) (Zhang et al., "TRADES", 2019) and must start at random.
+    `loss="kl"` ascends KL(clean || attacked) (Zhang et al., "TRADES", 2019) and must start at random. `keep="best"`
+    gives back an iterate that fools the model before any other, then the one of highest loss, for one more forward pass.
     """
 
     steps: int = count(10, "Gradient steps.")
@@ -30,6 +31,7 @@ class PGD(NormAttack):
     restarts: int = count(1, "Runs of which each image keeps the strongest.", high=1000)
     random_start: bool = setting(True, "Start at a random point of the ball, not at the image.")
     loss: Loss = setting("cross_entropy", "What is ascended; kl is the divergence from the clean answers.")
+    keep: Keep = setting("last", "Which iterate comes back: the last, or for each image the best.")
     seed: int = seed_setting()
 
     def __post_init__(self) -> None:
@@ -51,5 +53,5 @@ class PGD(NormAttack):
         if self.random_start or restart:
             start = self.ball.sample(x, mix(self.seed, restart)).clamp(0, 1)
         step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        objective = objective_of(model, x, y, self.loss)
-        return ascend(objective, x, start, ball=self.ball, step_size=step_size, steps=self.steps)
+        objective = objective_of(model, x, y, self.loss, self.keep)
+        return kept(objective, ascend(objective, x, start, ball=self.ball, step_size=step_size, steps=self.steps))

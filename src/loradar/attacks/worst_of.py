@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from loradar.attacks.base import BaseAttack
-from loradar.attacks.objectives import borrowed, logits_of
+from loradar.attacks.objectives import borrowed, fooled_by, logits_of
 from loradar.core.attack_specs import write_group
 from loradar.core.checks import check_labels
 from loradar.core.losses import cross_entropy
@@ -52,8 +52,7 @@ def worst_case_by_index(model: nn.Module, x: Images, y: Labels, crafts: Sequence
 def _outcome(model: nn.Module, x_adv: Images, y: Labels) -> tuple[Tensor, Tensor]:
     logits = logits_of(model, x_adv)
     check_labels(y, count=len(logits), classes=logits.shape[1])
-    # a model that answers NaN is wrong, whatever stands first
-    return (logits.argmax(1) != y) | logits.isnan().any(1), cross_entropy(logits, y)
+    return fooled_by(logits, y), cross_entropy(logits, y)
 
 
 def traits_of_parts(parts: tuple[Attack, ...]) -> Traits:

@@ -20,6 +20,7 @@ from loradar.cli.printing import Output, console, note, show
 from loradar.cli.report import report
 from loradar.core.errors import LoradarError
 from loradar.fewshot.config import MetaTuneConfig
+from loradar.jobs import recipes
 from loradar.jobs.config import AuditConfig, HardenConfig, PredictConfig, PretrainConfig
 
 app = typer.Typer(
@@ -82,6 +83,7 @@ def _pretrain(config: PretrainConfig) -> Output:
     HardenConfig,
     positional="base",
     resumes=True,
+    more=f"RECIPES\n\n{recipes.table()}",
     example="loradar harden torchvision:resnet18 --data path/to/images --attacks pgd --attacks roa:height=7,width=7",
 )
 def _harden(config: HardenConfig) -> Output:
@@ -140,7 +142,9 @@ def _inspect(
     target_modules: Annotated[
         list[str], typer.Option(metavar="TEXT", help="Layers to adapt: a preset, or name patterns. May be repeated.")
     ] = HardenConfig.model_fields["target_modules"].default,
-    rank: Annotated[int, typer.Option(metavar="N", min=1, help="Rank to compute sizes for.")] = 4,
+    rank: Annotated[str, typer.Option(metavar="TEXT", help="Rank to compute sizes for, as harden takes it.")] = str(
+        HardenConfig.model_fields["rank"].default
+    ),
 ) -> Output:
     """Show a base's layers, which of them the targets cover, and how large an adapter would be."""
     from loradar.cli.show import inspection

@@ -40,11 +40,19 @@ class Interrupted(Exception):  # noqa: N818
 
 
 def command(
-    app: typer.Typer, name: str, schema: type[S], *, example: str, positional: str = "", resumes: bool = False
+    app: typer.Typer,
+    name: str,
+    schema: type[S],
+    *,
+    example: str,
+    positional: str = "",
+    resumes: bool = False,
+    more: str = "",
 ) -> Callable[[Callable[[S], Output]], Callable[[S], Output]]:
     """Registers a function of `schema` under `name`: a flag for each field, `--config` for a file of them, and `--json`.
 
-    `resumes` says that a second run of the same command goes on where an interrupted one stopped.
+    `resumes` says that a second run of the same command goes on where an interrupted one stopped. `more` is put behind the
+    function's docstring in the help.
     """
 
     def register(run: Callable[[S], Output]) -> Callable[[S], Output]:
@@ -55,7 +63,13 @@ def command(
         parameters = [_flag(key, schema, positional=key == positional) for key in schema.model_fields]
         parameters.sort(key=lambda p: p.name != positional)
         _register(
-            app, name, call, [*parameters, _parameter("config", _CONFIG)], inspect.getdoc(run), example, resumes=resumes
+            app,
+            name,
+            call,
+            [*parameters, _parameter("config", _CONFIG)],
+            f"{inspect.getdoc(run)}\n\n{more}".strip(),
+            example,
+            resumes=resumes,
         )
         return run
 
@@ -135,10 +149,10 @@ def _parameter(name: str, annotation: Any, default: object = None) -> inspect.Pa
 
 
 def _base_type(field: FieldInfo) -> Any:
-    """The annotation without `| None`."""
+    """The annotation without `| None`; text for what may be of several types."""
     if get_origin(field.annotation) in (Union, UnionType):
-        (kind,) = (part for part in get_args(field.annotation) if part is not type(None))
-        return kind
+        first, *others = (part for part in get_args(field.annotation) if part is not type(None))
+        return str if others else first
     return field.annotation
 
 

@@ -10,17 +10,18 @@ _PANELS = {
     """,
     "Tasks": "setting query episodes search search_episodes",
     "Attacks": """
-        attacks transfer_attacks adaptive_attacks sweep_attacks unfitted threat adaptive max_adaptive_images
+        attacks transfer_attacks adaptive_attacks sweep_attacks unfitted threat adaptive effort max_adaptive_images
         max_certified_images attack_target attack eps_255 step attacked_episodes attacked_query corrupted_episodes
         evade_steps
     """,
     "Adapter": "target_modules rank lora_alpha init norm head baselines literal ablations member",
     "Blending": "score compactness beta top rank_keep_ratio n_augmentations fine_tune fine_tune_episodes transductive",
     "Training": """
-        epochs batch_size optimizer learning_rate clean_learning_rate weight_decay momentum schedule step_size gamma
-        warm_up crop flip distill_weight perturbation perturbation_step kl adversarial_weight
+        recipe clean_weight objective train_steps epochs batch_size optimizer learning_rate clean_learning_rate
+        weight_decay momentum schedule step_size gamma warm_up label_smoothing average_decay max_grad_norm
+        weight_perturbation crop flip distill_weight perturbation perturbation_step kl adversarial_weight
     """,
-    "Fusion and identification": "fusion base_votes abstain cascade gate_fnr max_fpr",
+    "Fusion and identification": "fusion base_votes abstain cascade answered_by gate_fnr max_fpr strangers",
     "Defenses": "respond force forbid rectangle masks",
     "Output": "out cache tensorboard",
     "Computing": "precision device seed seconds",

@@ -1,7 +1,7 @@
 """What the commands have to say: figures, adapters, bases, predictions."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from loradar.adapters import (
     fingerprint,
     init_adapter,
     load,
+    rank_in_words,
     target_share,
     verify,
 )
@@ -38,7 +39,7 @@ def summary(page: Path, *, adapters: Path | None = None) -> Output:
     models, attacks = labels(rows), short_names(row.attack for row in rows)
     table = Rows(
         ("model", "attack", "threat", "right (95 % interval)", "n"),
-        [(models[row.candidate], attacks[row.attack], row.threat, percent(row), row.total) for row in rows],
+        [(models[row.candidate], attacks[row.attack], row.knowledge, percent(row), row.total) for row in rows],
     )
     places = {"report": page} if adapters is None else {"adapters": adapters, "report": page}
     return Output(
@@ -59,7 +60,7 @@ class Entry:
     folder: Path
     trained_against: str = ""
     base_fingerprint: str = ""
-    rank: int | None = None
+    ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     bytes: int
     error: str = ""
 
@@ -79,7 +80,7 @@ def listing(folder: Path) -> Output:
                 entry.name or "-",
                 entry.error or entry.trained_against or "unknown",
                 entry.base_fingerprint[:12] or "unknown",
-                "-" if entry.rank is None else entry.rank,
+                _span(entry.ranks.values()),
                 f"{entry.bytes:,}",
                 entry.folder.relative_to(folder),
             )
@@ -92,17 +93,23 @@ def listing(folder: Path) -> Output:
 def _entry(folder: Path) -> Entry:
     size = (folder / ADAPTER_WEIGHTS).stat().st_size
     try:
-        card = load(folder).card
+        adapter = load(folder)
     except LoradarError as error:
         return Entry(folder=folder, bytes=size, error=str(error))
+    card = adapter.card
     return Entry(
         name=card.name,
         folder=folder,
         trained_against=card.trained_against,
         base_fingerprint=card.base_fingerprint,
-        rank=card.rank,
+        ranks=adapter.ranks,
         bytes=size,
     )
+
+
+def _span(ranks: Collection[int]) -> str:
+    """The least and the largest of the ranks: "4-64"."""
+    return "-".join(str(rank) for rank in sorted({min(ranks), max(ranks)})) if ranks else "-"
 
 
 def card(folder: Path) -> Output:
@@ -112,11 +119,11 @@ def card(folder: Path) -> Output:
     names = short_names(row.attack for row in rows)
     table = Rows(
         ("attack", "threat", "right (95 % interval)", "n"),
-        [(names[row.attack], row.threat, percent(row), row.total) for row in rows],
+        [(names[row.attack], row.knowledge, percent(row), row.total) for row in rows],
     )
     card = dataclasses.asdict(adapter.card) | {"measured": [_row(row) for row in rows]}
     size = (folder / ADAPTER_WEIGHTS).stat().st_size
-    data = card | {"folder": folder, "layers": list(adapter.deltas), "bytes": size}
+    data = card | {"folder": folder, "layers": list(adapter.deltas), "ranks": adapter.ranks, "bytes": size}
     return Output(text=[Facts(_facts(adapter, size)), *(("", table) if rows else ())], data=data)
 
 
@@ -126,7 +133,8 @@ def _facts(adapter: Adapter, size: int) -> dict[str, str]:
         "name": card.name,
         "base": card.base_fingerprint or "unknown",
         "layers": ", ".join(adapter.deltas) or "none",
-        "rank": f"{card.rank}, lora_alpha {card.lora_alpha:g}, init {card.init}",
+        "rank": rank_in_words(adapter.ranks).removeprefix("rank "),
+        "start": f"{card.init}, lora_alpha {f'{card.lora_alpha:g}' if card.lora_alpha else 'the rank'}",
         "head": card.head or "the base's",
         "trained whole": ", ".join(card.modules_to_save) or "nothing",
         **({"classes": ", ".join(card.classes)} if card.classes else {}),
@@ -148,7 +156,7 @@ def verified(folder: Path, base: str) -> Output:
     )
 
 
-def inspection(spec: str, targets: list[str], rank: int) -> Output:
+def inspection(spec: str, targets: list[str], rank: int | str) -> Output:
     """A base's facts, and every layer that can take an update: which the targets cover, and what that costs."""
     base = load_base(spec)
     covered = set(find_targets(base.model, targets))

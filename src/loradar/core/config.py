@@ -36,6 +36,10 @@ MAX_TEST_IMAGES = (
 CACHE = "Folder that keeps attacked images between runs."
 BATCH_SIZE = "Images per forward pass."
 DEVICE = "auto, cpu, cuda, cuda:1 or mps. auto takes a GPU where there is one."
+EFFORT = (
+    "How hard adaptive figures are tried. A figure is the worst over a battery of attacks: quick, standard (nearly what "
+    "full finds), or full (several times the time)."
+)
 REPORT_FOLDER = "Folder for report.json, report.md and report.html."
 """Descriptions of fields that several commands share."""
 
@@ -65,6 +69,10 @@ def _check_device(name: str) -> str:
 
 Device: TypeAlias = Annotated[str, AfterValidator(_check_device)]
 """`auto` or a kind of processor that torch computes on; whether it is there is seen when the model is opened."""
+
+
+Effort: TypeAlias = Literal["quick", "standard", "full"]
+"""How hard the battery of an adaptive figure tries (see `loradar.evaluation.battery`)."""
 
 
 def default_cache() -> Path:
@@ -159,7 +167,8 @@ def _line(schema: type[BaseModel], error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         text = (schema.model_fields[key].description or "").rstrip(".")
         return f"{key} is missing; expected {text[:1].lower()}{text[1:]}"
-    return f"{key} is {_shown(error['input'])}; {error['msg'][:1].lower()}{error['msg'][1:]}"
+    reason = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
+    return f"{key} is {_shown(error['input'])}; {reason}" if key else reason
 
 
 def _shown(value: object) -> str:

@@ -1,7 +1,7 @@
 """Candidates and their figures: clean, under transfer, under adaptive attacks; the leak test and the masking checks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ from loradar.adapters import Adapter, merge_weights
 from loradar.attacks import PGD, UniformNoise
 from loradar.core.types import Attack, Images, Labels, LabelUse, Threat
 from loradar.evaluation.leak import LabelLeakResult, leak_test
-from loradar.evaluation.masking_checks import Check, check_gradients, check_masking
+from loradar.evaluation.masking_checks import Check, check_masking
 from loradar.evaluation.measure import NO_ATTACK, AccuracyResult, predict
 from loradar.evaluation.names import kind
 from loradar.evaluation.pictures import Picture
@@ -76,8 +76,35 @@ def adaptive(bench: Workbench, one: Candidate, attack: Attack, reported: Reporte
     return bench.attacked(attack, one.model, reported.x, reported.y, name=name)
 
 
-def adaptive_row(bench: Workbench, one: Candidate, attack: Attack, reported: ReportedImages) -> AccuracyResult:
-    return row(bench, one, adaptive(bench, one, attack, reported), reported, attack, "adaptive")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OnBench:
+    """A candidate as a `Target`: attacked through the bench, which keeps the images."""
+
+    bench: Workbench
+    one: Candidate
+    _models: dict[frozenset[str], nn.Module] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.one.name
+
+    @property
+    def trained_against(self) -> str:
+        return self.one.trained_against
+
+    @property
+    def batch_size(self) -> int:
+        return self.bench.batch_size
+
+    def model_for(self, attack: Attack | None) -> nn.Module:
+        """The copy for `attack` and for counting, made once for all attacks that read the same layers."""
+        layers = attack.traits.layers if attack else frozenset()
+        if layers not in self._models:
+            self._models[layers] = self.bench.optimized(self.one.model, attack)
+        return self._models[layers]
+
+    def attacked(self, attack: Attack, x: Images, y: Labels, *, name: str) -> Images:
+        return self.bench.attacked(attack, self.one.model, x, y, name=name)
 
 
 def leak(bench: Workbench, one: Candidate, attack: Attack, reported: ReportedImages) -> LabelLeakResult:
@@ -103,14 +130,16 @@ def leak(bench: Workbench, one: Candidate, attack: Attack, reported: ReportedIma
 
 
 def masking(bench: Workbench, one: Candidate, reported: ReportedImages) -> tuple[Check, ...]:
-    """Signs of masked gradients, by PGD in an L-inf ball of 8/255 (and of 1 for the unbounded one)."""
+    """Signs of masked gradients, by PGD in an L-inf ball of 8/255 (and of 1 for the unbounded one).
+
+    Whether there is a gradient at all, `worst_case` says of every image.
+    """
     fast, key = bench.optimized(one.model), bench.key(one.model)
 
     def kept(attack: Attack) -> Attack:
         return bench.cache.through(attack, fast, model_key=key)
 
-    gradients = check_gradients(fast, reported.x, reported.y, name=one.name, batch_size=bench.batch_size)
-    checks = check_masking(
+    return check_masking(
         fast,
         reported.x,
         reported.y,
@@ -122,7 +151,6 @@ def masking(bench: Workbench, one: Candidate, reported: ReportedImages) -> tuple
         batch_size=bench.batch_size,
         progress=bench.progress_named(f"masking checks of {one.name}"),
     )
-    return (*checks, gradients)
 
 
 def pictures(

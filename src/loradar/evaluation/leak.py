@@ -2,50 +2,52 @@
 
 A perturbation computed from the true label against a fixed network can encode that label; a model trained on such
 images then looks robust because it is told the answer. Kurakin et al., "Adversarial Machine Learning at Scale", 2017,
-section 4.4, name the effect; the probe by a wrong label is ours.
+section 4.4, name the effect; the probe by wrong labels is ours.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from loradar.core.checks import check_labels
 from loradar.core.errors import BadConfigError
-from loradar.core.modules import evaluating
-from loradar.core.randomness import generator
 from loradar.core.types import Attack, Images, Labels, NullProgress, Progress
-from loradar.evaluation.intervals import sign_test, wilson
-from loradar.evaluation.measure import NO_ATTACK, AccuracyResult, device_of, predict, run_attack
-
-LEVEL = 0.0025
-"""A sign counts below this p: 1 % for the four together (Bonferroni)."""
+from loradar.evaluation.intervals import wilson
+from loradar.evaluation.leak_planting import LIKELY, plant
+from loradar.evaluation.leak_power import LeakPower, power_of
+from loradar.evaluation.leak_signs import LEVELS, PREDICTED, TRUE, WRONG, Sign, any_found, signs_of
+from loradar.evaluation.measure import NO_ATTACK, AccuracyResult
 
 RULE = (
-    "The same images are attacked three times on the unmodified base: for their true label, for the label the base "
-    "predicts, and for a wrong label drawn at random. An attack that knows the true label should hurt at least as "
-    "much as the others. The model leaks when, on the same images, it is right more often under the true label than on "
-    "clean images, than under the predicted label, or than under the wrong label; or when it answers the wrong label "
-    "more often where the attack was given it than where the attack was given the true one. Each is a one-sided "
-    f"exact sign test over the images that differ; a sign counts below p = {LEVEL} (1 % for the four together)."
+    "The same images are attacked on the unmodified base for several labels: the true one, the base's own answer, a wrong "
+    f"label drawn at random, and the {LIKELY} wrong labels that the model finds likeliest on the clean image. An attack "
+    "pushes away from the label that it is given, so an honest model answers that label no more often than under the "
+    "others. The model leaks when it answers a wrong label under one of these attacks alone, and that is the attack that "
+    "was given the label, more often than by chance (counted on all images, on the half that the model is surest of when "
+    "clean, and on those where every planted label is answered once). It also leaks when, image by image, it is right more "
+    "often under the true label than under the base's answer or under the random wrong one, or answers the random wrong "
+    "label more often where the attack was given it than where it was given the true one. Each is an exact one-sided test; "
+    f"together they accuse an honest model with a probability of 1 % at most (level {LEVELS['surest']} for the surest half, "
+    f"{LEVELS['other']} for each of the others). The power says which leak would have been seen: the model is made to give "
+    "the planted label on a share of the images, wherever it is among its own likeliest classes, and the same tests are "
+    "applied. Reports of earlier versions planted only one wrong label, compared also with clean images, and did not say "
+    "their power."
 )
 
 _NO_PROGRESS = NullProgress()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sign:
-    """One comparison: of the images on which two measurements differ, `more` point to leaking and `fewer` away."""
+class PlantedLabel:
+    """The images attacked for one wrong label each: right answers, and how many got that very label as the answer."""
 
-    name: str
-    more: int
-    fewer: int
-    p: float
+    row: AccuracyResult
+    answered: int
 
     @property
-    def found(self) -> bool:
-        return self.p < LEVEL
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.answered, self.row.total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,9 @@ class LabelLeakResult:
     """What the test found. `verdict` is "leaks" where at least one sign was found (the rule is `RULE`).
 
     The rows are right answers, all on the same images: clean, and crafted on the base for the true, the predicted and
-    a wrong label. `answered` of those last images got that very wrong label as the answer.
+    a wrong label. `answered` of those last images got that very wrong label as the answer. `likely` is the same for the
+    wrong labels that the model finds likeliest. `power` says which leak would have been seen: empty where one was found,
+    and in reports of earlier versions.
     """
 
     model: str
@@ -65,15 +69,47 @@ class LabelLeakResult:
     answered: int
     signs: tuple[Sign, ...]
     seed: int
+    likely: tuple[PlantedLabel, ...] = ()
+    power: tuple[LeakPower, ...] = ()
 
     def __post_init__(self) -> None:
-        expected = "leaks" if any(sign.found for sign in self.signs) else "passes"
+        expected = "leaks" if any_found(self.signs) else "passes"
         if self.verdict != expected:
             raise BadConfigError(f"the leak test of {self.model} says {self.verdict!r}, its signs say {expected!r}")
 
     @property
     def answered_interval(self) -> tuple[float, float]:
         return wilson(self.answered, self.wrong.total)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words, with the power of the test beside a pass."""
+        if self.verdict == "leaks":
+            return "Fails the leak test: it reads labels from the perturbation."
+        return f"Passes the leak test{_power_in_words(self.power)}."
+
+
+def _power_in_words(power: Sequence[LeakPower]) -> str:
+    if not power:
+        return ""
+    if all(one.share_95 is None for one in power):
+        return ", but it would have seen no leak: too few images, or the attack's images do not depend on the label"
+    parts = []
+    for one in power:
+        gate = f" gated at the model's {one.gate} likeliest classes" if one.gate else ""
+        if one.share_95 is None:
+            parts.append(f"it cannot see one{gate}, which could make {one.gained} more of {one.total} right")
+        elif parts:
+            parts.append(f"on {_percent(one.share_95)} % one{gate}")
+        else:
+            parts.append(
+                f"would have seen a leak{gate} on {_percent(one.share_95)} % of the images or more (95 % sure)"
+            )
+    return f": {'; '.join(parts)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.1f}"
 
 
 def leak_test(
@@ -90,42 +126,43 @@ def leak_test(
     batch_size: int = 128,
     progress: Progress = _NO_PROGRESS,
 ) -> LabelLeakResult:
-    """Attacks `base` three times at `x` and compares what `model` answers, image by image; the rule is `RULE`.
+    """Attacks `base` at `x` for several labels and compares what `model` answers, image by image; the rule is `RULE`.
 
-    `true` is called with the true labels, `predicted` with the base's answers, `given` with wrong labels drawn from
-    `seed`, uniformly among the wrong ones; for an attack that uses the labels as they come, all three are the same
-    setting. "passes" says that these images show no sign of leaking, so give it some hundred. Raises BadImagesError,
-    and BadConfigError for a single class.
+    `true` is called with the true labels, `predicted` with the base's answers where those are wrong, `given` with wrong
+    labels: one drawn from `seed`, uniformly among the wrong ones, and the likeliest others (fewer where there are fewer
+    classes). For an attack that uses the labels as they come, all are the same setting. "passes" says that these images
+    show no sign of leaking, and `power` what they would have shown; give it some hundred. Raises BadImagesError, and
+    BadConfigError for a single class.
     """
-    classes = _classes(base, x)
-    check_labels(y, count=len(x), classes=classes)
-    y = y.cpu()
-    wrong = _wrong_labels(y, classes, seed)
-    # a base that answers nothing (NaN) gets class 0 as what it predicts: some label must be given
-    base_says = predict(base, x, batch_size=batch_size).clamp_min(0)
-
-    def answers(attack: Attack, labels: Labels) -> Tensor:
-        x_adv = run_attack(attack, base, x, labels, batch_size=batch_size, progress=progress)
-        return predict(model, x_adv, batch_size=batch_size)
-
-    on_clean = predict(model, x, batch_size=batch_size)
-    on_true, on_predicted, on_wrong = answers(true, y), answers(predicted, base_says), answers(given, wrong)
-    signs = (
-        _sign("right under the true label, not on the clean image", on_true == y, on_clean == y),
-        _sign("right under the true label, not under the predicted one", on_true == y, on_predicted == y),
-        _sign("right under the true label, not under a wrong one", on_true == y, on_wrong == y),
-        _sign("the wrong label answered where the attack was given it", on_wrong == wrong, on_true == wrong),
+    found = plant(
+        model,
+        base,
+        x,
+        y,
+        true=true,
+        predicted=predicted,
+        given=given,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
     )
+    signs, right, answered = signs_of(found), found.answers == found.y[:, None], found.answers == found.labels
+    leaks = any_found(signs)
     return LabelLeakResult(
         model=name,
-        verdict="leaks" if any(sign.found for sign in signs) else "passes",
-        clean=_row(name, None, on_clean == y, seed),
-        true=_row(name, true, on_true == y, seed),
-        predicted=_row(name, predicted, on_predicted == y, seed),
-        wrong=_row(name, given, on_wrong == y, seed),
-        answered=int((on_wrong == wrong).sum()),
+        verdict="leaks" if leaks else "passes",
+        clean=_row(name, None, found.clean == found.y, seed),
+        true=_row(name, true, right[:, TRUE], seed),
+        predicted=_row(name, predicted, right[:, PREDICTED], seed),
+        wrong=_row(name, given, right[:, WRONG], seed),
+        answered=int(answered[:, WRONG].sum()),
         signs=signs,
         seed=seed,
+        likely=tuple(
+            PlantedLabel(row=_row(name, given, right[:, column], seed), answered=int(answered[:, column].sum()))
+            for column in range(WRONG + 1, right.shape[1])
+        ),
+        power=() if leaks else power_of(found, seed),
     )
 
 
@@ -138,21 +175,3 @@ def _row(model: str, attack: Attack | None, right: Tensor, seed: int) -> Accurac
         total=len(right),
         seed=seed,
     )
-
-
-def _sign(name: str, leaking: Tensor, otherwise: Tensor) -> Sign:
-    more, fewer = int((leaking & ~otherwise).sum()), int((otherwise & ~leaking).sum())
-    return Sign(name=name, more=more, fewer=fewer, p=sign_test(more, fewer))
-
-
-def _classes(base: nn.Module, x: Images) -> int:
-    with evaluating(base), torch.no_grad():
-        classes = int(base(x[:1].to(device_of(base))).shape[1])
-    if classes < 2:
-        raise BadConfigError(f"the base has {classes} class; a leak test needs a wrong label, so 2 or more")
-    return classes
-
-
-def _wrong_labels(y: Labels, classes: int, seed: int) -> Labels:
-    shift = torch.randint(1, classes, (len(y),), generator=generator(seed))
-    return (y + shift) % classes

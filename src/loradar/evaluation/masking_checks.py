@@ -7,13 +7,11 @@ Evaluating Adversarial Robustness", 2019, section 5.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from loradar.attacks import without_gradient
 from loradar.core.types import Attack, Images, Labels, NullProgress, Progress
 from loradar.evaluation.intervals import sign_test
-from loradar.evaluation.measure import AccuracyResult, correct, device_of, run_attack
+from loradar.evaluation.measure import AccuracyResult, correct, run_attack
 from loradar.evaluation.names import kind, labels
 
 LEVEL = 0.01
@@ -86,24 +84,11 @@ def check_masking(
     )
 
 
-def check_gradients(model: nn.Module, x: Images, y: Labels, *, name: str = "", batch_size: int = 128) -> Check:
-    """Whether every image has a gradient to follow: one that has none counts as right without having been tried."""
-    batches = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
-    device = device_of(model)
-    count = sum(int(without_gradient(model, a.to(device), b.to(device)).sum()) for a, b in batches)
-    return Check(
-        model=name,
-        name="the loss has a gradient at every image",
-        passed=count == 0,
-        detail=f"of {len(y)} images, {count} have none (NaN, infinite, or 0 all over)",
-        numbers={"without": count, "total": len(y)},
-    )
-
-
 def check_transfer(rows: Sequence[AccuracyResult]) -> tuple[Check, ...]:
     """For every model and attack measured both ways: the attack on the model itself must not be the weaker one.
 
-    It fails where the two intervals are apart and the adaptive one is the higher: the gradients of the model mislead.
+    `rows` count each attack alone: a battery tries the transferred images too, and cannot be weaker. It fails where the two
+    intervals are apart and the adaptive one is the higher: the gradients of the model mislead.
     """
     transfer = {(row.candidate, row.attack): row for row in rows if row.threat == "transfer"}
     names = labels(rows)

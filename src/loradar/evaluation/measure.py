@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ class AccuracyResult:
 
     `attack` is the attack's spec, or "none"; `low` and `high` are shares in [0, 1]. `trained_against` is
     the spec of what the model's adapter was trained against: it tells apart the baselines of several attacks, which
-    share a name. Raises BadConfigError for counts that are no share.
+    share a name. An adaptive figure with an `effort` is the worst, image by image, over the battery of that effort (see
+    `loradar.evaluation.battery`); without, it counts the attack alone. Raises BadConfigError for counts that are no share.
     """
 
     model: str
@@ -36,6 +38,7 @@ class AccuracyResult:
     high: float
     seed: int
     trained_against: str = ""
+    effort: Literal["", "quick", "standard", "full"] = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.correct <= self.total or self.total == 0:
@@ -56,6 +59,7 @@ class AccuracyResult:
         total: int,
         seed: int,
         trained_against: str = "",
+        effort: Literal["", "quick", "standard", "full"] = "",
     ) -> "AccuracyResult":
         """A row with its interval computed.
 
@@ -75,11 +79,17 @@ class AccuracyResult:
             high=high,
             seed=seed,
             trained_against=trained_against,
+            effort=effort,
         )
 
     @property
     def share(self) -> float:
         return self.correct / self.total
+
+    @property
+    def knowledge(self) -> str:
+        """The threat in words, with the effort: `adaptive, standard effort`."""
+        return f"{self.threat}, {self.effort} effort" if self.effort else self.threat
 
     @property
     def candidate(self) -> tuple[str, str]:

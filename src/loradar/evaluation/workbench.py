@@ -8,10 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from loradar.adapters import fingerprint
+from loradar.adapters import Adapter, fingerprint
 from loradar.core.config import Config
 from loradar.core.modules import AUTO_LAYER, middle_layer
 from loradar.core.types import Attack, Images, Labels, NullProgress, Progress, ProgressBar
+from loradar.evaluation.attack_copy import AttackCopy
 from loradar.evaluation.measure import correct, run_attack
 from loradar.models import (
     Base,
@@ -51,13 +52,19 @@ class Workbench:
 
     def optimized(self, model: nn.Module, attack: Attack | None = None) -> nn.Module:
         """A copy of `model`, as it is now, for `attack` and for counting; see `loradar.models.inference`."""
+        return optimize_for_inference(model, self.precision, merge=self._merged(attack))
+
+    def _merged(self, attack: Attack | None) -> list[Pair]:
+        """What may be merged where `attack` reads the output of some layers."""
         apart = {
             middle_layer(self.base.model) if name == AUTO_LAYER else name
             for name in (attack.traits.layers if attack else ())
         }
-        return optimize_for_inference(
-            model, self.precision, merge=[pair for pair in self.merge if not apart & set(pair)]
-        )
+        return [pair for pair in self.merge if not apart & set(pair)]
+
+    def attack_copy(self, adapter: Adapter, attack: Attack) -> AttackCopy:
+        """The base with `adapter` as `optimized` gives it, to be brought up to date at every training step."""
+        return AttackCopy(self.base.model, adapter, self.precision, merge=self._merged(attack))
 
     def key(self, model: nn.Module) -> str:
         """What names `model` in the cache: its weights, and the precision that attacks see them in."""
@@ -83,11 +90,11 @@ class Workbench:
         return asked | {"computed_in": str(resolve_precision(self.precision, self.device)).removeprefix("torch.")}
 
     def progress_named(self, name: str) -> Progress:
-        return _Named(progress=self.progress, name=name)
+        return NamedProgress(progress=self.progress, name=name)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Named:
+class NamedProgress:
     """A progress whose tasks are all called `name`: the recipe knows better what the work is for."""
 
     progress: Progress

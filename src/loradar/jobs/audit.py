@@ -3,18 +3,28 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from loradar.adapters import Adapter, fingerprint, load_named
 from loradar.adapters.fits import check_base, check_fits
 from loradar.attacks import named_attacks
+from loradar.core.config import Effort
 from loradar.core.files import make_folder
 from loradar.core.types import Attack, Progress
 from loradar.data import Source, Splits, fetch_all, load_source, split
-from loradar.evaluation import AccuracyResult, check_classes, check_transfer, check_unseen, device_of, versions
+from loradar.evaluation import (
+    AccuracyResult,
+    check_classes,
+    check_unseen,
+    check_worst_cases,
+    device_of,
+    versions,
+)
 from loradar.evaluation import candidates as figures
-from loradar.evaluation.candidates import Candidate, ReportedImages
+from loradar.evaluation.candidates import Candidate, OnBench, ReportedImages
 from loradar.evaluation.workbench import Workbench, open_bench
+from loradar.evaluation.worst_case import WorstCase, worst_case
 from loradar.jobs.bases import at_size
 from loradar.jobs.config import AuditConfig
 from loradar.models import Base, open_base
@@ -99,7 +109,7 @@ def measured(job: AuditJob, progress: Progress | None) -> Report:
     ]
     x, y = fetch_all(job.splits.reported)
     reported = ReportedImages(x=x, y=y, seed=config.seed)
-    rows = measure(bench, candidates, job.attacks, config.threat, reported)
+    rows, found = measure(bench, candidates, job.attacks, config.threat, reported, config.effort)
     shown = [
         picture
         for one in candidates[1:]
@@ -114,7 +124,8 @@ def measured(job: AuditJob, progress: Progress | None) -> Report:
         data={name: value for name, value in job.splits.record.items() if name != "duplicates"},
         versions=versions(),
         settings=bench.settings(config),
-        checks=check_transfer(rows),
+        checks=check_worst_cases(found, rows),
+        batteries=tuple(one.battery for one in found),
         sizes=tuple(_size(name, adapter) for name, adapter in job.adapters.items()),
         pictures=tuple(shown),
     )
@@ -126,16 +137,25 @@ def measure(
     attacks: Sequence[Attack],
     threats: Sequence[str],
     reported: ReportedImages,
-) -> list[AccuracyResult]:
-    """Every candidate clean, and under every attack in every threat model."""
-    rows = []
+    effort: Effort,
+) -> tuple[list[AccuracyResult], list[WorstCase]]:
+    """Every candidate clean, and under every attack in every threat model; and how the adaptive figures came about."""
+    rows: list[AccuracyResult] = []
+    found: list[WorstCase] = []
+    targets = {one.name: OnBench(bench=bench, one=one) for one in candidates}
     for one in candidates:
         rows.append(figures.clean_row(bench, one, reported))
         if "transfer" in threats:
             rows += [figures.transfer_row(bench, one, attack, reported) for attack in attacks]
         if "adaptive" in threats:
-            rows += [figures.adaptive_row(bench, one, attack, reported) for attack in attacks]
-    return rows
+            others = [target for name, target in targets.items() if name != one.name]
+            figure = partial(
+                worst_case, targets[one.name], others=others, effort=effort, seed=reported.seed, probed=True
+            )
+            own = [figure(attack, reported.x, reported.y) for attack in attacks]
+            rows += [each.row for each in own]
+            found += own
+    return rows, found
 
 
 def _size(name: str, adapter: Adapter) -> Size:

@@ -67,6 +67,7 @@ def resolve(
         data=config.data,
         attacks=config.attacks or default_attacks(base.input_size[1:]),
         threat=["adaptive"],
+        effort=config.effort,
         max_test_images=max(1, count if source.test is not None else min(count, there // 2)),
         batch_size=config.batch_size,
         precision=config.precision,

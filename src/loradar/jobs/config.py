@@ -1,9 +1,9 @@
 """Settings of pretrain, harden, audit and predict. Imports no torch, so that help is instant."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from loradar.core.config import (
     BASE,
@@ -11,15 +11,19 @@ from loradar.core.config import (
     CACHE,
     DATA,
     DEVICE,
+    EFFORT,
     MAX_TEST_IMAGES,
     REPORT_FOLDER,
     Config,
     Count,
     Device,
+    Effort,
     Settings,
     Size,
     default_cache,
 )
+from loradar.core.ranks import Rank
+from loradar.jobs.recipes import DEFAULT, Recipe, default, with_recipe
 
 
 class DataConfig(Config):
@@ -64,6 +68,10 @@ class HardenConfig(DataConfig):
         description="auto: the base's own head, or those of its classes that the data name. new: fit a head for the data.",
     )
     out: Path = Field(Path("runs/harden"), description="Folder for adapters and report.")
+    recipe: Recipe = Field(
+        DEFAULT,
+        description="Settings to start from, each of which a flag of its own may change: see RECIPES above.",
+    )
     attacks: list[str] = Field(
         ["roa", "fia", "pgd"],
         description="Train one adapter against each: [MYNAME=]NAME[:key=value,...][@base|@defended].",
@@ -77,22 +85,30 @@ class HardenConfig(DataConfig):
     adaptive: Literal["own", "all", "none"] = Field(
         "own", description="Adaptive attacks on an adapter: the one it was trained against, all, or none."
     )
+    effort: Effort = Field("standard", description=EFFORT)
     max_adaptive_images: Count = Field(
         None, ge=1, description="Reported images to attack adaptively. Default: all reported images."
     )
-    target_modules: list[str] = Field(["auto"], description="Layers to adapt: a preset, or name patterns.")
-    rank: int = Field(4, ge=1, description="Rank of each low-rank update.")
+    target_modules: list[str] = Field(
+        default("target_modules"), description="Layers to adapt: a preset, or name patterns."
+    )
+    rank: Rank = Field(
+        default("rank"),
+        description='Rank of each low-rank update: N, or PATTERN=N for layers by name ("layer2*=32,layer4*=4"; others: 4).',
+    )
     lora_alpha: float | None = Field(
         None, gt=0, description="An update is scaled by lora_alpha / rank. Default: the rank."
     )
     init: Literal["random", "zeros", "svd"] = Field(
         "random", description="Initialization of the factors. zeros: both at zero, as published; it never learns."
     )
-    norm: Literal["frozen", "owned"] = Field(
-        "frozen", description="Normalisation statistics: the base's, or trained and saved with the adapter."
+    norm: Literal["frozen", "statistics", "affine", "owned"] = Field(
+        default("norm"),
+        description="What of the normalisation layers is trained and saved with the adapter: nothing, their running "
+        "statistics, their gains and biases, or both (owned).",
     )
     attack_target: Literal["base", "defended"] = Field(
-        "base",
+        default("attack_target"),
         description="Craft training images on the base (once, kept on disk), or on the adapted model at every step.",
     )
     baselines: bool = Field(
@@ -102,19 +118,59 @@ class HardenConfig(DataConfig):
     distill_weight: float = Field(
         0.0, ge=0, description="Weight of the KL divergence from the base's clean predictions."
     )
-    epochs: int = Field(10, ge=1, description="Passes over the training images.")
+    objective: Literal["mixed", "trades", "mart"] = Field(
+        "mixed",
+        description="Loss: cross-entropy of clean and attacked images (mixed), or cross-entropy and the divergence between "
+        "the answers to both (trades, mart).",
+    )
+    clean_weight: float = Field(
+        default("clean_weight"),
+        ge=0,
+        lt=1,
+        description="The dial between clean and robust accuracy: weight of the clean images in the loss, against the attacked "
+        "ones, and in the choice of the epoch.",
+    )
+    train_steps: int = Field(
+        default("train_steps"),
+        ge=0,
+        description="Gradient steps of the attack trained on, within the bounds of --attacks; 1 is N-FGSM in a norm ball. "
+        "0 trains on the attack as it is written. Images crafted on the base always are.",
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the label that is spread over all classes.")
+    weight_perturbation: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="AWP: take the gradient at weights that are worse by this relative amount; 0.005 is usual. 0: off.",
+    )
+    average_decay: float = Field(
+        default("average_decay"),
+        ge=0,
+        lt=1,
+        description="Measure and keep an exponential average of the weights with this decay. 0: off.",
+    )
+    max_grad_norm: float = Field(0.0, ge=0, description="Shorten longer gradients to this length. 0: off.")
+    epochs: int = Field(default("epochs"), ge=1, description="Passes over the training images.")
     batch_size: int = Field(128, ge=1, description="Clean images per step, with as many attacked ones.")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Optimizer.")
-    learning_rate: float = Field(1e-3, gt=0, description="Learning rate at the start of the schedule.")
+    learning_rate: float = Field(default("learning_rate"), gt=0, description="Highest learning rate of the schedule.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
-    schedule: Literal["step", "cosine", "one-cycle", "constant"] = Field("step", description="Learning rate schedule.")
+    schedule: Literal["step", "cosine", "one-cycle", "constant"] = Field(
+        default("schedule"), description="Learning rate schedule."
+    )
+    warm_up: int = Field(0, ge=0, description="Cosine schedule: epochs in which the rate first rises.")
     step_size: int = Field(10, ge=1, description="Step schedule: epochs between two falls.")
     gamma: float = Field(0.1, gt=0, description="Step schedule: factor of each fall.")
     crop: int = Field(4, ge=0, description="Pad by this many pixels (reflected) and crop at random.")
     flip: bool = Field(True, description="Mirror half of the images. Turn it off for digits and letters.")
     cache: Path = Field(default_factory=default_cache, description=CACHE)
     tensorboard: bool = Field(False, description="Write curves for TensorBoard (needs the extra: tensorboard).")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_recipe(cls, settings: Any) -> Any:
+        return with_recipe(settings)
 
 
 class AuditConfig(Config):
@@ -130,6 +186,7 @@ class AuditConfig(Config):
     threat: list[Literal["transfer", "adaptive"]] = Field(
         ["transfer", "adaptive"], description="transfer: crafted on the base. adaptive: crafted on the measured model."
     )
+    effort: Effort = Field("standard", description=EFFORT)
     max_test_images: Count = Field(None, ge=1, description=MAX_TEST_IMAGES)
     out: Path = Field(Path("runs/audit"), description=REPORT_FOLDER)
     batch_size: int = Field(128, ge=1, description=BATCH_SIZE)
@@ -160,6 +217,7 @@ class CheckConfig(Config):
     attacks: list[str] = Field(
         [], description="[MYNAME=]NAME[:key=value,...]. Default: L-inf, L2 and an occluding rectangle, by image size."
     )
+    effort: Effort = Field("quick", description=EFFORT)
     seconds: float = Field(60.0, gt=0, description="Time to spend, which decides how many images are attacked.")
     max_test_images: Count = Field(None, ge=1, description="Images to attack. Default: 50 to 500, by --seconds.")
     batch_size: int = Field(128, ge=1, description=BATCH_SIZE)

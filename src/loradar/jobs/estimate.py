@@ -1,13 +1,17 @@
 """How long a run will take, from a few timed images of its own base and attacks."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
 from loradar.core.types import Attack, Images, Labels
 from loradar.evaluation import Workbench
+from loradar.evaluation.battery import BatteryMember, passes, probe_members
+from loradar.evaluation.battery import members as battery_members
+from loradar.evaluation.worst_case import PROBED
 from loradar.jobs.config import HardenConfig
+from loradar.jobs.crafting import Crafting
 from loradar.jobs.members import Member
 
 _IMAGES = 8
@@ -26,7 +30,7 @@ def seconds_of_harden(
     train: int,
     reported: int,
 ) -> dict[str, float]:
-    """Seconds of crafting, training and measuring, were nothing of it there already.
+    """Seconds of crafting, training and measuring, at most: nothing is there already, and no attack breaks an image.
 
     `attacks` are those of the transfer and of the adaptive rows. Every attack is timed on 8 images of `x` (batch, C, H, W).
     """
@@ -40,29 +44,54 @@ def seconds_of_harden(
             known[attack.spec] = _timed(lambda: attack(target, x, y)) / len(x)
         return known[attack.spec]
 
-    def passes() -> None:
+    def one_pass() -> None:
         leaf = x.detach().requires_grad_()
         torch.autograd.grad(model(leaf).sum(), leaf)
 
-    step = _timed(passes) / len(x)
+    step = _timed(one_pass) / len(x)
     members = list(members)
     transfer, adaptive = (list(several) for several in attacks)
-    few = min(reported, config.max_adaptive_images or reported)
     found = {"crafting": 0.0, "training": 0.0, "measuring": 0.0}
     crafted: set[str] = set()
     for member in members:
         found["training"] += config.epochs * train * step * _STEP
         if member.target == "defended":
-            found["crafting"] += config.epochs * train * per_image(member.attack)
+            found["crafting"] += (
+                config.epochs * train * per_image(Crafting(attack=member.attack, steps=config.train_steps).attack_now)
+            )
         elif member.attack.spec not in crafted:
             crafted.add(member.attack.spec)
             found["crafting"] += train * per_image(member.attack)
     found["measuring"] += reported * sum(map(per_image, transfer))
-    if config.adaptive != "none":
-        each = len(adaptive) if config.adaptive == "all" else 1
-        rate = sum(map(per_image, adaptive)) / max(1, len(adaptive))
-        found["measuring"] += few * rate * (len(adaptive) + each * len(members))
+    if config.adaptive != "none" and adaptive:
+        found["measuring"] += _adaptive(
+            bench, config, members, [(a, per_image(a)) for a in adaptive], step, x, reported
+        )
     return found
+
+
+def _adaptive(
+    bench: Workbench,
+    config: HardenConfig,
+    members: list[Member],
+    attacks: Sequence[tuple[Attack, float]],
+    step: float,
+    x: Images,
+    reported: int,
+) -> float:
+    """Seconds of the adaptive rows, from the seconds that each attack takes for an image, and those of one pass."""
+    few = min(reported, config.max_adaptive_images or reported)
+    channels, height, width = x.shape[1:]
+
+    def cost(of: Callable[..., Sequence[BatteryMember]], attack: Attack) -> float:
+        return step * passes(of(attack, config.effort, shape=(channels, height, width), classes=bench.base.num_classes))
+
+    own, probes = (sum(cost(of, attack) for attack, _ in attacks) for of in (battery_members, probe_members))
+    adapters = sum(member.kind == "adapter" for member in members)
+    # the attack on the model itself and on every adapter or the base, then the battery
+    figures = few * (sum(seconds for _, seconds in attacks) * (1 + adapters) + own)
+    share = 1.0 if config.adaptive == "all" else 1 / len(attacks)
+    return figures * (1 + share * len(members)) + min(few, PROBED) * probes * share * adapters
 
 
 def in_words(seconds: dict[str, float]) -> str:

@@ -10,25 +10,33 @@ import torch
 from loradar.adapters import Adapter, init_adapter, load, plug, save
 from loradar.attacks import named_attacks
 from loradar.core.config import check_run_settings
-from loradar.core.errors import did_you_mean
+from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.modules import evaluating
 from loradar.core.names import ADAPTER_WEIGHTS, BASE_CONFIG
-from loradar.core.types import Attack, Progress, Threat
+from loradar.core.types import Attack, Progress
 from loradar.data import Source, Splits, fetch_all, load_source, split
-from loradar.evaluation import AccuracyResult, Check, LabelLeakResult, Picture, check_transfer, versions
+from loradar.evaluation import (
+    AccuracyResult,
+    Check,
+    LabelLeakResult,
+    Picture,
+    check_worst_cases,
+    versions,
+)
 from loradar.evaluation import candidates as figures
 from loradar.evaluation.candidates import Candidate, ReportedImages
 from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.jobs.bases import at_size, needs_other_head, with_head
 from loradar.jobs.config import HardenConfig
 from loradar.jobs.estimate import in_words, seconds_of_harden
+from loradar.jobs.measuring import Measuring
 from loradar.jobs.members import BASELINES, Member, plan
 from loradar.jobs.train_adapter import Trained, train_adapter
 from loradar.models import Base, open_base, save_base
 from loradar.report.files import write_report
 from loradar.report.schema import BASE, Curve, Point, ReloadCheck, Report, Size, Training
 
-CRITERION = "most right answers on the validation split, clean and attacked counted alike"
+CRITERION = "most right answers on the validation split; clean ones weighed by clean_weight against attacked ones"
 LEAK_IMAGES = 500
 MASKING_IMAGES = 100
 
@@ -92,7 +100,7 @@ def resolve(
     base = at_size(open_base(config.base, config.device) if base is None else base, config.size)
     source = load_source(config.data, size=base.input_size[1:]) if source is None else source
     other_head = needs_other_head(base, source, config.head)
-    _check_adapter(base, config)
+    _check_training(base, config)
     splits = split(
         source, train=config.train, validation=config.validation, reported=config.max_test_images, seed=config.seed
     )
@@ -109,8 +117,10 @@ def resolve(
     )
 
 
-def _check_adapter(base: Base, config: HardenConfig) -> None:
-    """Raises BadTargetError or BadConfigError for layers or a rank that do not fit, before anything long is done."""
+def _check_training(base: Base, config: HardenConfig) -> None:
+    """Raises BadTargetError or BadConfigError for layers, a rank or an objective that do not fit, before anything long."""
+    if config.objective != "mixed" and config.clean_weight == 0:
+        raise BadConfigError(f"objective {config.objective} compares with clean images; expected clean_weight above 0")
     init_adapter(base.model, target_modules=config.target_modules, rank=config.rank, lora_alpha=config.lora_alpha)
 
 
@@ -121,13 +131,13 @@ def run(job: HardenJob, *, progress: Progress | None = None) -> HardenResult:
     `work/` with every epoch. A run that was killed continues there and ends with the same bits.
     """
     config = job.config
-    check_run_settings(config)
+    check_run_settings(config, "effort")  # the same trainings may be measured anew
     base = job.base if not job.other_head else _with_other_head(job, progress)
     bench = open_bench(base, config, progress)
     _say_how_long(job, bench)
     trained = [train_adapter(m, bench, job.splits, config, config.out / "work" / m.name) for m in job.members]
     x, y = fetch_all(job.splits.reported)
-    measuring = _Measuring(
+    measuring = Measuring(
         bench=bench,
         config=config,
         transfer=job.transfer,
@@ -171,67 +181,26 @@ def _say_how_long(job: HardenJob, bench: Workbench) -> None:
     bench.progress.message(f"{len(job.members)} trainings: {in_words(seconds)}")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Measuring:
-    """Everything that figures are made from."""
-
-    bench: Workbench
-    config: HardenConfig
-    transfer: Mapping[str, Attack]
-    adaptive: Mapping[str, Attack]
-    reported: ReportedImages
-
-    def rows(self, one: Candidate, member: Member | None) -> list[AccuracyResult]:
-        """Clean, transfer and adaptive. The base (no member) and adapters meet every attack, baselines their own."""
-        everywhere = member is None or member.kind == "adapter"
-        moved = self._of(self.transfer, member, "all" if everywhere else "own")
-        own = self._of(self.adaptive, member, self.config.adaptive)
-        few = self.reported.first(self.config.max_adaptive_images)
-        return [
-            figures.clean_row(self.bench, one, self.reported),
-            *(figures.transfer_row(self.bench, one, attack, self.reported) for attack in moved),
-            *(figures.adaptive_row(self.bench, one, attack, few) for attack in own),
-        ]
-
-    def last_rows(self, one: Candidate, member: Member) -> list[AccuracyResult]:
-        """The cheap figures, clean and transfer, for an epoch that was not selected."""
-        return [
-            figures.clean_row(self.bench, one, self.reported),
-            *(
-                figures.transfer_row(self.bench, one, attack, self.reported)
-                for attack in self._of(self.transfer, member, "own")
-            ),
-        ]
-
-    def pictures(self, one: Candidate, member: Member, classes: Sequence[str]) -> list[Picture]:
-        """Under the attack of `rows` that the adapter was trained against, adaptive before transfer."""
-        adaptive = [] if self.config.adaptive == "none" else self._of(self.adaptive, member, "own")
-        few = self.reported.first(self.config.max_adaptive_images)
-        shown: list[tuple[Threat, Attack, ReportedImages]] = [("adaptive", attack, few) for attack in adaptive]
-        shown += [("transfer", attack, self.reported) for attack in self._of(self.transfer, member, "own")]
-        return [p for t, a, x in shown for p in figures.pictures(self.bench, one, a, t, x, classes)]
-
-    def _of(self, attacks: Mapping[str, Attack], member: Member | None, which: str) -> list[Attack]:
-        """Those that a model is measured by: none, all, or its own where one has the name that it was trained against."""
-        if which == "none":
-            return []
-        if which == "own" and member is not None and member.against in attacks:
-            return [attacks[member.against]]
-        return list(attacks.values())
-
-
-def _report(measuring: _Measuring, trained: Sequence[Trained], splits: Splits, classes: Sequence[str]) -> Report:
+def _report(measuring: Measuring, trained: Sequence[Trained], splits: Splits, classes: Sequence[str]) -> Report:
     bench, config, base = measuring.bench, measuring.config, measuring.bench.base.model
-    rows = measuring.rows(Candidate(name=BASE, model=base), None)
+    candidates = [
+        Candidate.with_adapter(base, _on_device(bench, one.selected.folder), name=one.member.model) for one in trained
+    ]
+    undefended = Candidate(name=BASE, model=base)
+    adapted = [candidate for candidate, one in zip(candidates, trained, strict=True) if one.member.kind == "adapter"]
+    crafted_on = [undefended, *adapted]
+    figured = measuring.worst_cases(undefended, None, adapted)
+    rows = [*measuring.rows(undefended, None), *(each.row for each in figured)]
     last: list[AccuracyResult] = []
     leaks: list[LabelLeakResult] = []
     checks: list[Check] = []
     pictures: list[Picture] = []
     replugged: list[ReloadCheck] = []
-    for one in trained:
+    for one, candidate in zip(trained, candidates, strict=True):
         attack = one.member.attack
-        candidate = Candidate.with_adapter(base, _on_device(bench, one.selected.folder), name=one.member.model)
-        rows += measuring.rows(candidate, one.member)
+        own = measuring.worst_cases(candidate, one.member, [each for each in crafted_on if each is not candidate])
+        rows += [*measuring.rows(candidate, one.member), *(each.row for each in own)]
+        figured += own
         final = Candidate.with_adapter(base, _on_device(bench, one.last.folder), name=one.member.model)
         last += measuring.last_rows(final, one.member)
         replugged.append(_replug(bench, one, attack, measuring.reported))
@@ -239,6 +208,7 @@ def _report(measuring: _Measuring, trained: Sequence[Trained], splits: Splits, c
             leaks.append(figures.leak(bench, candidate, attack, measuring.reported.first(LEAK_IMAGES)))
             checks += figures.masking(bench, candidate, measuring.reported.first(MASKING_IMAGES))
             pictures += measuring.pictures(candidate, one.member, classes)
+    checks += check_worst_cases(figured, rows)
     return Report(
         title="Hardening report",
         rows=tuple(rows),
@@ -246,7 +216,8 @@ def _report(measuring: _Measuring, trained: Sequence[Trained], splits: Splits, c
         data=dict(splits.record),
         versions=versions(),
         settings=bench.settings(config),
-        checks=(*checks, *check_transfer(rows)),
+        checks=tuple(checks),
+        batteries=tuple(each.battery for each in figured),
         leaks=tuple(leaks),
         baselines=tuple(dict.fromkeys(one.member.model for one in trained if one.member.kind != "adapter")),
         sizes=(_base_size(bench), *(_size(one) for one in trained)),

@@ -9,27 +9,45 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loradar.adapters import Adapter, find_targets, init_adapter, merge_weights, plug, save
+from loradar.adapters import Adapter, Norm, find_targets, init_adapter, merge_weights, plug, save
+from loradar.attacks import selection_attack
 from loradar.core.names import CHECKPOINT
 from loradar.core.types import Images
 from loradar.data import Splits, augment, fetch_all
 from loradar.evaluation import run_attack
 from loradar.evaluation.workbench import Workbench
 from loradar.jobs.config import HardenConfig
-from loradar.jobs.members import Member
+from loradar.jobs.crafting import Crafting, answer_overfitting
+from loradar.jobs.members import Kind, Member
 from loradar.training import (
+    AWP,
     Epoch,
     FitSettings,
     LossOf,
     Training,
     Validation,
+    WeightAverage,
+    adversarial_loss,
     best_epoch,
-    mixed_adversarial_loss,
+    perturbed_loss,
     train,
 )
 
-ELSEWHERE = {"out", "cache", "device", "tensorboard", "attacks", "transfer_attacks", "adaptive_attacks", "adaptive"}
+ELSEWHERE = {
+    "out",
+    "cache",
+    "device",
+    "tensorboard",
+    "attacks",
+    "recipe",
+    "transfer_attacks",
+    "adaptive_attacks",
+    "adaptive",
+    "effort",
+}
 """Settings that do not change what a training ends with."""
+NORM_OF: dict[Kind, Norm] = {"fc-only": "frozen", "fc+norm": "owned"}
+"""What the baselines own of the normalisation, whatever the adapters do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +57,7 @@ class Trained:
     member: Member
     in_memory: Adapter
     epochs: tuple[Epoch, ...]
+    clean_weight: float = 0.5
 
     @property
     def last(self) -> Epoch:
@@ -46,29 +65,38 @@ class Trained:
 
     @property
     def selected(self) -> Epoch:
-        """The epoch with the most right answers on validation, clean and attacked counted alike; the earliest such."""
-        return best_epoch(self.epochs)
+        """The epoch with the most right answers on validation, clean ones by their weight; the earliest such."""
+        return best_epoch(self.epochs, clean_weight=self.clean_weight)
 
 
 def train_adapter(member: Member, bench: Workbench, splits: Splits, config: HardenConfig, folder: Path) -> Trained:
     """Trains `member`, or goes on where a killed run stopped; the adapter ends with the same bits either way."""
     adapter = _fresh(member, bench, splits, config)
     given = {f.name for f in dataclasses.fields(FitSettings)} & set(type(config).model_fields)
+    state = adapter.state()
+    average = WeightAverage(state, decay=config.average_decay) if config.average_decay else None
     # before the loss, so that the few validation images are attacked first
     measure = _measure(member, bench, splits, adapter)
+    craft = Crafting(attack=member.attack, steps=config.train_steps)
+    epochs = folder / "epochs"
     training = Training(
         name=f"train {member.name}",
-        loss_of=_loss_of(member, bench, splits, config, adapter),
+        loss_of=_loss_of(member, bench, splits, config, adapter, craft),
         parameters=adapter.parameters(),
-        state=adapter.state(),
+        state={**state, "escalations": craft.escalations},
         count=len(splits.train),
         settings=FitSettings(**{name: getattr(config, name) for name in given}),
         checkpoint=folder / CHECKPOINT,
         run=f"{member.name} {member.kind} {member.target} {member.attack.spec} {config.model_dump_json(exclude=ELSEWHERE)}",
-        validation=Validation(folder=folder / "epochs", measure=measure, save=partial(save, adapter)),
+        validation=Validation(folder=epochs, measure=measure, save=partial(save, adapter)),
         tensorboard=config.out / "tensorboard" / member.name if config.tensorboard else None,
+        average=average,
+        on_epoch=partial(answer_overfitting, craft, state, average, epochs, member.name, bench.progress),
     )
-    return Trained(member=member, in_memory=adapter, epochs=train(training, bench.progress))
+    kept = train(training, bench.progress)
+    if average is not None:
+        average.apply()
+    return Trained(member=member, in_memory=adapter, epochs=kept, clean_weight=config.clean_weight)
 
 
 def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfig) -> Adapter:
@@ -79,7 +107,7 @@ def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfi
         rank=config.rank,
         lora_alpha=config.lora_alpha,
         init="zeros" if member.kind == "zeros" else config.init,
-        norm="owned" if member.kind == "fc+norm" else config.norm,
+        norm=NORM_OF.get(member.kind, config.norm),
         seed=config.seed,
         name=member.name,
     )
@@ -87,8 +115,10 @@ def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfi
     return adapter.with_card(trained_against=member.attack.spec, attack_target=member.target, data=data)
 
 
-def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenConfig, adapter: Adapter) -> LossOf:
-    """The 1:1 loss of a batch, against images crafted once on the base or crafted now on the defended model.
+def _loss_of(
+    member: Member, bench: Workbench, splits: Splits, config: HardenConfig, adapter: Adapter, craft: Crafting
+) -> LossOf:
+    """The loss of a batch, against images crafted once on the base or crafted now on the adapted model.
 
     With `distill_weight`, also what the clean answers have moved from the base's.
     """
@@ -99,6 +129,9 @@ def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenCon
     if member.target == "base":
         name = f"craft {member.against}, {len(splits.train)} training images"
         kept = bench.attacked(member.attack, base, *fetch_all(splits.train), name=name)
+    adapted = bench.attack_copy(adapter, craft.attack_now)
+    perturbation = AWP(gamma=config.weight_perturbation) if config.weight_perturbation else None
+    factors = [list(delta.tensors.values()) for delta in adapter.deltas.values()]
 
     def loss_of(indices: Tensor, seed: int) -> Tensor:
         x, y = (tensor.to(device) for tensor in splits.train.fetch(indices))
@@ -106,12 +139,24 @@ def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenCon
             x, x_adv = augment((x, kept[indices].to(x)), crop=config.crop, flip=config.flip, seed=seed)
         else:
             (x,) = augment((x,), crop=config.crop, flip=config.flip, seed=seed)
-            # merged weights are cheaper to attack than two branches, and give the same gradient; plug has checked the base
-            folded = bench.optimized(merge_weights(base, adapter, check=False), member.attack)
-            x_adv = member.attack.reseeded(seed)(folded, x, y)
+            x_adv = craft.attack_now.reseeded(seed)(adapted.refreshed(), x, y)
         with torch.no_grad():
             before = undefended(x) if config.distill_weight else None
-        return mixed_adversarial_loss(fast, x, x_adv, y, before=before, distill_weight=config.distill_weight)
+
+        def loss() -> Tensor:
+            return adversarial_loss(
+                fast,
+                x,
+                x_adv,
+                y,
+                objective=config.objective,
+                clean_weight=config.clean_weight,
+                label_smoothing=config.label_smoothing,
+                before=before,
+                distill_weight=config.distill_weight,
+            )
+
+        return perturbed_loss(loss, factors, perturbation)
 
     return loss_of
 
@@ -119,16 +164,20 @@ def _loss_of(member: Member, bench: Workbench, splits: Splits, config: HardenCon
 def _measure(
     member: Member, bench: Workbench, splits: Splits, adapter: Adapter
 ) -> Callable[[], tuple[float, float | None, int]]:
-    """What counts right answers of the adapter of the moment on the validation split, clean and attacked."""
+    """What counts right answers of the adapter of the moment on the validation split, clean and attacked.
+
+    Of an adapter that is attacked itself by a stronger attack than trains it: that one would not see how it overfits.
+    """
     base, (x, y) = bench.base.model, fetch_all(splits.validation)
     name = f"craft {member.against}, {len(y)} validation images"
     kept = bench.attacked(member.attack, base, x, y, name=name) if member.target == "base" else None
+    attack = selection_attack(member.attack)
 
     def measure() -> tuple[float, float | None, int]:
         model = bench.optimized(merge_weights(base, adapter), member.attack)
         x_adv = kept
         if x_adv is None:
-            x_adv = run_attack(member.attack, model, x, y, batch_size=bench.batch_size)
+            x_adv = run_attack(attack, model, x, y, batch_size=bench.batch_size)
         return bench.right(model, x, y), bench.right(model, x_adv, y), len(y)
 
     return measure

@@ -59,6 +59,11 @@ class FewShotRow:
         return self.mean
 
     @property
+    def effort(self) -> str:
+        """None: tasks are attacked as configured."""
+        return ""
+
+    @property
     def low(self) -> float:
         return max(0.0, self.mean - self.half_width)
 

@@ -17,7 +17,7 @@ _THREATS = ("transfer", "adaptive")
 
 
 class Figure(Protocol):
-    """A share with its 95 % interval, of `total` images or tasks."""
+    """A share with its 95 % interval, of `total` images or tasks; `effort` is that of its battery, or ""."""
 
     @property
     def share(self) -> float: ...
@@ -27,6 +27,8 @@ class Figure(Protocol):
     def high(self) -> float: ...
     @property
     def total(self) -> int: ...
+    @property
+    def effort(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from loradar.evaluation.battery import RULE as BATTERY_RULE
 from loradar.evaluation.leak import RULE as LEAK_RULE
 from loradar.evaluation.measure import AccuracyResult
 from loradar.evaluation.names import flat, labels, readable
@@ -105,6 +106,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "warnings": views.warnings_of(report),
         "names": attack_names(shown) | attack_names(attacks),
         "base_size": next((size for size in report.sizes if size.model == BASE), None),
+        "battery_rule": BATTERY_RULE,
         "leak_rule": LEAK_RULE,
         "confident": CONFIDENT,
         "average": AVERAGE,

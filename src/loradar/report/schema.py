@@ -10,6 +10,7 @@ from loradar.evaluation.leak import LabelLeakResult
 from loradar.evaluation.masking_checks import Check
 from loradar.evaluation.measure import AccuracyResult
 from loradar.evaluation.pictures import Picture
+from loradar.evaluation.worst_case import BatteryResult
 from loradar.report.few_shot import FewShotSection
 from loradar.report.guards import GuardSection
 
@@ -98,6 +99,7 @@ class Report:
     settings: Mapping[str, Any] = field(default_factory=dict)
     baselines: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
+    batteries: tuple[BatteryResult, ...] = ()
     leaks: tuple[LabelLeakResult, ...] = ()
     sizes: tuple[Size, ...] = ()
     pictures: tuple[Picture, ...] = ()

@@ -15,6 +15,7 @@ RULE = (
     "It is robust if it holds against every adaptive attack that was measured, partly robust if it holds against some, and "
     "not robust if it holds against none and an attack leaves no more than the base keeps, or no more than chance. Anything "
     "else is no evidence of robustness: transfer alone, a failed leak test, a failed masking check, intervals that overlap. "
+    "An adaptive figure with an effort is the worst, image by image, over a battery of attacks. "
     "The base has nothing to be compared with. It is not robust if an attack leaves at most half of its clean accuracy, or "
     "no more than chance; partly robust if an attack clearly lowers its accuracy; otherwise there is no evidence."
 )
@@ -50,8 +51,7 @@ def judge(one: Measured) -> Verdict:
         sentence += f"; clean accuracy {100 * one.clean.share:.1f} %{beside}"
     ends = []
     if one.leak:
-        leaks = "Fails the leak test: it reads labels from the perturbation."
-        ends.append(leaks if one.leak.verdict == "leaks" else "Passes the leak test.")
+        ends.append(one.leak.sentence)
     if one.failed:
         ends.append(f"Fails {one.failed} of {one.checks} checks for masked gradients.")
     return Verdict(candidate=one.label, level=level, text=" ".join([f"{one.label}: {sentence}.", *ends]))
@@ -160,7 +160,8 @@ def _not_adaptive(one: Measured) -> str:
 
 def _figure(figure: Figure, unit: str) -> str:
     n = f"n = {figure.total}" if unit == "images" else f"{figure.total} tasks"
-    return f"{_percent(figure.share)} ({_number(figure.low)}-{_number(figure.high)}, {n})"
+    effort = f", {figure.effort} effort" if figure.effort else ""
+    return f"{_percent(figure.share)} ({_number(figure.low)}-{_number(figure.high)}, {n}{effort})"
 
 
 def _percent(share: float) -> str:

@@ -56,6 +56,7 @@ class Heat:
     """Models by attacks for one threat; None where nothing was measured. The first column is the clean one."""
 
     threat: Threat
+    efforts: tuple[str, ...]
     attacks: tuple[str, ...]
     lines: tuple[tuple[str, tuple[AccuracyResult | None, ...]], ...]
     baselines: tuple[tuple[str, tuple[AccuracyResult | None, ...]], ...]
@@ -109,6 +110,16 @@ def warnings_of(report: Report) -> list[str]:
         f"{names[row.candidate]}: {row.correct} of {row.total} right under attack, clearly above its clean accuracy."
         for row in report.rows
         if row.threat != "clean" and row.candidate in clean and row.low > clean[row.candidate].high
+    ]
+    found += [
+        f"{names[one.candidate]}: {one.effort} effort flatters. Under {kind(one.attack)}, {one.probe.effort} effort breaks "
+        f"{one.probe.broke} more of {one.probe.total} images ({100 * one.probe.broke / one.probe.total:.0f} points): measure "
+        f"it with --effort {one.probe.effort}."
+        if one.probe.effort != one.effort
+        else f"{names[one.candidate]}: under {kind(one.attack)}, other draws of the same attacks break {one.probe.broke} more "
+        f"of {one.probe.total} images: the figure is too high."
+        for one in report.batteries
+        if one.probe and one.probe.is_beaten
     ]
     return found + [
         f"{check.model}: {check.differing} of {check.total} answers changed after saving and plugging in again."
@@ -192,6 +203,7 @@ def _heat(report: Report, threat: Threat) -> Heat:
         lines[candidate[0] in report.baselines].append((label, (clean, *cells)))
     return Heat(
         threat=threat,
+        efforts=tuple(dict.fromkeys(row.effort for row in mine if row.effort)),
         attacks=(NO_ATTACK, *(attacks[key] for key in keys)),
         lines=tuple(lines[False]),
         baselines=tuple(lines[True]),

@@ -1,9 +1,18 @@
 """Training yields steps: objectives, the loop, checkpoints, and adversarial images kept on disk."""
 
 from loradar.training.adversarial_cache import AdversarialCache, cache_at
+from loradar.training.averaging import WeightAverage
 from loradar.training.driver import Epoch, Training, Validation, best_epoch, read_epochs, train
 from loradar.training.fit import FitSettings, LossOf, Step, fit
-from loradar.training.objectives import KL, clean_loss, distillation_loss, mixed_adversarial_loss, trades_loss
+from loradar.training.objectives import (
+    KL,
+    Objective,
+    adversarial_loss,
+    clean_loss,
+    distillation_loss,
+    mart_loss,
+    trades_loss,
+)
 from loradar.training.weight_perturbation import (
     AWP,
     RawPerturbation,
@@ -19,17 +28,20 @@ __all__ = [
     "Epoch",
     "FitSettings",
     "LossOf",
+    "Objective",
     "RawPerturbation",
     "Step",
     "Training",
     "Validation",
+    "WeightAverage",
     "WeightPerturbation",
+    "adversarial_loss",
     "best_epoch",
     "cache_at",
     "clean_loss",
     "distillation_loss",
     "fit",
-    "mixed_adversarial_loss",
+    "mart_loss",
     "moved",
     "perturbed_loss",
     "read_epochs",

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from loradar.core.errors import BadFileError
 from loradar.core.files import write_atomically
 from loradar.core.types import Progress
+from loradar.training.averaging import WeightAverage
 from loradar.training.curves import curves
 from loradar.training.fit import FitSettings, LossOf, fit
 
@@ -31,10 +33,9 @@ class Epoch:
     total: int
     folder: Path
 
-    @property
-    def score(self) -> float:
-        """What epochs are selected by: clean and adversarial count alike."""
-        return self.clean + (self.adversarial or 0)
+    def score(self, clean_weight: float = 0.5) -> float:
+        """What epochs are selected by: clean and adversarial counts, weighed."""
+        return clean_weight * self.clean + (1 - clean_weight) * (self.adversarial or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,8 @@ class Validation:
 class Training:
     """One training: what `fit` takes, its name for progress, and how epochs are measured, if they are.
 
-    `unit` is what `count` counts. `tensorboard` is a folder for curves.
+    `unit` is what `count` counts. `tensorboard` is a folder for curves. Where there is an `average` of the weights, epochs are
+    measured and kept with it. `on_epoch` is called with every epoch that was kept, and may change the state.
     """
 
     name: str
@@ -77,6 +79,8 @@ class Training:
     unit: str = "images"
     validation: Validation | None = None
     tensorboard: Path | None = None
+    average: WeightAverage | None = None
+    on_epoch: Callable[[Epoch], None] | None = None
 
 
 def train(training: Training, progress: Progress) -> tuple[Epoch, ...]:
@@ -99,6 +103,7 @@ def train(training: Training, progress: Progress) -> tuple[Epoch, ...]:
             settings=settings,
             checkpoint=training.checkpoint,
             run=training.run,
+            average=training.average,
         ):
             done = step.index * settings.batch_size
             bar.advance(done - shown, f"epoch {step.epoch + 1}, loss {step.loss:.3f}")
@@ -106,7 +111,10 @@ def train(training: Training, progress: Progress) -> tuple[Epoch, ...]:
             sums += torch.tensor([step.loss, 1.0], dtype=torch.float64)
             draw(step.index, {"loss": step.loss, "learning rate": step.learning_rate})
             if step.ends_epoch and validation:
-                epoch = validation.keep(step.epoch, float(sums[0] / sums[1]))
+                with training.average.applied() if training.average else nullcontext():
+                    epoch = validation.keep(step.epoch, float(sums[0] / sums[1]))
+                if training.on_epoch is not None:
+                    training.on_epoch(epoch)
                 draw(step.index, _shares(epoch))
                 sums.zero_()
     bar.advance(total - shown)
@@ -135,6 +143,6 @@ def _read(path: Path) -> Epoch:
         ) from error
 
 
-def best_epoch(epochs: Sequence[Epoch]) -> Epoch:
+def best_epoch(epochs: Sequence[Epoch], *, clean_weight: float = 0.5) -> Epoch:
     """The epoch of highest score, the earliest of equals."""
-    return max(epochs, key=lambda epoch: epoch.score)
+    return max(epochs, key=lambda epoch: epoch.score(clean_weight))

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LR
 
 from loradar.core.errors import BadConfigError, BadDataError
 from loradar.core.randomness import generator, mix
+from loradar.training.averaging import WeightAverage
 from loradar.training.checkpoints import load_checkpoint, save_checkpoint
 
 LossOf = Callable[[Tensor, int], Tensor]
@@ -26,7 +27,8 @@ LossOf = Callable[[Tensor, int], Tensor]
 class FitSettings:
     """How to descend. The defaults are those of the hardening recipe: Adam 1e-3, StepLR(10, 0.1), 10 epochs.
 
-    `warm_up` is the number of epochs in which the rate of the cosine schedule first rises, linearly.
+    `warm_up` is the number of epochs in which the rate of the cosine schedule first rises, linearly. Gradients longer than
+    `max_grad_norm`, all parameters together, are shortened to it; 0 leaves them as they are.
     """
 
     epochs: int = 10
@@ -40,6 +42,7 @@ class FitSettings:
     gamma: float = 0.1
     warm_up: int = 0
     nesterov: bool = True
+    max_grad_norm: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -82,12 +85,14 @@ def fit(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 20.0,
     run: str = "",
+    average: WeightAverage | None = None,
 ) -> Iterator[Step]:
     """Descends `loss_of` over `count` images, in an order that the seed and the epoch decide.
 
     The last, smaller batch of an epoch is left out (its images come in other epochs). `state` names every tensor that
-    moves, `parameters` those that receive gradient. With a `checkpoint`, a run that was killed goes on behind its last
-    save and ends with the bits of one that was not; the epoch's end is saved after the caller has seen its step.
+    moves, `parameters` those that receive gradient; an `average` is brought up to date after each step. With a
+    `checkpoint`, a run that was killed goes on behind its last save and ends with the bits of one that was not; the
+    epoch's end is saved after the caller has seen its step.
 
     Raises BadDataError where there is nothing to train on, and what `load_checkpoint` raises.
     """
@@ -98,6 +103,7 @@ def fit(
     optimizer = _optimizer(parameters, settings)
     scheduler = _scheduler(optimizer, settings, total, settings.warm_up * per_epoch)
     identity = hashlib.sha256(f"{settings!r} {count} {run}".encode()).hexdigest()[:16]
+    state = {**state, **average.state} if average else state
     done = 0
     if checkpoint is not None and checkpoint.exists():
         done = load_checkpoint(checkpoint, state=state, optimizer=optimizer, scheduler=scheduler, run=identity)
@@ -111,7 +117,11 @@ def fit(
         loss = loss_of(indices, mix(settings.seed, epoch, batch))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if settings.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()
+        if average is not None:
+            average.update()
         ends_epoch = batch == per_epoch - 1
         if ends_epoch or settings.schedule in ("cosine", "one-cycle"):
             scheduler.step()

@@ -1,0 +1,63 @@
+"""Cheaper attacks on the same threat, to train against, and stronger ones, to choose epochs by."""
+
+import dataclasses
+
+from loradar.attacks.fgsm import FGSM
+from loradar.attacks.occlusion import ROA
+from loradar.attacks.pgd import PGD
+from loradar.attacks.random_choice import RandomChoice
+from loradar.attacks.worst_of import WorstOf
+from loradar.core.balls import L2, Linf, Norm
+from loradar.core.types import Attack
+
+_CANDIDATES = 4
+"""Positions that the cheap ROA paints, among those of the largest gradient."""
+
+
+def training_attack(attack: Attack, steps: int, *, escalations: int = 0) -> Attack:
+    """Returns an attack of `steps` gradient steps that moves images in the same set as `attack`; to train against.
+
+    In a norm ball of one step it is N-FGSM, which does not overfit as FGSM does, and of several PGD. In a rectangle it is
+    ROA with few candidates and large steps that shrink. Several attacks are cheapened each; any other is returned as it is.
+    Each of `escalations` makes it harder to fool: more noise for one step, a further step for several.
+    """
+    if isinstance(attack, WorstOf | RandomChoice):
+        parts = (training_attack(part, steps, escalations=escalations) for part in attack.attacks)
+        return dataclasses.replace(attack, attacks=tuple(parts))
+    if steps > 1:
+        steps += escalations
+    match attack.traits.region:
+        case Linf(radius=eps):
+            return _in_ball("linf", eps, steps, 2.0 + escalations)
+        case L2(radius=eps):
+            return _in_ball("l2", eps, steps, 1.0 + escalations)
+        case (height, width):
+            # the first step may cross the whole range of a pixel, the last ones settle
+            size = 2 / (1 + steps)
+            return ROA(
+                height=height, width=width, n_candidates=_CANDIDATES, steps=steps, step_size=size, schedule="linear"
+            )
+        case _:
+            return attack
+
+
+def _in_ball(norm: Norm, eps: float, steps: int, noise: float) -> Attack:
+    if steps == 1:
+        return FGSM(eps=eps, norm=norm, noise=noise, clip=False)
+    return PGD(eps=eps, norm=norm, steps=steps, step_size=1.5 * eps / steps)
+
+
+def selection_attack(attack: Attack) -> Attack:
+    """Returns an attack on the same threat that epochs are chosen by: stronger than what `training_attack` gives.
+
+    In a norm ball PGD of ten steps on the margin, which is no loss that training descends; any other is returned as it is.
+    """
+    if isinstance(attack, WorstOf | RandomChoice):
+        return WorstOf(attacks=tuple(map(selection_attack, attack.attacks)))
+    match attack.traits.region:
+        case Linf(radius=eps):
+            return PGD(eps=eps, steps=10, loss="margin")
+        case L2(radius=eps):
+            return PGD(eps=eps, norm="l2", steps=10, loss="margin")
+        case _:
+            return attack
