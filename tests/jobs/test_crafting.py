@@ -1,18 +1,20 @@
 """Catastrophic overfitting: seen, answered and said; and the copy that training attacks."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from loradar.adapters import init_adapter, merge_weights, save
+from loradar.adapters import Norm, init_adapter, merge_weights, save
 from loradar.attacks import FGSM, PGD
 from loradar.core.types import NullProgress
 from loradar.evaluation.attack_copy import AttackCopy
 from loradar.jobs.crafting import Crafting, answer_overfitting, overfitted
 from loradar.models import foldable_conv_bn, optimize_for_inference
 from loradar.training import Epoch, Validation, WeightAverage
-from tests.adapters.tiny import images, resnet, trained
+from tests.adapters.tiny import images, resnet, snapshot, trained, vit
 
 
 def epoch(adversarial: int, number: int = 1, folder: Path = Path()) -> Epoch:
@@ -25,6 +27,29 @@ def epoch(adversarial: int, number: int = 1, folder: Path = Path()) -> Epoch:
 )
 def test_only_a_collapse_that_chance_does_not_explain_counts(now: int, best: int, expected: bool) -> None:
     assert overfitted(epoch(now), epoch(best)) is expected
+
+
+class Attending(nn.Module):
+    """Tokens through nn.MultiheadAttention, whose weight has another name than that of other layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, stride=4)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.norm = nn.LayerNorm(16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        mixed, _ = self.attention(tokens, tokens, tokens)
+        logits: Tensor = self.head(self.norm(mixed).mean(1))
+        return logits
+
+
+def attending() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Attending().eval()
 
 
 class Listening(NullProgress):
@@ -64,12 +89,21 @@ def test_training_goes_back_to_the_best_epoch_with_a_stronger_attack(tmp_path: P
     assert isinstance(stronger, FGSM)
     assert stronger.noise > first.noise
     assert "catastrophic overfitting in epoch 2 (2 of 100" in progress.said[0]
+    assert stronger.spec in progress.said[0]
 
 
-@pytest.mark.parametrize("norm", ["frozen", "statistics", "affine", "owned"])
-def test_the_refreshed_copy_has_the_bits_of_a_new_one(norm: str) -> None:
-    base, x = resnet(), images()
-    adapter = init_adapter(base, target_modules="all-conv", rank=2, norm=norm)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("make", "targets", "norm"),
+    [
+        *((resnet, "all-conv", norm) for norm in ("frozen", "statistics", "affine", "owned")),
+        (vit, "all-linear", "affine"),
+        (attending, "all", "owned"),
+    ],
+)
+def test_the_refreshed_copy_has_the_bits_of_a_new_one(make: Callable[[], nn.Module], targets: str, norm: Norm) -> None:
+    base, x = make(), images()
+    before = snapshot(base)
+    adapter = init_adapter(base, target_modules=targets, rank=2, norm=norm)
     pairs = foldable_conv_bn(base)
     copy = AttackCopy(base, adapter, "fp32", merge=pairs)
     generator = torch.Generator().manual_seed(0)
@@ -82,3 +116,5 @@ def test_the_refreshed_copy_has_the_bits_of_a_new_one(norm: str) -> None:
         expected = optimize_for_inference(merge_weights(base, adapter), "fp32", merge=pairs)
         assert torch.equal(copy.refreshed()(x), expected(x))
     assert not torch.equal(copy.model(x), base(x))
+    after = base.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())

@@ -241,3 +241,35 @@ def test_keeping_holds_the_clean_answers(base_folder: Path, tmp_path: Path) -> N
                 float(distillation_loss(plug(base, load(config.out / "adapters" / "fgsm")).eval()(x), base(x)))
             )
     assert distances[1] < distances[0] / 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"weight_perturbation": 0.01}, {"objective": "trades"}, {"objective": "mart"}, {"label_smoothing": 0.1}, {}],
+    ids=str,
+)
+def test_everything_that_an_adapter_owns_is_trained(
+    base_folder: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    config = settings(
+        base_folder, tmp_path, recipe="balanced", attacks=["pgd"], adaptive="none", baselines=False, rank=2, **changes
+    )
+    adapter = harden.run(harden.resolve(config))["pgd"]
+    own = load_base(str(base_folder)).model.state_dict()
+    for name, tensor in adapter.modules_to_save.items():
+        assert not torch.equal(tensor, own[name if name in own else f"wrapped.{name}"]), f"{name} stayed"
+    assert all(bool(delta.b.any()) for delta in adapter.deltas.values())
+
+
+@pytest.mark.parametrize(("recipe", "gains_move"), [("transfer", False), ("balanced", True)])
+def test_the_baseline_of_normalisation_owns_what_the_adapters_do(
+    base_folder: Path, tmp_path: Path, recipe: str, gains_move: bool
+) -> None:
+    config = settings(base_folder, tmp_path, recipe=recipe, attacks=["pgd"], adaptive="none", rank=2)
+    harden.run(harden.resolve(config))
+    baseline = load(config.out / "adapters" / "pgd-fc+norm")
+    own = load_base(str(base_folder)).model.state_dict()
+    gains = [n for n in baseline.modules_to_save if n.endswith("weight") and "bn" in n]
+    assert gains
+    moved = [not torch.equal(baseline.modules_to_save[n], own[n if n in own else f"wrapped.{n}"]) for n in gains]
+    assert moved == [gains_move] * len(gains)

@@ -53,6 +53,13 @@ def test_the_table_names_every_setting() -> None:
             0,
             ROA(height=7, width=3, n_candidates=4, steps=3, step_size=0.5, schedule="linear"),
         ),
+        (
+            "roa:height=7,width=3",
+            1,
+            1,
+            ROA(height=7, width=3, n_candidates=4, steps=2, step_size=2 / 3, schedule="linear"),
+        ),
+        ("fgsm:eps=8/255,noise=2,clip=false", 1, 0, FGSM(eps=8 / 255, noise=2.0, clip=False)),
         ("pyramid", 2, 0, parse_attack("pyramid")),
     ],
 )

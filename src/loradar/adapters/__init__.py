@@ -9,7 +9,7 @@ from loradar.adapters.fingerprint import fingerprint
 from loradar.adapters.heads import find_head, find_heads
 from loradar.adapters.init import Init, init_delta
 from loradar.adapters.layers import find_norms
-from loradar.adapters.plug import merge_weights, plug
+from loradar.adapters.plug import merge_weights, plug, update_merged
 from loradar.adapters.pool import AdapterPool, add_weighted, check_shared_start, load_named
 from loradar.adapters.ranks import rank_in_words
 from loradar.adapters.saving import save
@@ -48,5 +48,6 @@ __all__ = [
     "target_share",
     "truncate_spectrum",
     "truncated",
+    "update_merged",
     "verify",
 ]

@@ -74,26 +74,32 @@ def merge_weights(base: nn.Module, adapter: Adapter, *, check: bool = True) -> n
     """
     check_fits(base, adapter, hashed=check)
     merged_model = copy_model(base, share=True)
-    backbone = unwrap(merged_model)
+    update_merged(merged_model, base, adapter)
+    return merged_model
+
+
+def update_merged(merged_model: nn.Module, base: nn.Module, adapter: Adapter) -> None:
+    """Brings a model that `merge_weights` made of `base` and `adapter` to the adapter's values of this moment, in place."""
+    backbone, source = unwrap(merged_model), unwrap(base)
     for name, delta in adapter.deltas.items():
-        _merge_one(backbone.get_submodule(name), weight_of(backbone, name), delta)
+        _merge_one(backbone.get_submodule(name), source.get_submodule(name), weight_of(source, name), delta)
     for name, tensor in adapter.modules_to_save.items():
         value = tensor.detach().clone()
         is_parameter = name.rpartition(".")[2] in backbone.get_submodule(name.rpartition(".")[0])._parameters
         _replace(backbone, name, nn.Parameter(value, requires_grad=False) if is_parameter else value)
-    return merged_model
 
 
-def _merge_one(module: nn.Module, weight: Tensor, delta: Delta) -> None:
-    if isinstance(module, nn.Conv2d) and delta.shape != tuple(weight.shape):
+def _merge_one(module: nn.Module, source: nn.Module, weight: Tensor, delta: Delta) -> None:
+    """Gives `module` the weight (and bias) of `source` with the change."""
+    if isinstance(module, nn.Conv2d) and isinstance(source, nn.Conv2d) and delta.shape != tuple(weight.shape):
         # PEFT's change of a grouped convolution reads across the groups
-        weight, module.groups = dense_weight(module), 1
+        weight, module.groups = dense_weight(source), 1
     # clone first: it keeps the memory format
     merged = weight.detach().clone()
     merged = merged.add_(delta.weight().detach()) if delta.magnitude is None else delta.changed(merged).detach()
     module.register_parameter(weight_name(module), nn.Parameter(merged, requires_grad=False))
     if delta.bias is not None:
-        own = module.bias
+        own = source.bias
         shift = (delta.bias.detach() * delta.scale).to(merged.dtype)
         bias = own.detach() + shift if isinstance(own, Tensor) else shift
         module.register_parameter("bias", nn.Parameter(bias, requires_grad=False))

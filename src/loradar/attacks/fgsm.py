@@ -12,7 +12,7 @@ from loradar.attacks.registry import register
 from loradar.attacks.settings import Interval, pixels, seed_setting, setting
 from loradar.core.balls import L2, Linf, norm_ball
 from loradar.core.losses import cross_entropy
-from loradar.core.types import Images, Labels, Traits
+from loradar.core.types import Images, Labels
 
 
 @register("fgsm")
@@ -23,7 +23,8 @@ class FGSM(NormAttack):
     With the L2 norm, the step is along the gradient itself. A random start is `noise` times `eps` wide: noise=1 is
     Wong et al., "Fast is better than free", ICLR 2020, section 4; without `clip` the step is not brought back into the
     ball, and with noise=2,clip=false it is N-FGSM (de Jorge et al., "Make Some Noise", NeurIPS 2022, algorithm 1), which
-    is meant to be trained on: its images leave the ball by up to the noise. `step_size` is `eps` unless given.
+    is meant to be trained on: its images leave the ball by up to the noise, the threat that it is trained against is
+    the ball itself. `step_size` is `eps` unless given.
     """
 
     noise: float = setting(0.0, "Width of the random start, in multiples of eps.", limits=Interval(low=0, high=10))
@@ -32,12 +33,8 @@ class FGSM(NormAttack):
     seed: int = seed_setting()
 
     @property
-    def traits(self) -> Traits:
-        """It moves in the ball; without `clip` in one that is wider by the noise."""
-        return Traits(region=self._reach)
-
-    @property
     def _reach(self) -> Linf | L2:
+        """What images move in: wider than the ball by the noise where they are not brought back."""
         return self.ball if self.clip else norm_ball(self.norm, self.noise * self.eps + self._step)
 
     @property
@@ -45,7 +42,7 @@ class FGSM(NormAttack):
         return self.eps if self.step_size is None else self.step_size
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> Images:
-        """(batch, C, H, W) in [0, 1] and in the region of `traits` around `x`. Raises BadImagesError."""
+        """(batch, C, H, W) in [0, 1] and in the ball around `x`, unless `clip` is off. Raises BadImagesError."""
         with borrowed(model, x, y) as (x, y):
             start = x
             if self.noise:

@@ -19,23 +19,22 @@ def training_attack(attack: Attack, steps: int, *, escalations: int = 0) -> Atta
 
     In a norm ball of one step it is N-FGSM, which does not overfit as FGSM does, and of several PGD. In a rectangle it is
     ROA with few candidates and large steps that shrink. Several attacks are cheapened each; any other is returned as it is.
-    Each of `escalations` makes it harder to fool: more noise for one step, a further step for several.
+    Each of `escalations` makes it harder to fool: more noise for one step in a norm ball, else a further step.
     """
     if isinstance(attack, WorstOf | RandomChoice):
         parts = (training_attack(part, steps, escalations=escalations) for part in attack.attacks)
         return dataclasses.replace(attack, attacks=tuple(parts))
-    if steps > 1:
-        steps += escalations
+    more = steps + escalations
     match attack.traits.region:
         case Linf(radius=eps):
-            return _in_ball("linf", eps, steps, 2.0 + escalations)
+            return _in_ball("linf", eps, more if steps > 1 else 1, 2.0 + escalations)
         case L2(radius=eps):
-            return _in_ball("l2", eps, steps, 1.0 + escalations)
+            return _in_ball("l2", eps, more if steps > 1 else 1, 1.0 + escalations)
         case (height, width):
             # the first step may cross the whole range of a pixel, the last ones settle
-            size = 2 / (1 + steps)
+            size = 2 / (1 + more)
             return ROA(
-                height=height, width=width, n_candidates=_CANDIDATES, steps=steps, step_size=size, schedule="linear"
+                height=height, width=width, n_candidates=_CANDIDATES, steps=more, step_size=size, schedule="linear"
             )
         case _:
             return attack

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -89,21 +90,36 @@ def fold_norm(backbone: nn.Module, convolution: str, norm: str) -> Tensor:
     convolution's own output is now multiplied by. Jacob et al., "Quantization and Training of Neural Networks for
     Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2. Raises BadTargetError for a pair that is none.
     """
+    first, second = _pair(backbone, convolution, norm)
+    first.weight, first.bias = folded(first, second)
+    parent, _, leaf = norm.rpartition(".")
+    setattr(backbone.get_submodule(parent), leaf, nn.Identity())
+    gain = torch.rsqrt(cast(Tensor, second.running_var) + second.eps)
+    return gain if second.weight is None else gain * second.weight.detach()
+
+
+def folded(first: nn.Conv2d, second: nn.BatchNorm2d) -> tuple[nn.Parameter, nn.Parameter]:
+    """Returns the weight and the bias of one convolution that does what `first` and then `second` do in eval mode."""
+    return fuse_conv_bn_weights(
+        first.weight,
+        first.bias,
+        second.running_mean,  # type: ignore[arg-type]
+        second.running_var,  # type: ignore[arg-type]
+        second.eps,
+        second.weight,
+        second.bias,
+    )
+
+
+def _pair(backbone: nn.Module, convolution: str, norm: str) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     first, second = backbone.get_submodule(convolution), backbone.get_submodule(norm)
     if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d)):
         raise BadTargetError(
             f"{convolution}, {norm}: no convolution and its normalisation; take what foldable_conv_bn() gives"
         )
-    mean, variance = second.running_mean, second.running_var
-    if mean is None or variance is None:
+    if second.running_mean is None or second.running_var is None:
         raise BadTargetError(f"{norm} keeps no running statistics to merge; take what foldable_conv_bn() gives")
-    first.weight, first.bias = fuse_conv_bn_weights(
-        first.weight, first.bias, mean, variance, second.eps, second.weight, second.bias
-    )
-    parent, _, leaf = norm.rpartition(".")
-    setattr(backbone.get_submodule(parent), leaf, nn.Identity())
-    gain = (variance + second.eps).rsqrt()
-    return gain if second.weight is None else gain * second.weight.detach()
+    return first, second
 
 
 AUTO_LAYER = "auto"

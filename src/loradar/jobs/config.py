@@ -94,7 +94,8 @@ class HardenConfig(DataConfig):
     )
     rank: Rank = Field(
         default("rank"),
-        description='Rank of each low-rank update: N, or PATTERN=N for layers by name ("layer2*=32,layer4*=4"; others: 4).',
+        description="Rank of each low-rank update: N; <=N, at most the smaller side of a layer; or PATTERN=N for "
+        'layers by name ("layer2*=32,layer4*=4"; others: 4).',
     )
     lora_alpha: float | None = Field(
         None, gt=0, description="An update is scaled by lora_alpha / rank. Default: the rank."

@@ -43,7 +43,7 @@ def answer_overfitting(
     progress: Progress,
     epoch: Epoch,
 ) -> None:
-    """Goes back to the best epoch, with a stronger training attack, where an epoch lost half of its robust accuracy.
+    """Goes back to the best epoch, with a stronger training attack if there is one, where an epoch lost half of its robustness.
 
     Catastrophic overfitting (Wong et al., "Fast is better than free", ICLR 2020, section 5.3): the attack trained on
     suddenly finds nothing, and another one finds everything.
@@ -57,11 +57,12 @@ def answer_overfitting(
             state[key].copy_(tensor)
     if average is not None:
         average.restart()
+    before = craft.attack_now
     craft.escalations.add_(1)
+    stronger = "" if craft.attack_now == before else f", against {craft.attack_now.spec}"
     progress.message(
         f"{name}: catastrophic overfitting in epoch {epoch.epoch + 1} ({epoch.adversarial:g} of {epoch.total} validation "
-        f"images right under attack, {best.adversarial:g} in epoch {best.epoch + 1}); back to that epoch, with a stronger "
-        "attack"
+        f"images right under attack, {best.adversarial:g} in epoch {best.epoch + 1}); back to that epoch{stronger}"
     )
 
 

@@ -46,8 +46,6 @@ ELSEWHERE = {
     "effort",
 }
 """Settings that do not change what a training ends with."""
-NORM_OF: dict[Kind, Norm] = {"fc-only": "frozen", "fc+norm": "owned"}
-"""What the baselines own of the normalisation, whatever the adapters do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +105,23 @@ def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfi
         rank=config.rank,
         lora_alpha=config.lora_alpha,
         init="zeros" if member.kind == "zeros" else config.init,
-        norm=NORM_OF.get(member.kind, config.norm),
+        norm=_norm_of(member.kind, config.norm),
         seed=config.seed,
         name=member.name,
     )
     data = {**splits.record, "input_size": list(bench.base.input_size)}
     return adapter.with_card(trained_against=member.attack.spec, attack_target=member.target, data=data)
+
+
+def _norm_of(kind: Kind, norm: Norm) -> Norm:
+    """What an adapter or a baseline owns of the normalisation: fc+norm as much as the adapters, statistics at least."""
+    match kind:
+        case "fc-only":
+            return "frozen"
+        case "fc+norm" if norm == "frozen":
+            return "statistics"
+        case _:
+            return norm
 
 
 def _loss_of(
@@ -129,9 +138,9 @@ def _loss_of(
     if member.target == "base":
         name = f"craft {member.against}, {len(splits.train)} training images"
         kept = bench.attacked(member.attack, base, *fetch_all(splits.train), name=name)
-    adapted = bench.attack_copy(adapter, craft.attack_now)
+    else:
+        adapted = bench.attack_copy(adapter, craft.attack_now)
     perturbation = AWP(gamma=config.weight_perturbation) if config.weight_perturbation else None
-    factors = [list(delta.tensors.values()) for delta in adapter.deltas.values()]
 
     def loss_of(indices: Tensor, seed: int) -> Tensor:
         x, y = (tensor.to(device) for tensor in splits.train.fetch(indices))
@@ -156,7 +165,8 @@ def _loss_of(
                 distill_weight=config.distill_weight,
             )
 
-        return perturbed_loss(loss, factors, perturbation)
+        # all that is trained: what is in no group would get no gradient
+        return perturbed_loss(loss, [adapter.parameters()], perturbation)
 
     return loss_of
 
