@@ -89,7 +89,9 @@ def test_near_misses_are_named() -> None:
         find_targets(resnet(), "layer1.0.con1")
     with pytest.raises(BadTargetError, match="did you mean 'block-conv1'"):
         find_targets(resnet(), "block_conv1")
-    with pytest.raises(BadTargetError, match="no layers for 'attention'; presets that fit: 'auto', 'all', 'block-conv1'"):
+    with pytest.raises(
+        BadTargetError, match="no layers for 'attention'; presets that fit: 'auto', 'all', 'block-conv1'"
+    ):
         find_targets(resnet(), "attention")
 
 
