@@ -129,8 +129,8 @@ def _affine(x: Images, angles: Tensor, factors: Tensor, seed: int) -> Images:
 
 
 def _sensor_noise(x: Images, seed: int) -> Images:
-    """Read noise of deviation 0.005 to 0.03, and shot noise of 500 to 4,000 electrons at white."""
-    read, electrons = _between(x, seed, 0.005, 0.03), 2 ** _between(x, mix(seed, 1), 9, 12)
+    """Read noise of deviation 0.005 to 0.025, and shot noise of 1,000 to 8,000 electrons at white."""
+    read, electrons = _between(x, seed, 0.005, 0.025), 2 ** _between(x, mix(seed, 1), 10, 13)
     return x + (read.square() + x / electrons).sqrt() * normal(x, mix(seed, 2), tuple(x.shape[1:]))
 
 

@@ -231,8 +231,13 @@ def _threshold(gate: Identifier, data: CalibrationData, features: Tensor, config
 def _prior(
     identifier: Identifier, data: CalibrationData, features: Tensor, config: GuardBuildConfig
 ) -> dict[str, float]:
-    held = data.examples(features).of(data.held)
-    return fit_prior(identifier.log_posterior(held.features), held, max_fpr=config.max_fpr)
+    return fit_prior(
+        identifier.log_posterior(features),
+        data.examples(features),
+        data.held,
+        threats=identifier.labels[1:-1],
+        max_fpr=config.max_fpr,
+    )
 
 
 def _specialist(name: str, attack: Attack, adapters: Mapping[str, Adapter]) -> str:

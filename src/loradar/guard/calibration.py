@@ -11,6 +11,8 @@ from loradar.core.errors import BadConfigError
 from loradar.core.types import Labels, Logits
 
 _LOWEST, _HIGHEST = 0.05, 50.0
+_ROUNDING = 1e-9
+"""100 * 0.01 must count as 1, whatever the rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,29 +80,23 @@ def reliability(confidence: Tensor, right: Tensor, *, bins: int = 10) -> Bins:
     )
 
 
-def conformal_limit(scores: Tensor, rate: float) -> float:
+def conformal_limit(scores: Tensor, rate: float, *, draws: int = 1) -> float:
     """Returns a threshold that one more score of the same kind exceeds with probability `rate` at most.
 
-    Of n exchangeable scores it is the one of rank n + 1 - floor((n + 1) * rate), whatever their distribution (Vovk,
-    Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005, section 2.2). Infinite where `least_count` is
-    not reached: no threshold that is read off so few keeps the rate.
+    `scores` (n * draws,) are of n exchangeable images, each drawn `draws` times. Of n alone it is the one that
+    floor((n + 1) * rate) - 1 of them exceed, whatever their distribution; of several draws the share that exceeds it counts
+    for each image (conformal risk control; Angelopoulos et al. 2022, arXiv 2208.02814, theorem 1). Infinite where
+    `least_count` is not reached: no threshold that is read off so few keeps the rate.
     """
-    above = _above(len(scores), rate)
-    return float(scores.double().sort().values[len(scores) - above]) if above else math.inf
+    count = len(scores) // draws
+    above = math.floor(draws * ((count + 1) * rate - 1) + _ROUNDING)
+    return math.inf if above < 0 else float(scores.double().sort(descending=True).values[min(above, len(scores) - 1)])
 
 
 def least_count(rate: float) -> int:
-    """Counts the scores that `conformal_limit` needs to keep `rate`.
+    """Counts the images that `conformal_limit` needs to keep `rate`.
 
     >>> least_count(0.01), least_count(0.05)
     (99, 19)
     """
-    count = max(1, math.ceil(1 / rate) - 2)
-    while not _above(count, rate):
-        count += 1
-    return count
-
-
-def _above(count: int, rate: float) -> int:
-    """How many places in the order of `count` scores and one more lie above the threshold."""
-    return math.floor((count + 1) * rate + 1e-9)  # 100 * 0.01 must count as 1 whatever the rounding
+    return max(1, math.ceil(1 / rate - 1 - _ROUNDING))

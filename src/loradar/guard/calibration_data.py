@@ -22,7 +22,7 @@ UNFITTED_KINDS = ("blur", "gamma", "white-balance", "zoom", "posterize")
 """Benign changes that no guard is calibrated on: an audit measures on them how far the calibration carries."""
 FITTED_KINDS = tuple(kind for kind in BENIGN_KINDS if kind not in UNFITTED_KINDS)
 DRAWS = 3
-"""How often a held-out image is changed in each way; the most suspicious of them counts."""
+"""How often a held-out image is changed in each way: the more, the less a threshold hangs on the draws."""
 FAINT = 3 / 255
 """Root mean square, in [0, 1] pixels, below which a perturbation without its aim is as good as none."""
 _FEWEST = 8

@@ -180,41 +180,47 @@ def _distribution(values: Tensor, examples: Examples, *, unknown: int) -> tuple[
     return means, torch.from_numpy(spread.precision_)
 
 
-def fit_prior(log_posterior: Tensor, held: Examples, *, max_fpr: float) -> dict[str, float]:
-    """Fits the largest prior of unknown (1 at most), and then the least of clean (1 at least), that keep to `max_fpr`.
+def fit_prior(
+    log_posterior: Tensor, examples: Examples, held: Tensor, *, threats: Sequence[str], max_fpr: float
+) -> dict[str, float]:
+    """Fits priors of the threats and of unknown, beside 1 for clean, that keep to `max_fpr`. None is above 1.
 
-    They are thresholds in the form of odds, not frequencies. `log_posterior` (n, labels) is that of the `held` images. The
-    share `max_fpr` of the images of known threats may be called unknown, though the prior never goes below `max_fpr`.
-    One more clean image, of any kind among them, is called anything but clean with probability `max_fpr` at most (see
-    `conformal_limit`): of an image's variants the most suspicious counts, and the kind with the highest threshold
-    decides. Raises BadConfigError where a kind has too few images for that.
+    They are thresholds in the form of odds, not frequencies. `log_posterior` (n, labels) is that of the examples, of which
+    `held` (n,) bool were not fitted on. Each label starts at the odds at which fitted images of the worst clean kind would
+    reach it with probability `max_fpr`, so that a threat that looks like noise does not silence the others; unknown, if
+    need be, lower, so that `max_fpr` of the known attacks are called so (but no more than by a factor of `max_fpr`). Then
+    all are lowered by one factor until one more clean image, of any kind among the held-out ones, is called anything but
+    clean with probability `max_fpr` at most (see `conformal_limit`): the worst kind decides. Raises BadConfigError where a
+    kind has too few images for that.
     """
-    clean, threats, unknown = log_posterior[:, 0], log_posterior[:, 1:-1].amax(1), log_posterior[:, -1]
-    last = log_posterior.shape[1] - 1
-    margins = (threats - unknown)[(held.labels > 0) & (held.labels < last)]
-    # a hair on the safe side: the image on the quantile itself must keep its label
-    rare = max(max_fpr, min(1.0, math.exp(min(0.0, float(_most(margins, max_fpr)) - _HAIR))))
-    suspicion = torch.maximum(threats, unknown + math.log(rare)) - clean
-    kinds = [held.kinds == kind for kind in torch.unique(held.kinds[held.labels == 0])]
-    scores = [_worst(suspicion[rows], held.origins[rows]) for rows in kinds]
-    limit = max(conformal_limit(each, max_fpr) for each in scores)
+    suspicion = log_posterior[:, 1:] - log_posterior[:, :1]
+    clean = examples.labels == 0
+    kinds = [clean & (examples.kinds == kind) for kind in torch.unique(examples.kinds[clean])]
+    tails = torch.stack([_least(suspicion[rows & ~held], 1 - max_fpr) for rows in kinds]).amax(0)
+    known = held & ~clean & (examples.labels < log_posterior.shape[1] - 1)
+    margins = (suspicion - tails)[known]
+    rarer = -float(_most(margins[:, :-1].amax(1) - margins[:, -1], max_fpr))
+    tails[-1] += min(max(0.0, rarer + _HAIR), -math.log(max_fpr))
+    excess = (suspicion - tails).amax(1)
+    limit = max(_limit(excess[rows & held], examples.origins[rows & held], max_fpr) for rows in kinds)
+    odds = (-tails - limit - _HAIR).clamp(-_HIGHEST, 0)
+    return dict(zip((*threats, UNKNOWN), odds.double().exp().tolist(), strict=True))
+
+
+def _limit(scores: Tensor, origins: Tensor, max_fpr: float) -> float:
+    """The threshold of one kind. Every image has as many variants."""
+    images = len(torch.unique(origins))
+    limit = conformal_limit(scores, max_fpr, draws=len(scores) // max(1, images))
     if limit == math.inf:
         raise BadConfigError(
-            f"{min(map(len, scores))} held-out clean images cannot keep false alarms to {max_fpr:g}; expected "
-            f"{least_count(max_fpr)} or more"
+            f"{images} held-out clean images cannot keep false alarms to {max_fpr:g}; expected {least_count(max_fpr)} or more"
         )
-    return {CLEAN: math.exp(min(_HIGHEST, max(0.0, limit + _HAIR))), UNKNOWN: rare}
-
-
-def _worst(scores: Tensor, origins: Tensor) -> Tensor:
-    """The largest score of each image."""
-    images, places = torch.unique(origins, return_inverse=True)
-    return scores.new_full((len(images),), -math.inf).scatter_reduce(0, places, scores, "amax")
+    return limit
 
 
 def _least(values: Tensor, share: float) -> Tensor:
-    """Returns the least of the `values` that `share` of them do not exceed."""
-    return torch.quantile(values, share, interpolation="higher")
+    """Returns the least of the `values` (n, ...) that `share` of them do not exceed."""
+    return torch.quantile(values, share, dim=0, interpolation="higher")
 
 
 def _most(values: Tensor, share: float) -> Tensor:
