@@ -68,7 +68,7 @@ def test_the_attention_of_torchvision_is_its_fused_weight_and_its_projection() -
 def test_the_head_is_no_mlp() -> None:
     model = on_no_device("vgg11")
     assert find_head(model) == "classifier.6"
-    with pytest.raises(BadTargetError, match="presets that fit: 'auto', 'all-conv', 'all-linear'"):
+    with pytest.raises(BadTargetError, match="presets that fit: 'auto', 'all', 'all-conv', 'all-linear'"):
         find_targets(model, "mlp")
     assert find_targets(model, "all-linear") == ("classifier.0", "classifier.3")
 
@@ -89,7 +89,9 @@ def test_near_misses_are_named() -> None:
         find_targets(resnet(), "layer1.0.con1")
     with pytest.raises(BadTargetError, match="did you mean 'block-conv1'"):
         find_targets(resnet(), "block_conv1")
-    with pytest.raises(BadTargetError, match="no layers for 'attention'; presets that fit: 'auto', 'block-conv1'"):
+    with pytest.raises(
+        BadTargetError, match="no layers for 'attention'; presets that fit: 'auto', 'all', 'block-conv1'"
+    ):
         find_targets(resnet(), "attention")
 
 

@@ -118,7 +118,9 @@ def test_audit_prints_json_alone_and_progress_beside_it(trained: Path, base_fold
 
 
 def test_inspect_shows_what_the_targets_hit() -> None:
-    shown = loradar("inspect", "torchvision:resnet18:pretrained=false,num_classes=10").stdout
+    base = "torchvision:resnet18:pretrained=false,num_classes=10"
+    assert "20 layers" in loradar("inspect", base).stdout
+    shown = loradar("inspect", base, "--target-modules", "auto", "--rank", "4").stdout
     assert "layer4.1.conv1" in shown
     assert "66,646 parameters" in shown
 

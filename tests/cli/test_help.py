@@ -107,10 +107,10 @@ def test_every_field_is_a_flag_with_its_bounds_and_choices(command: str) -> None
 
 def test_bounds_read_as_words() -> None:
     texts = {parameter.name: parameter.help for parameter in ALL["harden"].params}
-    assert texts["rank"].endswith("[default: 4]")
-    assert texts["epochs"].endswith("[1 or more; default: 10]")
+    assert texts["rank"].endswith("[default: <=16]")
+    assert texts["epochs"].endswith("[1 or more; default: 8]")
     assert texts["momentum"].endswith("[0 to below 1; default: 0.9]")
-    assert texts["learning_rate"].endswith("[above 0; default: 0.001]")
+    assert texts["learning_rate"].endswith("[above 0; default: 0.004]")
     assert texts["init"].endswith("[random, zeros or svd; default: random]")
     assert texts["lora_alpha"].endswith("[above 0]")
     assert texts["size"].endswith("[N or HEIGHTxWIDTH]")

@@ -15,7 +15,18 @@ from loradar.evaluation import (
     Sign,
 )
 from loradar.report.few_shot import BlendWeights, FewShotRow, FewShotSection, Shown, TaskPicture, averaged
-from loradar.report.guards import Cost, CostPoint, GuardSection, Identification, Reliability, Suspect
+from loradar.report.guards import (
+    Alarms,
+    Choice,
+    Cost,
+    CostPoint,
+    Detection,
+    GuardSection,
+    Identification,
+    Kept,
+    Reliability,
+    Suspect,
+)
 from loradar.report.schema import Curve, Point, ReloadCheck, Report, Size, Training
 from tests.evaluation.toys import row
 
@@ -129,6 +140,21 @@ def guarding(name: str = "roa", word: str = "3") -> Report:
         versions={},
         baselines=(name,),
         guard=GuardSection(
+            max_fpr=0.01,
+            alarms=(
+                Alarms(kind="untouched", alarms=3, total=500, fitted=True),
+                Alarms(kind="zoom", alarms=20, total=500, fitted=False),
+            ),
+            detections=(
+                Detection(attack=name, detected=480, harmful=2, total=500, known=True, fitted=True),
+                Detection(attack="noise", detected=9, harmful=1, total=500, known=False, fitted=False),
+            ),
+            choice=Choice(
+                answered_by=name,
+                fusion="mean",
+                kept={name: Kept(right=33, total=64), "guard:mean": Kept(right=30, total=64, bound=True)},
+                reason=f"adapter {name} answers",
+            ),
             identification=found,
             cost=Cost(forwards_per_image={"clean": 1.2, name: 3.0}, points=points),
             reliabilities=(Reliability(model=name, counts=(3, 7), confidences=(0.4, 0.9), rights=(1, 7), error=0.05),)

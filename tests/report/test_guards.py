@@ -8,8 +8,11 @@ import torch
 from PIL import Image
 
 from loradar.core.errors import BadConfigError
-from loradar.report.guards import Cost, CostPoint, Identification, Reliability, Suspect
+from loradar.report.files import from_json, to_json
+from loradar.report.guards import Alarms, Cost, CostPoint, Detection, Identification, Kept, Reliability, Suspect
+from loradar.report.page import render
 from loradar.report.plots import cost_svg, reliability_svg
+from tests.report.conftest import guarding
 
 FOUND = Identification(
     labels=("clean", "roa", "unknown"),
@@ -64,3 +67,27 @@ def test_drawings_name_what_they_show() -> None:
     assert "base alone" in drawing
     assert "forward passes of the base per image" in drawing
     assert cost_svg(Cost(forwards_per_image={}), key="c") == ""
+
+
+def test_rates_have_wilson_intervals() -> None:
+    alarms = Alarms(kind="jpeg", alarms=5, total=500, fitted=True)
+    detection = Detection(attack="pgd", detected=330, harmful=4, total=500, known=True, fitted=True)
+    assert alarms.interval == pytest.approx((0.00428, 0.02319), abs=1e-4)
+    assert detection.interval == pytest.approx((0.617, 0.700), abs=1e-3)
+    assert str(Kept(right=33, total=64)) == "33 of 64 images (40-63 %)"
+    assert str(Kept(right=33, total=64, bound=True)).startswith("at most 33")
+
+
+def test_both_pages_show_alarms_detection_and_what_answers() -> None:
+    report = guarding()
+    for page in render(report):
+        for part in (
+            "False alarms",
+            "1.0 % was asked for",
+            "3 of 500",
+            "480 of 500",
+            "adapter roa answers",
+            "at most 30",
+        ):
+            assert part in page
+    assert from_json(to_json(report)) == report

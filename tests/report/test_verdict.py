@@ -148,8 +148,8 @@ def test_a_few_shot_method_is_compared_with_the_reference_for_each_setting() -> 
     ("rows", "fields", "words"),
     [
         ([("m", "roa", "transfer", 400)], {}, "Measure m adaptively"),
-        ([("m", "roa", "adaptive", 3)], {}, "Retrain m for more epochs"),
-        ([("m", "roa", "adaptive", 3)], {"leaks": (LEAK,)}, "Retrain m with the attack computed on the adapted model"),
+        ([("m", "roa", "adaptive", 3)], {}, "Retrain m with --recipe strong"),
+        ([("m", "roa", "adaptive", 3)], {"leaks": (LEAK,)}, "Retrain m with attacks on the adapted model"),
         ([("m", "roa", "adaptive", 400)], {"checks": (FAILED,)}, "Attack m without gradients"),
         ([("m", "roa", "adaptive", 400)], {}, "Measure m adaptively under attacks other than"),
         ([("m", "roa", "adaptive", 400)], {}, "Confirm with a stronger attack"),

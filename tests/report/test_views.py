@@ -1,5 +1,7 @@
 import dataclasses
+from typing import get_args
 
+from loradar.core.config import Effort
 from loradar.evaluation import AccuracyResult
 from loradar.evaluation.names import labels
 from loradar.report.schema import ReloadCheck, Report, Training
@@ -102,7 +104,11 @@ def test_a_figure_that_a_costlier_effort_beats_is_pointed_at() -> None:
     report = hardening(name="roa")
     assert report.batteries[0].probe is not None
     assert not [line for line in warnings_of(report) if "effort" in line]
-    for effort, says in (("standard", "measure it with --effort full"), ("full", "other draws of the same attacks")):
+    said: dict[Effort, str] = {
+        "standard": "measure it with --effort full",
+        "full": "other draws of the same attacks",
+    }
+    for effort, says in said.items():
         battery = dataclasses.replace(
             report.batteries[0],
             effort=effort,
@@ -115,6 +121,6 @@ def test_a_figure_that_a_costlier_effort_beats_is_pointed_at() -> None:
 
 
 def test_the_efforts_of_a_table_are_named() -> None:
-    rows = [dataclasses.replace(row("m", "pgd", "adaptive", 3), effort=effort) for effort in ("quick", "full")]  # type: ignore[arg-type]
+    rows = [dataclasses.replace(row("m", "pgd", "adaptive", 3), effort=effort) for effort in get_args(Effort)]
     (heat,) = heats(plain(*rows))
-    assert heat.efforts == ("quick", "full")
+    assert heat.efforts == ("quick", "standard", "full")

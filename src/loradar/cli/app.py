@@ -142,7 +142,9 @@ def _inspect(
     target_modules: Annotated[
         list[str], typer.Option(metavar="TEXT", help="Layers to adapt: a preset, or name patterns. May be repeated.")
     ] = HardenConfig.model_fields["target_modules"].default,
-    rank: Annotated[str, typer.Option(metavar="TEXT", help="Rank to compute sizes for, as harden takes it.")] = "4",
+    rank: Annotated[str, typer.Option(metavar="TEXT", help="Rank to compute sizes for, as harden takes it.")] = str(
+        HardenConfig.model_fields["rank"].default
+    ),
 ) -> Output:
     """Show a base's layers, which of them the targets cover, and how large an adapter would be."""
     from loradar.cli.show import inspection

@@ -10,7 +10,7 @@ _PANELS = {
     """,
     "Tasks": "setting query episodes search search_episodes",
     "Attacks": """
-        attacks transfer_attacks adaptive_attacks sweep_attacks unfitted threat adaptive max_adaptive_images
+        attacks transfer_attacks adaptive_attacks sweep_attacks unfitted threat adaptive effort max_adaptive_images
         max_certified_images attack_target attack eps_255 step attacked_episodes attacked_query corrupted_episodes
         evade_steps
     """,
@@ -21,7 +21,7 @@ _PANELS = {
         weight_decay momentum schedule step_size gamma warm_up label_smoothing average_decay max_grad_norm
         weight_perturbation crop flip distill_weight perturbation perturbation_step kl adversarial_weight
     """,
-    "Fusion and identification": "fusion base_votes abstain cascade gate_fnr max_fpr",
+    "Fusion and identification": "fusion base_votes abstain cascade answered_by gate_fnr max_fpr strangers",
     "Defenses": "respond force forbid rectangle masks",
     "Output": "out cache tensorboard",
     "Computing": "precision device seed seconds",

@@ -6,7 +6,7 @@ The threat is the set that the configured attack moves in. Members run in turn, 
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ HARDER: dict[Effort, Effort] = {"quick": "standard", "standard": "full", "full":
 
 RULE = (
     "An adaptive figure counts the images that are right without an attack and under every attack below. They run in turn, "
-    "each on the images that are still right: the configured attack; its images crafted on the other models; and others that "
-    "move in the same set, more of them and for longer with more effort. Where it says so, the next effort up was tried on "
+    "each on the images that are still right: the configured attack; others that move in the same set, more of them and for "
+    "longer with more effort; and images that the configured attack crafts on the other models. Where it says so, the next effort up was tried on "
     "some of the images; it should break none that the figure counts."
 )
 
@@ -204,12 +204,13 @@ def _roa(name: str, size: tuple[int, int], shape: Shape, *, stride: int, **setti
     # the last row and column are positions, too
     positions = (-(-(shape[1] - height) // stride) + 1) * (-(-(shape[2] - width) // stride) + 1)
     everywhere = positions <= _EXHAUSTIVE
+    search: Literal["exhaustive", "coarse"] = "exhaustive" if everywhere else "coarse"
     settings["restarts"] = min(settings["restarts"], positions)
     attack = ROA(
         height=height,
         width=width,
         stride=stride,
-        search="exhaustive" if everywhere else "coarse",
+        search=search,
         keep="best",
         **settings,
     )
