@@ -26,8 +26,8 @@ HARDER: dict[Effort, Effort] = {"quick": "standard", "standard": "full", "full":
 RULE = (
     "An adaptive figure counts the images that are right without an attack and under every attack below. They run in turn, "
     "each on the images that are still right: the configured attack; others that move in the same set, more of them and for "
-    "longer with more effort; and images that the configured attack crafts on the other models. Where it says so, the next effort up was tried on "
-    "some of the images; it should break none that the figure counts."
+    "longer with more effort; and images that the configured attack crafts on the other models. Where it says so, the next "
+    "effort up was tried on some of the images; it should break none that the figure counts."
 )
 
 _EXHAUSTIVE = 1024
