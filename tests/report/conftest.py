@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from loradar.evaluation import Check, LabelLeakResult, LeakPower, Picture, PlantedLabel, Sign
+from loradar.evaluation import (
+    BatteryResult,
+    Check,
+    LabelLeakResult,
+    LeakPower,
+    MemberResult,
+    Picture,
+    PlantedLabel,
+    Probe,
+    Sign,
+)
 from loradar.report.few_shot import BlendWeights, FewShotRow, FewShotSection, Shown, TaskPicture, averaged
 from loradar.report.guards import (
     Alarms,
@@ -48,6 +58,20 @@ def hardening(name: str = "<b>roa|1</b>", word: str = "cat") -> Report:
             LeakPower(gate=2, share_80=None, share_95=None, gained=9, total=500),
         ),
     )
+    battery = BatteryResult(
+        model=name,
+        trained_against=against,
+        attack=slow,
+        effort="standard",
+        total=500,
+        clean=431,
+        raised=430,
+        members=(
+            MemberResult(name="PGD", attack=slow, crafted_on="", tried=431, broke=421),
+            MemberResult(name=f"PGD on {name}", attack=slow, crafted_on=name, tried=10, broke=7),
+        ),
+        probe=Probe(effort="full", total=100, right=3, broke=2),
+    )
     x = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
     words = {"label": word, "before": word, "after": "dog", "base_answer": f"not {word}"}
     picture = Picture.of(x, x.flip(2), model=name, attack=roa, threat="transfer", **words)
@@ -69,6 +93,7 @@ def hardening(name: str = "<b>roa|1</b>", word: str = "cat") -> Report:
         versions={"python": "3.11.7", "loradar": "0.1.0"},
         baselines=("fc-only",),
         checks=(Check(model=name, name="noise is weaker", passed=False, detail="of 500", numbers={"noise": 1}),),
+        batteries=(battery,),
         leaks=(leak,),
         sizes=(
             Size(model="base", bytes=44_795_936, parameters=11_173_962),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from loradar.evaluation import Probe
 from loradar.report.page import render
 from loradar.report.schema import Report
 from loradar.report.verdict import RULE, next_steps, verdicts
@@ -116,6 +117,20 @@ def test_the_leak_test_says_its_power(outline: Outline, markdown: str) -> None:
         assert re.search(r"any label\D*1\.2 % of the images\D*1\.6 % of the images\D*14 of 500 more", text)
         assert re.search(r"labels among the model's 2 likeliest classes[^\d]*none[^\d]*none[^\d]*9 of 500 more", text)
         assert "55.8" in text  # of images planted with a likely wrong label got it as the answer
+
+
+def test_an_adaptive_figure_stands_with_its_effort_and_what_broke_it(report: Report) -> None:
+    effort = dataclasses.replace(report.rows[-2], effort="standard")
+    beaten = dataclasses.replace(report.batteries[0], probe=Probe(effort="full", total=100, right=3, broke=30))
+    changed = dataclasses.replace(report, rows=(*report.rows[:-2], effort, report.rows[-1]), batteries=(beaten,))
+    markdown, page = render(changed)
+    assert "| adaptive, standard effort |" in markdown
+    assert "standard effort)" in markdown.partition("## Figures")[0], "beside the verdict's figure"
+    assert "full effort breaks 30 more of 100 images" in markdown.partition("## Figures")[0]
+    assert "full effort breaks 30 more of 100 images" in page.partition('id="glance"')[0]
+    assert re.search(r"\| itself \| 431 \| 421 \|", markdown)
+    assert 'id="batteries"' in page
+    assert 'id="batteries"' not in render(dataclasses.replace(report, batteries=()))[1]
 
 
 def test_what_lies_folded(page: str) -> None:

@@ -128,3 +128,14 @@ def test_a_point_counts_no_more_than_there_are() -> None:
         Point(epoch=3, clean=5)
     with pytest.raises(BadConfigError, match="epoch 3"):
         Point(epoch=3, clean=5, adversarial=9, total=8)
+
+
+def test_a_report_of_before_batteries_opens(report: Report) -> None:
+    values = json.loads(to_json(report))
+    del values["batteries"]
+    for old in (*values["rows"], *values["training"]["last_epoch"]):
+        del old["effort"]
+    again = from_json(json.dumps(values))
+    assert {one.effort for one in again.rows} == {""}
+    assert again.batteries == ()
+    assert again.rows[0].knowledge == "clean"

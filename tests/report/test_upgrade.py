@@ -13,7 +13,7 @@ from loradar.report.schema import Report
 from loradar.report.verdict import verdicts
 from tests.report.conftest import few_shot, guarding, hardening
 
-SINCE_SCHEMA_1 = {"max_fpr": None, "alarms": [], "detections": [], "choice": None}
+SINCE_SCHEMA_1: dict[str, Any] = {"max_fpr": None, "alarms": [], "detections": [], "choice": None}
 """What a guard's section has got since, and what it holds where an earlier report says nothing of it."""
 EXPERIMENTS = sorted(Path("experiments").rglob("report.json"))
 

@@ -1,10 +1,13 @@
 import dataclasses
+from typing import get_args
 
+from loradar.core.config import Effort
 from loradar.evaluation import AccuracyResult
 from loradar.evaluation.names import labels
 from loradar.report.schema import ReloadCheck, Report, Training
 from loradar.report.views import cards, heats, warnings_of
 from tests.evaluation.toys import row
+from tests.report.conftest import hardening
 
 
 def plain(*rows: AccuracyResult) -> Report:
@@ -95,3 +98,29 @@ def test_what_was_lost_in_saving_is_pointed_at() -> None:
     lost = ReloadCheck(model="m", differing=93, largest=4.0, total=500)
     report = dataclasses.replace(plain(row("m", "none", "clean", 450)), training=Training(reload_checks=(lost,)))
     assert warnings_of(report) == ["m: 93 of 500 answers changed after saving and plugging in again."]
+
+
+def test_a_figure_that_a_costlier_effort_beats_is_pointed_at() -> None:
+    report = hardening(name="roa")
+    assert report.batteries[0].probe is not None
+    assert not [line for line in warnings_of(report) if "effort" in line]
+    said: dict[Effort, str] = {
+        "standard": "measure it with --effort full",
+        "full": "other draws of the same attacks",
+    }
+    for effort, says in said.items():
+        battery = dataclasses.replace(
+            report.batteries[0],
+            effort=effort,
+            probe=dataclasses.replace(report.batteries[0].probe, broke=4),
+        )
+        (line,) = [one for one in warnings_of(dataclasses.replace(report, batteries=(battery,))) if "PGD" in one]
+        assert line.startswith("roa: ")
+        assert says in line
+        assert "4 more of 100" in line
+
+
+def test_the_efforts_of_a_table_are_named() -> None:
+    rows = [dataclasses.replace(row("m", "pgd", "adaptive", 3), effort=effort) for effort in get_args(Effort)]
+    (heat,) = heats(plain(*rows))
+    assert heat.efforts == ("quick", "standard", "full")

@@ -131,7 +131,7 @@ def worst_case(
         broke=int((clean & ~held).sum()),
     )
     trial = _Trial(target=target, others={other.name: other for other in others}, x=x, y=y, attack=attack)
-    right, results = trial.run(transfers(attack, tuple(trial.others)), effort, clean & held)
+    right, results = trial.run(effort, transfers(attack, tuple(trial.others)), clean & held)
 
     def row(right: Tensor, effort: Effort | Literal[""]) -> AccuracyResult:
         return AccuracyResult.count(
@@ -172,11 +172,11 @@ class _Trial:
     attack: Attack
 
     def run(
-        self, first: Sequence[BatteryMember], effort: Effort, right: Tensor
+        self, effort: Effort, last: Sequence[BatteryMember], right: Tensor
     ) -> tuple[Tensor, tuple[MemberResult, ...]]:
-        """`first` and then the members of the effort, on the images of `right`."""
+        """The members of the effort and then `last`, on the images of `right`."""
         own = members(self.attack, effort, shape=self._shape(), classes=self._classes())
-        return self._tried((*first, *own), right)
+        return self._tried((*own, *last), right)
 
     def probe(self, effort: Effort, right: Tensor) -> Probe | None:
         """The next effort up on the first images; None for an attack that has no battery."""

@@ -70,6 +70,7 @@ def next_steps(report: Report) -> list[str]:
     narrow = [one.label for one in adapted if levels[one.label] == "robust" and set(one.adaptive) <= one.own]
     figures = [figure for one in adapted or models for figure in one.adaptive.values()]
     widest = max((figure.high - figure.low for figure in figures), default=0.0)
+    efforts = {figure.effort for figure in figures} - {""}
     attacks = " ".join(attack for one in adapted or models for attack in one.adaptive)
     unit = "tasks" if report.few_shot else "images"
     trains = not report.guard and not report.few_shot
@@ -84,7 +85,11 @@ def next_steps(report: Report) -> list[str]:
             f"Measure {_and(narrow)} adaptively under attacks other than the one trained against (--adaptive all).",
         ),
         (widest > WIDE, f"Measure more {unit}: intervals are up to {100 * widest:.0f} points wide."),
-        (attacks and "autoattack" not in attacks.lower(), "Confirm with a stronger attack, such as autoattack."),
+        (efforts and "full" not in efforts, "Confirm with more effort (--effort full)."),
+        (
+            attacks and not efforts and "autoattack" not in attacks.lower(),
+            "Confirm with a stronger attack, such as autoattack.",
+        ),
     ]
     return [text for applies, text in steps if applies][:5]
 
