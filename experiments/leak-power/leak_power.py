@@ -21,10 +21,11 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from loradar.adapters import load, merge_weights
+from loradar.adapters import fingerprint, load, merge_weights
 from loradar.attacks import parse_attack
 from loradar.attacks.base import BaseAttack
 from loradar.cli.progress import watching
+from loradar.core.config import default_cache
 from loradar.core.files import sha256, write_atomically
 from loradar.core.randomness import generator
 from loradar.core.types import Attack, Images, Labels, NullProgress, Progress
@@ -36,6 +37,7 @@ from loradar.evaluation.leak_signs import PREDICTED, TRUE, WRONG, PlantedAnswers
 from loradar.jobs import harden, stages
 from loradar.jobs.config import HardenConfig
 from loradar.models import foldable_conv_bn, optimize_for_inference
+from loradar.training import cache_at
 
 HERE = Path(__file__).parent
 SHARES = (1.0, 0.5, 0.2, 0.1, 0.05)
@@ -46,7 +48,7 @@ HONEST_SEEDS = 20
 NOISE_SEEDS = 1000
 ATTACKS = {
     "digits": ("pgd:eps=16/255,steps=10", "roa:steps=8,step_size=0.15,n_candidates=5", "fia"),
-    "cifar10": ("pgd:eps=8/255,steps=7", "pgd:eps=2/255,steps=7", "roa-quick", "fia:n_masks=10"),
+    "cifar10": ("fia:n_masks=10", "pgd:eps=8/255,steps=7", "pgd:eps=2/255,steps=7", "roa-quick"),
 }
 CAN_READ = ("fia", "fia-longer")
 """Trained on images that carry the label: not counted among the honest models."""
@@ -129,8 +131,16 @@ class Setup:
 
     models: dict[str, nn.Module]
     base: nn.Module
+    key: str
     x: Images
     y: Labels
+
+    def attack(self, spec: str) -> Remembered:
+        """The attack on the base, given labels as they come; its images are kept on disk, so a killed run goes on."""
+        attack = cache_at(default_cache()).through(
+            parse_attack(spec).relabelled("given"), self.base, model_key=self.key
+        )
+        return Remembered(attack=attack, base=self.base)
 
     def drawn(self, count: int, seed: int) -> tuple[Images, Labels, Tensor]:
         """`count` of the images, drawn, with their labels and the order in which they are read."""
@@ -150,7 +160,8 @@ def prepared(name: str, changes: dict[str, str], progress: Progress) -> Setup:
     models = {"base": base} | {path.name: merge_weights(base, load(path)) for path in folders}
     fast = {label: optimize_for_inference(model, "fp32", merge=merge) for label, model in models.items()}
     x, y = fetch_all(opened.splits.reported)
-    return Setup(models={label: Recalled(model) for label, model in fast.items()}, base=fast["base"], x=x, y=y)
+    key = f"{fingerprint(base)} leak-power"
+    return Setup(models={label: Recalled(model) for label, model in fast.items()}, base=fast["base"], key=key, x=x, y=y)
 
 
 def before(found: PlantedAnswers) -> bool:
@@ -245,7 +256,7 @@ def measured(name: str, changes: dict[str, str], progress: Progress) -> dict[str
     sizes = [size for size in SIZES if size <= len(setup.y)] + [len(setup.y)] * (len(setup.y) < SIZES[-1])
     task = progress.task("leak tests", len(ATTACKS[name]) * (len(sizes) * len(READERS) + len(setup.models)), "cases")
     for spec in ATTACKS[name]:
-        attack = Remembered(attack=parse_attack(spec).relabelled("given"), base=setup.base)
+        attack = setup.attack(spec)
         for model in setup.models:
             honest.append(of_honest(setup, attack, model))
             task.advance()
