@@ -54,6 +54,8 @@ def once(settings: dict[str, Any]) -> dict[str, Any]:
     from loradar.jobs.config import HardenConfig
 
     watch = Stopwatch()
+    if "recipe" in HardenConfig.model_fields:  # what earlier trees do by default
+        settings = {"recipe": "transfer"} | settings
     page = harden.run(harden.resolve(validate(HardenConfig, settings)), progress=watch).page
     rows = json.loads((page.parent / "report.json").read_text())["rows"]
     return {"seconds": watch.stages(), "rows": rows}
