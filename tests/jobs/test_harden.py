@@ -1,13 +1,14 @@
 """The main job in miniature: real digits, a real ResNet with fresh weights, every part in place."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from loradar.adapters import load, plug, verify
-from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadTargetError
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadTargetError, LoradarError
 from loradar.data import load_source
 from loradar.evaluation.names import kind
 from loradar.jobs import audit, harden
@@ -273,3 +274,20 @@ def test_the_baseline_of_normalisation_owns_what_the_adapters_do(
     assert gains
     moved = [not torch.equal(baseline.modules_to_save[n], own[n if n in own else f"wrapped.{n}"]) for n in gains]
     assert moved == [gains_move] * len(gains)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"objective": "mart", "clean_weight": 0.0}, "expected clean_weight above 0"),
+        ({"warm_up": 2, "schedule": "cosine"}, "warm_up is 2 of 2 epochs"),
+        ({"warm_up": 1, "schedule": "one-cycle"}, "with the cosine schedule"),
+        ({"rank": 1000}, "rank 1000 exceeds"),
+    ],
+)
+def test_settings_that_do_not_fit_are_said_before_anything_long(
+    base_folder: Path, tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(LoradarError, match=re.escape(said)):
+        harden.resolve(settings(base_folder, tmp_path, **changes))
+    assert not (tmp_path / "run").exists()

@@ -31,7 +31,7 @@ from loradar.jobs.config import HardenConfig
 from loradar.jobs.estimate import in_words, seconds_of_harden
 from loradar.jobs.measuring import Measuring
 from loradar.jobs.members import BASELINES, Member, plan
-from loradar.jobs.train_adapter import Trained, train_adapter
+from loradar.jobs.train_adapter import Trained, fit_settings, train_adapter
 from loradar.models import Base, open_base, save_base
 from loradar.report.files import write_report
 from loradar.report.schema import BASE, Curve, Point, ReloadCheck, Report, Size, Training
@@ -121,6 +121,7 @@ def _check_training(base: Base, config: HardenConfig) -> None:
     """Raises BadTargetError or BadConfigError for layers, a rank or an objective that do not fit, before anything long."""
     if config.objective != "mixed" and config.clean_weight == 0:
         raise BadConfigError(f"objective {config.objective} compares with clean images; expected clean_weight above 0")
+    fit_settings(config)
     init_adapter(base.model, target_modules=config.target_modules, rank=config.rank, lora_alpha=config.lora_alpha)
 
 

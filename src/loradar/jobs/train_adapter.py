@@ -70,7 +70,6 @@ class Trained:
 def train_adapter(member: Member, bench: Workbench, splits: Splits, config: HardenConfig, folder: Path) -> Trained:
     """Trains `member`, or goes on where a killed run stopped; the adapter ends with the same bits either way."""
     adapter = _fresh(member, bench, splits, config)
-    given = {f.name for f in dataclasses.fields(FitSettings)} & set(type(config).model_fields)
     state = adapter.state()
     average = WeightAverage(state, decay=config.average_decay) if config.average_decay else None
     # before the loss, so that the few validation images are attacked first
@@ -83,7 +82,7 @@ def train_adapter(member: Member, bench: Workbench, splits: Splits, config: Hard
         parameters=adapter.parameters(),
         state={**state, "escalations": craft.escalations},
         count=len(splits.train),
-        settings=FitSettings(**{name: getattr(config, name) for name in given}),
+        settings=fit_settings(config),
         checkpoint=folder / CHECKPOINT,
         run=f"{member.name} {member.kind} {member.target} {member.attack.spec} {config.model_dump_json(exclude=ELSEWHERE)}",
         validation=Validation(folder=epochs, measure=measure, save=partial(save, adapter)),
@@ -95,6 +94,12 @@ def train_adapter(member: Member, bench: Workbench, splits: Splits, config: Hard
     if average is not None:
         average.apply()
     return Trained(member=member, in_memory=adapter, epochs=kept, clean_weight=config.clean_weight)
+
+
+def fit_settings(config: HardenConfig) -> FitSettings:
+    """Returns how to descend. Raises BadConfigError for a warm-up that does not fit."""
+    given = {f.name for f in dataclasses.fields(FitSettings)} & set(type(config).model_fields)
+    return FitSettings(**{name: getattr(config, name) for name in given})
 
 
 def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfig) -> Adapter:
