@@ -27,7 +27,7 @@ from loradar.adapters import (
     verify,
 )
 from loradar.core.errors import BadFileError, BadTargetError, WrongBaseError
-from tests.adapters.tiny import images, resnet, step, trained, vit
+from tests.adapters.tiny import as_peft_writes, images, resnet, step, trained, vit
 
 peft = pytest.importorskip("peft", reason="peft, of the extra 'peers', is not installed")
 
@@ -160,8 +160,7 @@ def test_a_head_whose_name_ends_others_is_kept_from_peft(tmp_path: Path) -> None
 )
 def test_options_whose_maths_are_not_ours(option: dict[str, Any], message: str, tmp_path: Path) -> None:
     adapter: Adapter = init_adapter(resnet(), target_modules="block-conv1")
-    folder = save(adapter, tmp_path / "ours")
-    (folder / "loradar.json").unlink()
+    folder = as_peft_writes(save(adapter, tmp_path / "ours"))
     config = folder / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **option}))
     with pytest.raises(BadFileError, match=message):
