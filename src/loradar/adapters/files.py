@@ -118,12 +118,12 @@ def _rebuild_delta(name: str, record: DeltaRecord, tensors: dict[str, Tensor]) -
     key_a, key_b = names_of(name)
     if key_a not in tensors or key_b not in tensors:
         raise BadFileError(f"{ADAPTER_RECORD} describes {name}, whose factors are missing; get the folder anew")
-    a, b = tensors[key_a], tensors[key_b]
-    groups = record.groups
-    if a.ndim < 2 or b.ndim < 2 or len(a) < record.init_factors or len(b) % groups or len(a) % groups:
+    a, b, groups = tensors[key_a], tensors[key_b], record.groups
+    fit = a.ndim > 1 and b.ndim > 1 and a.numel() and b.numel()
+    a, b = (a.flatten(1), b.flatten(1)) if fit else (a, b)
+    rank = len(a) - record.init_factors if fit else 0
+    if rank < 1 or b.shape[1] != len(a) or any(count % groups for count in (len(b), rank, len(a))):
         raise BadFileError(f"{ADAPTER_RECORD} describes {name}, whose factors have other shapes; get the folder anew")
-    a, b = a.flatten(1), b.flatten(1)
-    rank = len(a) - record.init_factors
     # the frozen part comes apart again, so that an SVD start goes on, and computes, to the bit as before
     init_factors = (a[rank:].clone(), -narrowed(b[:, rank:], groups)) if record.init_factors else None
     a, b = a[:rank].clone().requires_grad_(), narrowed(b[:, :rank], groups).clone().requires_grad_()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from loradar.adapters.card import Card
 from loradar.adapters.fits import check_fits
+from loradar.adapters.layers import STATISTICS
 from loradar.adapters.model_card import model_card
 from loradar.adapters.peft_format import config_of, is_plain_lora, tensors_of
 from loradar.core.digests import DIGEST, digest_of, dump_marked
@@ -134,11 +135,11 @@ def check_finite(tensors: dict[str, Tensor], where: str) -> None:
 
 
 def check_dtypes(tensors: dict[str, Tensor], where: str) -> None:
-    """Raises BadFileError for float8 and complex tensors, and for factors that are no floats."""
+    """Raises BadFileError for tensors that are no floats of 16 bits or more; counters of batches may be integers."""
     for name, tensor in tensors.items():
-        is_number = not tensor.is_complex() if ".lora_" not in name else tensor.is_floating_point()
-        if not is_number or (tensor.is_floating_point() and tensor.dtype not in _FLOATS):
+        is_counter = name.rpartition(".")[2] in STATISTICS and tensor.dtype == torch.int64
+        if tensor.dtype not in _FLOATS and not is_counter:
             raise BadFileError(
-                f"{where} has {name} in {str(tensor.dtype).removeprefix('torch.')}; expected float32, float64, bfloat16 or "
+                f"{where} has {name!r} in {str(tensor.dtype).removeprefix('torch.')}; expected float32, float64, bfloat16 or "
                 "float16"
             )
