@@ -103,6 +103,25 @@ def cast(dtype: torch.dtype, *keys: str) -> Callable[[dict[str, Tensor]], dict[s
     return lambda tensors: {k: t.to(dtype) if not keys or k in keys else t for k, t in tensors.items()}
 
 
+Change = Callable[[Path], object]
+
+
+def casting(dtype: torch.dtype, *keys: str) -> Change:
+    return lambda folder: rewrite(folder, cast(dtype, *keys))
+
+
+def shaped(key: str, *shape: int) -> Change:
+    return lambda folder: rewrite(folder, lambda tensors: tensors | {key: torch.ones(shape)})
+
+
+def replacing(key: str, value: Tensor | None) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda tensors: {k: t for k, t in tensors.items() if k != key} | ({} if value is None else {key: value})
+
+
+def piped(name: str) -> Change:
+    return lambda folder: pipe(folder, name)
+
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float64)
 NO_FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.int64, torch.uint8, torch.bool, torch.complex64)
 DEEP: Any = [0]
@@ -110,18 +129,18 @@ for _ in range(100):
     DEEP = [DEEP]
 
 # what is done, and for which kinds of folder the adapter is still worn
-CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "nothing": (lambda f: f, ("bound", "schema 2", "PEFT")),
-    **{f"all {d}": (lambda f, d=d: rewrite(f, cast(d)), () if d == torch.float64 else ("PEFT",)) for d in FLOATS},
-    **{f"factors {d}": (lambda f, d=d: rewrite(f, cast(d, A, B)), ("bound", "schema 2", "PEFT")) for d in FLOATS},
-    **{f"all {d}": (lambda f, d=d: rewrite(f, cast(d)), ()) for d in NO_FLOATS},
-    **{f"factors {d}": (lambda f, d=d: rewrite(f, cast(d, A, B)), ()) for d in NO_FLOATS},
+    **{f"all {d}": (casting(d), () if d == torch.float64 else ("PEFT",)) for d in FLOATS},
+    **{f"factors {d}": (casting(d, A, B), ("bound", "schema 2", "PEFT")) for d in FLOATS},
+    **{f"all {d}": (casting(d), ()) for d in NO_FLOATS},
+    **{f"factors {d}": (casting(d, A, B), ()) for d in NO_FLOATS},
     "one factor in float64": (lambda f: rewrite(f, cast(torch.float64, A)), ()),
     "a head in float64": (lambda f: rewrite(f, cast(torch.float64, HEAD)), ()),
     "no tensors": (lambda f: rewrite(f, only()), ()),
     "no bytes": (lambda f: (f / WEIGHTS).write_bytes(b""), ()),
     **{
-        f"{key[-13:]} of shape {shape}": (lambda f, k=key, s=shape: rewrite(f, lambda t: t | {k: torch.ones(s)}), ())
+        f"{key[-13:]} of shape {shape}": (shaped(key, *shape), ())
         for key in (A, B, HEAD)
         for shape in ((), (1,), (0, 0), (1, 1, 1, 1, 1))
     },
@@ -142,7 +161,7 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "deep settings": (lambda f: configured(f, further=DEEP), ()),
     "deep record": (lambda f: (f / RECORD).write_text('{"card":' * 10**5), ()),
     "a long number": (lambda f: (f / RECORD).write_text('{"schema":' + "9" * 5000 + "}"), ()),
-    **{f"a pipe for {name}": (lambda f, n=name: pipe(f, n), ()) for name in (WEIGHTS, CONFIG, RECORD)},
+    **{f"a pipe for {name}": (piped(name), ()) for name in (WEIGHTS, CONFIG, RECORD)},
 }
 
 
@@ -194,7 +213,7 @@ def test_verify_and_plug_agree_on_any_folder(
     folder = Path(shutil.copytree(folders / kind, tmp_path / "one"))
     for where, key, value in changes:
         if where == "tensor":
-            rewrite(folder, lambda t, k=key, v=value: {n: x for n, x in (t | {k: v}).items() if x is not None})  # type: ignore[misc]
+            rewrite(folder, replacing(key, value))
         elif where == "config":
             configured(folder, **{key: value})
         elif where == "card":

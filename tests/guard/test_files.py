@@ -1,6 +1,7 @@
 """A guard on disk: what is read is what was written, damage is said, and folders written so far open."""
 
 import dataclasses
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -11,11 +12,13 @@ import safetensors.torch
 import torch
 
 from loradar.adapters import init_adapter, load, save
+from loradar.cli.guard import _open as open_watched
 from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
 from loradar.core.files import sha256
 from loradar.guard.build import resolve, run
 from loradar.guard.files import read_guard, read_parts, save_guard
 from loradar.guard.guard import Guard
+from loradar.jobs.signing import sign_folder, verify_folder
 from loradar.models import Base, load_base
 from tests.guard import built as guards
 
@@ -203,3 +206,33 @@ def test_damage_is_said(folder: Path, damage: Callable[[Path], None], says: str)
     with pytest.raises(BadFileError, match=says) as error:
         Guard.open(folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_guard_is_signed_with_its_adapters(folder: Path, tmp_path: Path) -> None:
+    signing = pytest.importorskip("cryptography") and importlib.import_module("loradar.core.signing")
+    private, public = signing.make_keys(tmp_path / "mine")
+    with pytest.raises(BadFileError, match="is not signed"):
+        Guard.open(folder, key=public)
+    sign_folder(folder, private)
+    assert Guard.open(folder, key=public).classes_ == tuple("0123456789")
+    with pytest.raises(BadFileError, match="is not signed by the owner"):
+        Guard.open(folder, key=signing.make_keys(tmp_path / "theirs")[1])
+    with pytest.raises(BadFileError, match="is not signed"):
+        open_watched(folder, None, None, key=signing.make_keys(tmp_path / "others")[1])
+    # a guard of the same settings around another adapter, made by one who knows the format but has no key
+    signature = (folder / "signature.json").read_bytes()
+    state = read_guard(folder)
+    adapters = {**state.adapters, "roa": state.adapters["roa"].with_card(seed=99)}
+    save_guard(dataclasses.replace(state, adapters=adapters), folder)
+    (folder / "signature.json").write_bytes(signature)
+    assert Guard.open(folder).classes_ == tuple("0123456789")
+    with pytest.raises(BadFileError, match="has another digest"):
+        Guard.open(folder, key=public)
+
+
+def test_a_folder_of_before_digests_is_not_signed(folder: Path, tmp_path: Path) -> None:
+    signing = pytest.importorskip("cryptography") and importlib.import_module("loradar.core.signing")
+    before_digests()(folder)
+    assert verify_folder(folder).bound == "saved before digests: only its weights are bound"
+    with pytest.raises(BadFileError, match="has no digest"):
+        sign_folder(folder, signing.make_keys(tmp_path / "mine")[0])

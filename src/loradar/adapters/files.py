@@ -25,24 +25,24 @@ from loradar.adapters.saving import (
     check_dtypes,
     check_finite,
 )
-from loradar.core.digests import check_digest, is_marked
+from loradar.core.digests import check_digest, check_key, is_marked
 from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.files import parse_object, read_regular, sha256
 from loradar.core.names import ADAPTER_CONFIG, ADAPTER_RECORD, ADAPTER_WEIGHTS
 from loradar.core.old_attacks import with_specs
 
 
-def load(folder: str | Path) -> Adapter:
+def load(folder: str | Path, *, key: str | Path | None = None) -> Adapter:
     """Reads the adapter in `folder`, onto the CPU, ready to be trained on; ours, or one that PEFT wrote.
 
-    A folder of PEFT's does not say which base it is for: its card has the base_fingerprint "". Raises BadFileError for what
-    is missing, truncated, changed since it was saved, not finite or of a dtype that weights cannot have, and for pickles
-    (.bin, .pt), which are never read.
+    A folder of PEFT's does not say which base it is for: its card has the base_fingerprint "". With `key`, the file of a
+    public key, the folder must be signed by its owner. Raises BadFileError for what is missing, truncated, changed since it
+    was saved, not finite or of a dtype that weights cannot have, and for pickles (.bin, .pt), which are never read.
     """
-    return read_adapter(folder)[0]
+    return read_adapter(folder, key=key)[0]
 
 
-def read_adapter(folder: str | Path) -> tuple[Adapter, str]:
+def read_adapter(folder: str | Path, *, key: str | Path | None = None) -> tuple[Adapter, str]:
     """Returns the adapter in `folder` and the digest of all that it means; "" where an earlier version or PEFT saved it.
 
     Raises as `load` does.
@@ -61,6 +61,7 @@ def read_adapter(folder: str | Path) -> tuple[Adapter, str]:
     except (SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise BadFileError(f"{folder / ADAPTER_WEIGHTS} is not a safetensors file ({error}); get it anew") from error
     digest = _check_bound(folder, config, weights, record)
+    check_key(folder, digest, key)
     check_dtypes(tensors, str(folder / ADAPTER_WEIGHTS))
     check_finite(tensors, str(folder / ADAPTER_WEIGHTS))
     adapter = from_peft(config, tensors) if record is None else _rebuild(_record(folder, record), tensors)

@@ -66,6 +66,14 @@ def check_digest(path: Path, record: Mapping[str, Any], *others: Mapping[str, An
     return digest
 
 
+def check_key(folder: Path, digest: str, key: str | Path | None) -> None:
+    """Raises BadFileError unless the owner of the public key in the file `key` signed `digest`; without a key, nothing."""
+    if key is not None:
+        from loradar.core.signing import check_signed  # needs the extra `sign`
+
+        check_signed(folder, digest, key)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}

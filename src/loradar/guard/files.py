@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from loradar.adapters import Adapter, fingerprint, read_adapter, save
 from loradar.core.copying import copy_model
-from loradar.core.digests import DIGEST, check_digest, digest_of, dump_marked, is_marked
+from loradar.core.digests import DIGEST, check_digest, check_key, digest_of, dump_marked, is_marked
 from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
 from loradar.core.files import check_place, folder_atomically, parse_object, read_regular, sha256, write_atomically
 from loradar.core.names import ADAPTER_WEIGHTS, GUARD_RECORD, GUARD_TENSORS
@@ -104,14 +104,21 @@ def save_guard(state: GuardState, folder: Path | str) -> Path:
     return folder
 
 
-def read_guard(folder: Path | str, *, base: str | Base | nn.Module | None = None, device: str = "auto") -> GuardState:
+def read_guard(
+    folder: Path | str,
+    *,
+    base: str | Base | nn.Module | None = None,
+    device: str = "auto",
+    key: str | Path | None = None,
+) -> GuardState:
     """Reads a guard's folder and opens its base; `base` is needed where that has moved, or was never in a file.
 
-    A base that is an object stays on its device unless `device` names another, which a copy is moved to. Raises
-    BadFileError for a folder that is damaged, WrongBaseError where the base or an adapter is not the guard's own.
+    A base that is an object stays on its device unless `device` names another, which a copy is moved to. With `key`, the
+    file of a public key, the guard must be signed by its owner. Raises BadFileError for a folder that is damaged or not
+    signed, WrongBaseError where the base or an adapter is not the guard's own.
     """
     folder = Path(folder)
-    parts = read_parts(folder)
+    parts = read_parts(folder, key=key)
     record = parts.record
     opened = _open_base(record, base, device)
     if (found := fingerprint(opened.model)) != record.base_fingerprint:
@@ -141,8 +148,8 @@ def _open_base(record: GuardRecord, base: str | Base | nn.Module | None, device:
     return dataclasses.replace(base, model=copy_model(base.model).to(pick_device(device)))
 
 
-def read_parts(folder: Path) -> GuardParts:
-    """Reads everything but the base, whole and undamaged. Raises BadFileError."""
+def read_parts(folder: Path, *, key: str | Path | None = None) -> GuardParts:
+    """Reads everything but the base, whole, undamaged and, with `key`, signed by its owner. Raises BadFileError."""
     try:
         data = read_regular(folder / GUARD_TENSORS)
         content = parse_object(read_regular(folder / GUARD_RECORD))
@@ -166,6 +173,7 @@ def read_parts(folder: Path) -> GuardParts:
     except (SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise BadFileError(f"{folder} holds no whole guard ({error}); get it anew") from error
     digest = check_digest(folder / GUARD_RECORD, content, required=is_marked(data) or schema >= _BOUND)
+    check_key(folder, digest, key)
     record, identifier, gate = _rebuild(folder, content, tensors)
     adapters = {name: _read_adapter(folder, name, known, digest) for name, known in record.adapters.items()}
     return GuardParts(record=record, adapters=adapters, identifier=identifier, gate=gate, digest=digest)
