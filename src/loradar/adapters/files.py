@@ -20,6 +20,7 @@ from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.files import sha256
 from loradar.core.names import ADAPTER_CONFIG, ADAPTER_RECORD, ADAPTER_WEIGHTS
 from loradar.core.old_attacks import with_specs
+from loradar.core.temporaries import put_back
 
 
 def load(folder: str | Path) -> Adapter:
@@ -28,7 +29,7 @@ def load(folder: str | Path) -> Adapter:
     A folder of PEFT's does not say which base it is for: its card has the base_fingerprint "". Raises BadFileError for
     what is missing, truncated, tampered with or not finite, and for pickles (.bin, .pt), which are never read.
     """
-    folder = Path(folder)
+    put_back(folder := Path(folder))
     config, weights = _json(folder / ADAPTER_CONFIG), _read(folder / ADAPTER_WEIGHTS)
     record = _read_record(folder / ADAPTER_RECORD) if (folder / ADAPTER_RECORD).exists() else None
     if record is not None and sha256(weights) != record.sha256:

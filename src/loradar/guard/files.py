@@ -18,6 +18,7 @@ from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
 from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
 from loradar.core.names import ADAPTER_WEIGHTS, GUARD_RECORD, GUARD_TENSORS
 from loradar.core.old_attacks import upgraded_spec
+from loradar.core.temporaries import put_back
 from loradar.guard.identify import Identifier
 from loradar.guard.settings import GuardSettings
 from loradar.models import Base, open_base, pick_device
@@ -96,7 +97,7 @@ def read_guard(folder: Path | str, *, base: str | Base | nn.Module | None = None
     A base that is an object stays on its device unless `device` names another, which a copy is moved to. Raises
     BadFileError for a folder that is damaged, WrongBaseError where the base or an adapter is not the guard's own.
     """
-    folder = Path(folder)
+    put_back(folder := Path(folder))
     record, identifier, gate = _read(folder)
     opened = _open_base(record, base, device)
     if (found := fingerprint(opened.model)) != record.base_fingerprint:
