@@ -1,7 +1,6 @@
 """Adversarial images kept on disk, under a key of attack, model and image: crafted once, reused by epochs and runs."""
 
 import hashlib
-import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
 from loradar.core.files import expand_home, make_folder, sha256, write_atomically
+from loradar.core.temporaries import remove_abandoned
 from loradar.core.types import Attack, Images, Labels, LabelUse, Traits
 
 Place = tuple[Path, int]
@@ -110,8 +110,8 @@ class CachedAttack:
 
     def _write(self, keys: list[str], x_adv: Images) -> None:
         packed = torch.tensor([list(bytes.fromhex(key)) for key in keys], dtype=torch.uint8)
-        # the process number keeps two runs that fill one room apart
-        path = self.directory / f"{keys[0][:16]}-{len(keys)}-{os.getpid()}.safetensors"
+        # by what it holds: two runs that craft the same batch write the same file, and others never replace it
+        path = self.directory / f"{sha256(''.join(keys).encode())[:24]}.safetensors"
         write_atomically(path, safetensors.torch.save({"keys": packed, "images": x_adv.cpu().contiguous()}))
         self.index.update({key: (path, row) for row, key in enumerate(keys)})
 
@@ -125,6 +125,7 @@ def _keys(x: Images, y: Labels) -> list[str]:
 
 
 def _index(directory: Path) -> dict[str, Place]:
+    remove_abandoned(directory)
     index: dict[str, Place] = {}
     for path in sorted(directory.glob("*.safetensors")):
         try:
