@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format clean
+.PHONY: help demo test faults check bench format clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,9 @@ demo: $(READY) ## Harden a classifier of handwritten digits, offline, and write 
 
 test: $(READY) ## Run the tests, with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+faults: $(READY) ## Kill saves and commands 200 times, run them again, and count what went wrong
+	PYTHONPATH=src:. $(BIN)/python -m tests.faults.kills --kills 200
 
 check: $(READY) ## Lint, format and types
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from loradar.core import files
 from loradar.core.config import default_cache
 from loradar.core.errors import BadFileError
 from loradar.core.files import check_place, expand_home, folder_atomically, sha256, write_atomically
@@ -78,10 +79,38 @@ def test_failed_block_leaves_the_old_folder(tmp_path: Path, error: Exception) ->
     assert list(tmp_path.iterdir()) == [target]
 
 
+def saved(target: Path, text: str) -> None:
+    with folder_atomically(target) as folder:
+        (folder / "x").write_text(text)
+
+
+def cannot_exchange(*_: object) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["exchange", "two renames"])
+def test_a_folder_is_replaced_either_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    if not whole:
+        monkeypatch.setattr(files, "exchange", cannot_exchange)
+    target = tmp_path / "report"
+    for text in "12":
+        saved(target, text)
+        assert (target / "x").read_text() == text
+        assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_link_to_a_folder_stays(tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "elsewhere" / "report"
+    saved(target, "1")
+    link.symlink_to(target)
+    saved(link, "2")
+    assert link.is_symlink()
+    assert (target / "x").read_text() == "2"
+
+
 def test_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "report"
-    with folder_atomically(target) as folder:
-        (folder / "x").write_text("1")
+    saved(target, "1")
     rename = Path.rename
 
     def refuse_the_new_one(self: Path, to: Path) -> Path:
@@ -89,9 +118,10 @@ def test_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytes
             full_disk()
         return rename(self, to)
 
+    monkeypatch.setattr(files, "exchange", cannot_exchange)
     monkeypatch.setattr(Path, "rename", refuse_the_new_one)
-    with pytest.raises(BadFileError), folder_atomically(target) as folder:
-        (folder / "x").write_text("2")
+    with pytest.raises(BadFileError):
+        saved(target, "2")
     assert (target / "x").read_text() == "1"
     assert list(tmp_path.iterdir()) == [target]
 

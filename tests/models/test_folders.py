@@ -1,6 +1,7 @@
 """A base in a folder: written, read, tampered with."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,10 @@ def test_a_full_disk_leaves_what_was_there(tiny: Base, tmp_path: Path, monkeypat
     folder = save_base(tmp_path / "base", tiny)
     before = (folder / "model.safetensors").read_bytes()
 
-    def full(_self: Path, _data: bytes) -> int:
+    def full(_file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(BadFileError, match="No space left"):
         save_base(folder, new_base("squeezenet1_1", num_classes=2))
     assert (folder / "model.safetensors").read_bytes() == before

@@ -30,6 +30,7 @@ from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.files import parse_object, read_regular, sha256
 from loradar.core.names import ADAPTER_CONFIG, ADAPTER_RECORD, ADAPTER_WEIGHTS
 from loradar.core.old_attacks import with_specs
+from loradar.core.temporaries import put_back
 
 
 def load(folder: str | Path, *, key: str | Path | None = None) -> Adapter:
@@ -47,7 +48,7 @@ def read_adapter(folder: str | Path, *, key: str | Path | None = None) -> tuple[
 
     Raises as `load` does.
     """
-    folder = Path(folder)
+    put_back(folder := Path(folder))
     config, weights = _json(folder / ADAPTER_CONFIG), _read(folder / ADAPTER_WEIGHTS)
     record = _json(folder / ADAPTER_RECORD) if os.path.lexists(folder / ADAPTER_RECORD) else None
     if record is not None:

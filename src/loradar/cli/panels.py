@@ -23,7 +23,7 @@ _PANELS = {
     """,
     "Fusion and identification": "fusion base_votes abstain cascade answered_by gate_fnr max_fpr strangers",
     "Defenses": "respond force forbid rectangle masks",
-    "Output": "out cache tensorboard",
+    "Output": "out wait cache tensorboard",
     "Computing": "precision device seed seconds",
 }
 _OF = {key: panel for panel, keys in _PANELS.items() for key in keys.split()}

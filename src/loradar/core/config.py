@@ -120,6 +120,14 @@ class Config(Settings):
     seed: int = Field(0, ge=0, description="Seed of the splits, the initialization, the order and the augmentation.")
 
 
+class RunConfig(Config):
+    """Settings of every command that fills an out folder, which one run holds at a time."""
+
+    wait: bool = Field(
+        False, exclude=True, description="Wait for another run to leave the out folder. Without it, that is refused."
+    )
+
+
 C = TypeVar("C", bound=BaseModel)
 
 

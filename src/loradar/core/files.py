@@ -1,18 +1,22 @@
 """Writing so that a reader never sees half a file, and hashing what was written."""
 
+import ctypes
 import errno
 import hashlib
 import json
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from loradar.core.errors import BadFileError
+from loradar.core.temporaries import OLD, put_back, temporary_beside
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 
 _DEEPEST = 64
 """Levels of JSON that are read: more than any file of ours has, and less than Python's own limit."""
@@ -51,7 +55,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes `data` under `path`, or nothing at all. Raises BadFileError where the disk is full or refuses."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -86,6 +90,7 @@ def make_folder(path: Path) -> None:
 
 def check_place(folder: Path, marker: str, what: str) -> None:
     """Raises BadFileError where `folder` holds something else than `what`, which has a file `marker`: it is not ours."""
+    put_back(folder)
     if folder.exists() and not (folder / marker).exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadFileError(f"{folder} exists and is not {what}; choose another folder, or remove it")
 
@@ -94,17 +99,21 @@ def check_place(folder: Path, marker: str, what: str) -> None:
 def folder_atomically(path: Path) -> Iterator[Path]:
     """A fresh folder to fill; once the block ends well it stands at `path`, in the place of what was there.
 
-    Raises BadFileError where the disk is full or refuses; what stood at `path` then still stands.
+    A process that is killed at any moment leaves the old folder or the new one. Raises BadFileError where the disk is
+    full or refuses; what stood at `path` then still stands.
     """
+    path = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
+    temporary = temporary_beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-        temporary.chmod(0o755)
+        put_back(path)
+        temporary.mkdir(parents=True)
     except OSError as error:
         raise BadFileError(f"could not write {path}: {error.strerror or error}; choose another folder") from error
     try:
         yield temporary
+        _sync_folder(temporary)
         _swap(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise BadFileError(
             f"could not write {path}: {error.strerror or error}; nothing was changed there (free some space, or choose "
@@ -115,10 +124,13 @@ def folder_atomically(path: Path) -> Iterator[Path]:
 
 
 def _swap(temporary: Path, path: Path) -> None:
-    if not path.exists():
+    if not os.path.lexists(path):
         temporary.rename(path)
         return
-    old = temporary.with_suffix(".old")
+    if exchange(temporary, path):
+        return
+    # here no folder may stand at `path` for a moment: put_back sees to it where the process is killed in it
+    old = temporary.with_suffix(OLD)
     path.rename(old)
     try:
         temporary.rename(path)
@@ -126,3 +138,27 @@ def _swap(temporary: Path, path: Path) -> None:
         old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchanges two folders in one step; False where the system or the disk cannot. Raises OSError."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _sync_folder(path: Path) -> None:
+    """Sees that the names in `path` are on the disk, where the system can."""
+    with suppress(OSError):
+        place = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)

@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from loradar.core.config import BASE, BATCH_SIZE, DATA, REPORT_FOLDER, Config, Count
+from loradar.core.config import BASE, BATCH_SIZE, DATA, REPORT_FOLDER, Count, RunConfig
 
 
-class MetaTuneConfig(Config):
+class MetaTuneConfig(RunConfig):
     """Meta-tunes a pool of adapters on few-shot tasks, each against its own eps, and the baselines beside it."""
 
     base: str = Field(..., description=f"{BASE} stages:BASE reads features of several stages.")
@@ -73,7 +73,7 @@ class MetaTuneConfig(Config):
     member: list[str] = Field([], description="Train this member alone (to use several machines).")
 
 
-class BlendConfig(Config):
+class BlendConfig(RunConfig):
     """Settings of every command that blends a pool."""
 
     base: str | None = Field(None, description="The base. Default: the one that the pool was tuned on.")

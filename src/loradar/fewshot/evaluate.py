@@ -9,7 +9,7 @@ from loradar.adapters import AdapterPool, fingerprint
 from loradar.attacks import named_attacks
 from loradar.core.config import check_run_settings
 from loradar.core.errors import BadConfigError
-from loradar.core.files import make_folder
+from loradar.core.leases import lease
 from loradar.core.types import Attack, NullProgress, Progress
 from loradar.fewshot.blending import Blending
 from loradar.fewshot.config import FewShotEvalConfig
@@ -97,8 +97,12 @@ def run(job: FewShotEvalJob, *, progress: Progress | None = None) -> FewShotEval
     Every task leaves its figures below `work/` there, and is not measured again. Raises BadConfigError where the folder
     holds a run with other settings.
     """
-    config, models, progress = job.config, job.models, progress or NullProgress()
-    make_folder(config.out)
+    with lease(job.config.out, wait=job.config.wait, progress=progress):
+        return _measured(job, progress or NullProgress())
+
+
+def _measured(job: FewShotEvalJob, progress: Progress) -> FewShotEvalResult:
+    config, models = job.config, job.models
     check_run_settings(config, "episodes", "attacked_episodes", "corrupted_episodes", "fine_tune_episodes", "precision")
     full = Blending.of(config)
     setting, sampler = next(iter(job.samplers.items()))

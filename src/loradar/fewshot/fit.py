@@ -25,7 +25,10 @@ from loradar.adapters import (
     truncated,
 )
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError
+from loradar.core.files import check_place
+from loradar.core.leases import lease
 from loradar.core.modules import unwrap
+from loradar.core.names import ADAPTER_CONFIG
 from loradar.core.types import Images, Labels, NullProgress, Progress
 from loradar.data import Source, load_source, varied
 from loradar.evaluation import device_of
@@ -66,7 +69,8 @@ class Fitted:
 class FitJob:
     """A support, images (n, 3, H, W) in [0, 1] with labels that count through `classes`, and the pool to blend for it.
 
-    `out` is the adapter's folder, and `data` what its card tells of the support; nothing is written without a folder.
+    `out` is the adapter's folder, which another run is waited for with `wait`, and `data` what its card tells of the
+    support; nothing is written without a folder.
     """
 
     models: PoolModels
@@ -77,6 +81,7 @@ class FitJob:
     rank: int | None = None
     fine_tune: bool = False
     out: Path | None = None
+    wait: bool = False
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -115,6 +120,7 @@ def resolve(
         rank=config.rank,
         fine_tune=config.fine_tune,
         out=config.out,
+        wait=config.wait,
         data={"base": spec, "support": config.support, "shot": config.shot, "images": len(y)},
     )
 
@@ -125,6 +131,14 @@ def run(job: FitJob, *, progress: Progress | None = None) -> Fitted:
     With `fine_tune` the blend is then tuned on the images (AMT-FT), and the adapter holds every weight, unless no rate did
     better than none. Without a pool the base stays as it is. Raises LoradarError.
     """
+    if job.out is None:
+        return _fit(job, progress)
+    check_place(job.out, ADAPTER_CONFIG, "an adapter")
+    with lease(job.out, wait=job.wait, progress=progress, beside=True):
+        return _fit(job, progress)
+
+
+def _fit(job: FitJob, progress: Progress | None) -> Fitted:
     models, way = job.models, len(job.classes)
     x, y = job.x.to(models.device), job.y.to(models.device)
     task = Task.of_support(x, y, way)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from loradar.core.files import write_atomically
@@ -30,6 +31,7 @@ from loradar.report.few_shot import CORRUPTIONS, FewShotRow
 Results = dict[str, dict[str, float]]
 """Attack (or "none", "corruptions", "weights") to method to the share of right answers."""
 WEIGHTS = "weights"
+_RESULTS = TypeAdapter(Results)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,7 +57,7 @@ class Measuring:
         found = []
         for index in range(count):
             path = self.directory / f"{domain.name}-{setting}" / f"{index:04d}.json"
-            known: Results = _upgraded(json.loads(path.read_text())) if path.exists() else {}
+            known = _known(path, progress)
             missing = [what for what in self.wanted(index) if what not in known]
             if missing:
                 task = domain.task(sampler, index, self.models.device)
@@ -171,6 +173,13 @@ class Measuring:
         ]
 
 
-def _upgraded(results: Results) -> Results:
-    """Figures of an earlier version, whose attacks go by their reprs."""
-    return {spec_of_repr(what): by_method for what, by_method in results.items()}
+def _known(path: Path, progress: Progress) -> Results:
+    """The figures of a task that are on disk; attacks of an earlier version go by their reprs. None of a damaged file."""
+    if not path.exists():
+        return {}
+    try:
+        return {spec_of_repr(what): shares for what, shares in _RESULTS.validate_json(path.read_bytes()).items()}
+    except (OSError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        progress.message(f"{path} is damaged ({reason}); its task is measured again")
+        return {}

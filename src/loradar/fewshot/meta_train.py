@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ from loradar.adapters import (
     residual,
     save,
 )
+from loradar.core.leases import lease
 from loradar.core.names import ADAPTER_CONFIG, CHECKPOINT
 from loradar.core.randomness import generator, mix
 from loradar.core.types import Attack, Images, Labels, Progress
@@ -93,7 +95,13 @@ class MetaTuneJob:
 
 def train_member(member: MetaMember, job: MetaTuneJob, progress: Progress) -> Adapter:
     """Trains `member`, or continues where a killed run stopped; its folder then holds the epoch selected."""
-    config, folder = job.config, job.config.out / "work" / member.name
+    folder = job.config.out / "work" / member.name
+    with lease(folder, wait=job.config.wait, progress=progress):
+        return _train(member, job, folder, progress)
+
+
+def _train(member: MetaMember, job: MetaTuneJob, folder: Path, progress: Progress) -> Adapter:
+    config = job.config
     place = config.out / (POOL if member.is_pooled else BASELINES) / member.name
     if (place / ADAPTER_CONFIG).exists():
         return load(place)

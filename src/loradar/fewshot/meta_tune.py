@@ -8,6 +8,7 @@ from loradar.adapters import Adapter, init_adapter, target_share
 from loradar.attacks import parse_attack
 from loradar.core.config import check_run_settings
 from loradar.core.errors import BadConfigError, did_you_mean
+from loradar.core.temporaries import remove_abandoned
 from loradar.core.types import Attack, NullProgress, Progress
 from loradar.data import Source, load_source
 from loradar.fewshot.config import MetaTuneConfig
@@ -71,6 +72,7 @@ def run(job: MetaTuneJob, *, progress: Progress | None = None) -> MetaTuneResult
     """
     config = job.config
     check_run_settings(config, *FREE)
+    remove_abandoned(config.out)  # several machines may fill the folder: each training has a lease of its own
     progress, model = progress or NullProgress(), job.base.model
     share = target_share(model, job.start.deltas)
     progress.message(f"members change {len(job.start.deltas)} layers, {share:.0%} of the parameters below the head")

@@ -64,7 +64,7 @@ def base_of(folder: Path) -> str:
     """Returns the spec of the base that a pool was tuned on. Raises BadFileError where the folder does not say."""
     try:
         return str(json.loads((folder / RUN).read_text())["base"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadFileError(f"{folder} does not say which base its pool is for; give it with --base") from error
 
 

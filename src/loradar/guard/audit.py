@@ -8,7 +8,7 @@ from loradar.adapters import Adapter, load_named
 from loradar.adapters.fits import check_base
 from loradar.attacks import named_attacks, parse_attack
 from loradar.core.errors import BadConfigError, did_you_mean
-from loradar.core.files import make_folder
+from loradar.core.leases import lease
 from loradar.core.randomness import mix
 from loradar.core.types import Attack, Images, Progress
 from loradar.data import BENIGN_KINDS, CORRUPTIONS, Source, Splits, change_benignly, fetch_all, load_source, split
@@ -115,8 +115,12 @@ def resolve(
 
 def run(job: GuardAuditJob, *, progress: Progress | None = None) -> GuardAuditResult:
     """Measures the guard, and writes report.json, report.md and report.html into the out folder."""
+    with lease(job.config.out, wait=job.config.wait, progress=progress):
+        return _measured(job, progress)
+
+
+def _measured(job: GuardAuditJob, progress: Progress | None) -> GuardAuditResult:
     config, guard = job.config, job.guard
-    make_folder(config.out)
     bench = open_bench(guard.state.base, config, progress)
     x, y = fetch_all(job.splits.reported)
     candidates = list_candidates(bench, guard, job.candidates, job.rules)

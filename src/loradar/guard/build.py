@@ -14,6 +14,7 @@ from loradar.adapters.fits import check_base
 from loradar.attacks import named_attacks
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.files import check_place
+from loradar.core.leases import lease
 from loradar.core.names import GUARD_RECORD
 from loradar.core.types import Attack, Progress
 from loradar.data import ImageSet, Source, fetch_all, load_source
@@ -120,6 +121,11 @@ def resolve(
 
 def run(job: GuardBuildJob, *, progress: Progress | None = None) -> GuardBuildResult:
     """Fits the guard and writes its folder, which appears whole or not at all. Raises LoradarError."""
+    with lease(job.config.out, wait=job.config.wait, progress=progress, beside=True):
+        return _build(job, progress)
+
+
+def _build(job: GuardBuildJob, progress: Progress | None) -> GuardBuildResult:
     config, base, threats = job.config, job.base, tuple(job.attacks)
     bench = open_bench(base, config, progress)
     voters = merged_voters(base, job.adapters)

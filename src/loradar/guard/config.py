@@ -12,8 +12,8 @@ from loradar.core.config import (
     DATA,
     MAX_TEST_IMAGES,
     REPORT_FOLDER,
-    Config,
     Count,
+    RunConfig,
     default_cache,
 )
 
@@ -36,7 +36,7 @@ UNFITTED = (
 """Attacks that no identifier is fitted on, so that what it makes of them can be measured."""
 
 
-class GuardBuildConfig(Config):
+class GuardBuildConfig(RunConfig):
     """Makes a guard of a base and adapters: calibrates the voters, fits the identifier, writes the folder."""
 
     base: str = Field(..., description=BASE)
@@ -98,7 +98,7 @@ class GuardBuildConfig(Config):
     cache: Path = Field(default_factory=default_cache, description=CACHE)
 
 
-class GuardAuditConfig(Config):
+class GuardAuditConfig(RunConfig):
     """Attacks a guard as a whole, and beside it the base and every adapter alone; writes the report."""
 
     guard: Path = Field(..., description="Folder of a guard, as `guard build` writes it.")

@@ -19,6 +19,7 @@ from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
 from loradar.core.files import check_place, folder_atomically, parse_object, read_regular, sha256, write_atomically
 from loradar.core.names import ADAPTER_WEIGHTS, GUARD_RECORD, GUARD_TENSORS
 from loradar.core.old_attacks import upgraded_spec
+from loradar.core.temporaries import put_back
 from loradar.guard.identify import Identifier
 from loradar.guard.settings import GuardSettings
 from loradar.models import Base, open_base, pick_device
@@ -117,7 +118,7 @@ def read_guard(
     file of a public key, the guard must be signed by its owner. Raises BadFileError for a folder that is damaged or not
     signed, WrongBaseError where the base or an adapter is not the guard's own.
     """
-    folder = Path(folder)
+    put_back(folder := Path(folder))
     parts = read_parts(folder, key=key)
     record = parts.record
     opened = _open_base(record, base, device)

@@ -10,7 +10,7 @@ from loradar.adapters import Adapter, fingerprint, load_named
 from loradar.adapters.fits import check_base, check_fits
 from loradar.attacks import named_attacks
 from loradar.core.config import Effort
-from loradar.core.files import make_folder
+from loradar.core.leases import lease
 from loradar.core.types import Attack, Progress
 from loradar.data import Source, Splits, fetch_all, load_source, split
 from loradar.evaluation import (
@@ -88,9 +88,9 @@ def resolve(
 
 def run(job: AuditJob, *, progress: Progress | None = None) -> AuditResult:
     """Measures the base and every adapter, and writes report.json, report.md and report.html into the out folder."""
-    make_folder(job.config.out)
-    report = measured(job, progress)
-    return AuditResult(report=report, page=write_report(report, job.config.out))
+    with lease(job.config.out, wait=job.config.wait, progress=progress):
+        report = measured(job, progress)
+        return AuditResult(report=report, page=write_report(report, job.config.out))
 
 
 def with_settings(job: AuditJob, config: AuditConfig) -> AuditJob:

@@ -18,6 +18,7 @@ from loradar.core.config import (
     Count,
     Device,
     Effort,
+    RunConfig,
     Settings,
     Size,
     default_cache,
@@ -26,7 +27,7 @@ from loradar.core.ranks import Rank
 from loradar.jobs.recipes import DEFAULT, Recipe, default, with_recipe
 
 
-class DataConfig(Config):
+class DataConfig(RunConfig):
     """Settings of every command that trains on images."""
 
     data: str = Field("digits", description=DATA)
@@ -174,7 +175,7 @@ class HardenConfig(DataConfig):
         return with_recipe(settings)
 
 
-class AuditConfig(Config):
+class AuditConfig(RunConfig):
     """Measures a base and adapters against attacks, writes the report."""
 
     base: str = Field(..., description=BASE)

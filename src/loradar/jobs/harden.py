@@ -11,6 +11,7 @@ from loradar.adapters import Adapter, init_adapter, load, plug, save
 from loradar.attacks import named_attacks
 from loradar.core.config import check_run_settings
 from loradar.core.errors import BadConfigError, did_you_mean
+from loradar.core.leases import lease
 from loradar.core.modules import evaluating
 from loradar.core.names import ADAPTER_WEIGHTS, BASE_CONFIG
 from loradar.core.types import Attack, Progress
@@ -131,6 +132,11 @@ def run(job: HardenJob, *, progress: Progress | None = None) -> HardenResult:
     The out folder receives `adapters/NAME/` (the selected epoch of each), `report.json`, `report.md`, `report.html`, and
     `work/` with every epoch. A run that was killed continues there and ends with the same bits.
     """
+    with lease(job.config.out, wait=job.config.wait, progress=progress):
+        return _train_and_measure(job, progress)
+
+
+def _train_and_measure(job: HardenJob, progress: Progress | None) -> HardenResult:
     config = job.config
     check_run_settings(config, "effort")  # the same trainings may be measured anew
     base = job.base if not job.other_head else _with_other_head(job, progress)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from loradar.core.files import check_place
+from loradar.core.leases import lease
 from loradar.core.names import BASE_CONFIG, CHECKPOINT
 from loradar.core.types import Images, NullProgress, Progress
 from loradar.data import Source, Splits, augment, fetch_all, load_source, split
@@ -57,6 +58,11 @@ def run(job: PretrainJob, *, progress: Progress | None = None) -> PretrainResult
 
     The last epoch is kept: nothing is selected, so neither the validation nor the reported images had a say.
     """
+    with lease(job.config.out, wait=job.config.wait, progress=progress, beside=True):
+        return _train(job, progress)
+
+
+def _train(job: PretrainJob, progress: Progress | None) -> PretrainResult:
     config, splits, model = job.config, job.splits, job.base.model.train()
     device = next(model.parameters()).device
     fast = with_autocast(model, config.precision)

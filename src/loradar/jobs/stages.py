@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from loradar.core.config import Config, read_file, validate
-from loradar.core.errors import BadConfigError, did_you_mean
+from loradar.core.errors import BadConfigError, BadFileError, did_you_mean
 from loradar.core.files import write_atomically
 from loradar.core.names import REPORT
 from loradar.core.types import NullProgress, Progress
@@ -157,7 +157,12 @@ def _filled(value: Any, known: Mapping[str, str], where: str) -> Any:
 def _is_finished(mark: Path, stage: Stage, settings: dict[str, Any]) -> bool:
     if not mark.exists():
         return False
-    before = json.loads(mark.read_text())
+    try:
+        before = json.loads(mark.read_bytes())
+        if not isinstance(before, dict):
+            raise ValueError(f"it holds a {type(before).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadFileError(f"{mark} is damaged ({error}); delete it to run the stage {stage.name} again") from error
     odd = [key for key in settings if before.get(key) != settings[key]]
     if odd:
         raise BadConfigError(

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 
 from loradar.core.errors import BadConfigError, BadFileError
-from loradar.core.files import check_place, folder_atomically, sha256
+from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
 from loradar.core.modules import unwrap
 from loradar.core.names import BASE_CONFIG, BASE_WEIGHTS
 from loradar.models.backbones import build, canonical
@@ -73,8 +73,8 @@ def save_base(folder: Path | str, base: Base, *, dtype: torch.dtype = torch.floa
     kept = {key: value for key, value in base.description.items() if key not in ("spec", "sha256")}
     config = _with_stem(kept) | {"dtype": str(dtype).removeprefix("torch."), "sha256": sha256(data)}
     with folder_atomically(Path(folder)) as fresh:
-        (fresh / BASE_WEIGHTS).write_bytes(data)
-        (fresh / BASE_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        write_atomically(fresh / BASE_WEIGHTS, data)
+        write_atomically(fresh / BASE_CONFIG, (json.dumps(config, indent=1) + "\n").encode())
     return Path(folder)
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from loradar.core.errors import BadConfigError, BadFileError
 from loradar.core.files import expand_home
+from loradar.core.temporaries import put_back
 from loradar.models.backbones import build, canonical
 from loradar.models.base import Base, make_base, new_base
 from loradar.models.folders import load_folder
@@ -49,6 +50,7 @@ def load_base(spec: str) -> Base:
 
 def _load(spec: Spec) -> Base:
     path, options = expand_home(Path(spec.what)), dict(spec.options)
+    put_back(path)
     if path.is_dir():
         refuse_rest(options, (), spec.what)
         return load_folder(path)

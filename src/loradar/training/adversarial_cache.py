@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
 from loradar.core.files import expand_home, make_folder, read_regular, sha256, write_atomically
+from loradar.core.temporaries import remove_abandoned
 from loradar.core.types import Attack, Images, Labels, LabelUse, Traits
 
 Place = tuple[Path, int]
@@ -145,6 +146,7 @@ def _keys(x: Images, y: Labels) -> list[str]:
 
 
 def _index(directory: Path) -> dict[str, Place]:
+    remove_abandoned(directory)
     index: dict[str, Place] = {}
     unchecked = 0
     for path in sorted(directory.glob("*.safetensors")):

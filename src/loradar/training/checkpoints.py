@@ -47,23 +47,26 @@ def load_checkpoint(
         with safe_open(path, framework="pt") as file:
             notes = json.loads(file.metadata()["loradar"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise BadFileError(f"{path} is no checkpoint that can be read ({error}); delete it to start afresh") from error
-    if notes["run"] != run:
-        raise BadConfigError(
-            f"{path} belongs to a run with other settings ({notes['run']}, now {run}); choose another folder or delete it"
-        )
-    with torch.no_grad():
-        for name, tensor in state.items():
-            tensor.copy_(tensors[f"state.{name}"])
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            slots.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": slots, "param_groups": notes["groups"]})
-    scheduler.load_state_dict(notes["scheduler"])
-    return int(notes["step"])
+        if notes["run"] != run:
+            raise BadConfigError(
+                f"{path} belongs to a run with other settings ({notes['run']}, now {run}); choose another folder or delete it"
+            )
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                slots.setdefault(int(index), {})[key] = tensor
+        with torch.no_grad():
+            for name, tensor in state.items():
+                tensor.copy_(tensors[f"state.{name}"])
+        optimizer.load_state_dict({"state": slots, "param_groups": notes["groups"]})
+        scheduler.load_state_dict(notes["scheduler"])
+        return int(notes["step"])
+    except (BadConfigError, torch.OutOfMemoryError):
+        raise
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadFileError(f"{path} is no checkpoint that can be read ({reason}); delete it to start afresh") from error
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from loradar.core.errors import BadFileError
@@ -36,6 +37,9 @@ class Epoch:
     def score(self, clean_weight: float = 0.5) -> float:
         """What epochs are selected by: clean and adversarial counts, weighed."""
         return clean_weight * self.clean + (1 - clean_weight) * (self.adversarial or 0)
+
+
+_EPOCH = TypeAdapter(Epoch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +140,10 @@ def _read(path: Path) -> Epoch:
         values = json.loads(path.read_text())
         if "attacked" in values:  # meta-tuning's records, before they had the names of the others
             values |= {"adversarial": values.pop("attacked"), "total": 1}
-        return Epoch(**values | {"folder": path.with_suffix("")})
-    except (OSError, ValueError, TypeError) as error:
+        return _EPOCH.validate_python(values | {"folder": path.with_suffix("")})
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, ValidationError):
+            error = ValueError(error.errors()[0]["msg"])
         raise BadFileError(
             f"{path} is no record of an epoch that can be read ({error}); delete {path.parent.parent} to train anew"
         ) from error

@@ -1,0 +1,153 @@
+"""Kills saves and commands, runs them again, and counts what went wrong.
+
+`python -m tests.faults.kills --kills 200` prints a table.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from loradar.core.errors import LoradarError
+from loradar.core.temporaries import remove_abandoned
+from tests.faults.saves import SAVES
+from tests.faults.server import Server
+
+COMMANDS = ("pretrain", "harden", "audit", "guard build", "meta-tune", "few-shot eval", "few-shot fit", "guard audit")
+REPLACED = ("pretrain", "guard build", "few-shot fit")
+"""Commands whose out folder is replaced as a whole."""
+_UNFINISHED = re.compile(r"\..*(\.part|\.old|lease\.json)")
+
+
+@dataclass
+class Count:
+    """Of one save or command: kills, and after how many of them something was wrong."""
+
+    kills: int = 0
+    wrong_bits: int = 0
+    lost_folders: int = 0
+    stale_files: int = 0
+    errors: int = 0
+
+    @property
+    def wrong(self) -> int:
+        return self.wrong_bits + self.lost_folders + self.stale_files + self.errors
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The hash of every file that has a meaning, by its path; a report without its date."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.suffix in (".md", ".html") or _UNFINISHED.fullmatch(path.name):
+            continue
+        data = path.read_bytes()
+        if path.name == "report.json":
+            content = json.loads(data)
+            del content["created"]
+            data = json.dumps(content).encode()
+        found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Files and folders that only a run in progress has."""
+    return [path for path in folder.rglob("*") if _UNFINISHED.fullmatch(path.name)]
+
+
+def kill_saves(
+    server: Server, inputs: Path, works: Iterable[str], folder: Path, *, can_exchange: bool
+) -> dict[str, Count]:
+    """Kills each save before every call that changes the file system, over what was there."""
+    table = {}
+    for work in works:
+        save, count = SAVES[work], Count()
+        table[f"{work}, {'exchange' if can_exchange else 'two renames'}"] = count
+        case = folder / "save"
+        shutil.copytree(inputs, case)
+        place = case / save.place
+        old = digests(place)
+        whole = server.do(work, case, can_exchange=can_exchange)
+        assert not whole.error, whole
+        new = digests(place)
+        for number in range(1, whole.calls + 1):
+            shutil.rmtree(place)
+            shutil.copytree(inputs / save.place, place)
+            ended = server.do(work, case, before_call=number, can_exchange=can_exchange)
+            assert ended.killed, ended
+            count.kills += 1
+            try:
+                save.read(place)
+            except LoradarError:
+                count.lost_folders += 1
+            count.wrong_bits += digests(place) not in (old, new)
+            remove_abandoned(case)
+            count.stale_files += bool(unfinished(case))
+        shutil.rmtree(case)
+    return table
+
+
+def kill_commands(server: Server, folder: Path, works: Iterable[str], kills: int, seed: int = 0) -> dict[str, Count]:
+    """Kills each command at `kills` random moments, half of them over an earlier result, and runs it again.
+
+    `folder` holds `inputs`.
+    """
+    draws, table = random.Random(seed), {}
+    for work in works:
+        whole, count = folder / "whole", Count()
+        table[work] = count
+        ran = server.do(work, whole)
+        assert not ran.error, ran
+        expected = digests(whole / "out")
+        for index in range(kills):
+            case = folder / "case"
+            over = index % 2 == 1 and work in REPLACED
+            if over:
+                shutil.copytree(whole / "out", case / "out")
+            ended = server.do(work, case, after_seconds=draws.uniform(0, ran.seconds))
+            count.kills += ended.killed
+            lost = over and digests(case / "out") != expected
+            count.lost_folders += lost
+            again = server.do(work, case)
+            count.errors += bool(again.error)
+            count.wrong_bits += digests(case / "out") != expected
+            count.stale_files += bool(unfinished(case))
+            if again.error or unfinished(case) or digests(case / "out") != expected:
+                print(work, index, ended, again, unfinished(case)[:3])  # noqa: T201
+            shutil.rmtree(case)
+        shutil.rmtree(whole)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, help="kills of commands, all together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=[*COMMANDS])
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder, server = Path(place), Server()
+        ready = server.do("inputs", folder / "inputs")
+        assert not ready.error, ready
+        table: dict[str, Count] = {}
+        for can_exchange in (True, False):
+            table |= kill_saves(server, folder / "inputs", SAVES, folder, can_exchange=can_exchange)
+        table |= kill_commands(server, folder, asked.only, max(1, asked.kills // len(asked.only)), asked.seed)
+        server.close()
+    row = "{:<26}{:>7}{:>12}{:>14}{:>13}{:>8}".format
+    lines = [row("", "kills", "wrong bits", "lost folders", "stale files", "errors")]
+    lines += [
+        row(name, one.kills, one.wrong_bits, one.lost_folders, one.stale_files, one.errors)
+        for name, one in table.items()
+    ]
+    print("\n".join(lines))  # noqa: T201
+    raise SystemExit(any(one.wrong for one in table.values()))
+
+
+if __name__ == "__main__":
+    main()

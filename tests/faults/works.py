@@ -1,0 +1,171 @@
+"""What is killed: every command that takes long, in miniature, and every save that takes the place of another."""
+
+import importlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from loradar.data import load_source
+from loradar.fewshot import evaluate, fit, meta_tune
+from loradar.fewshot.config import FewShotEvalConfig, FewShotFitConfig
+from loradar.guard import audit as guard_audit
+from loradar.guard import build as guard_build
+from loradar.guard.config import GuardAuditConfig, GuardBuildConfig
+from loradar.jobs import audit, harden, pretrain
+from loradar.jobs.config import AuditConfig, HardenConfig, PretrainConfig
+from loradar.models import new_base
+from tests.data.pictures import digits_folder
+from tests.faults.saves import SAVES, saved
+from tests.fewshot.made_pools import tuning
+from tests.guard import built
+
+warnings.simplefilter("ignore")
+PGD = "pgd:steps=1"
+LAZY = (
+    "jinja2",
+    "loradar.report.page",
+    "matplotlib.backends.backend_svg",
+    "matplotlib.pyplot",
+    "scipy.optimize",
+    "scipy.stats",
+    "sklearn.linear_model",
+    "sklearn.metrics",
+    "sklearn.neural_network",
+    "easyfsl.methods",
+    "torch._dynamo",
+)
+"""What the commands import when they first need it, which every fork would do again."""
+for _module in LAZY:
+    importlib.import_module(_module)
+new_base("timm:test_resnet", num_classes=10)
+load_source("digits")
+
+
+def inputs(folder: Path) -> None:
+    """What the commands start from: the above, a pool, a guard, pictures."""
+    saved(folder)
+    _meta_tune(folder, folder / "pool")
+    digits_folder(folder / "support", classes=3, each=3)
+    guard_build.run(guard_build.resolve(_guard(folder, folder / "guard", folder / "cache")))
+
+
+def _pretrain(_inputs: Path, folder: Path) -> None:
+    config = PretrainConfig(
+        architecture="timm:test_resnet",
+        out=folder / "out",
+        train=64,
+        validation=8,
+        max_test_images=20,
+        epochs=3,
+        batch_size=16,
+        flip=False,
+    )
+    pretrain.run(pretrain.resolve(config))
+
+
+def _harden(inputs: Path, folder: Path) -> None:
+    config = HardenConfig(
+        base=str(inputs / "base"),
+        out=folder / "out",
+        cache=folder / "cache",
+        attacks=[PGD],
+        recipe="fast",
+        train=48,
+        validation=8,
+        max_test_images=8,
+        batch_size=16,
+        epochs=2,
+        baselines=False,
+        flip=False,
+        precision="fp32",
+        adaptive="none",
+    )
+    harden.run(harden.resolve(config))
+
+
+def _audit(inputs: Path, folder: Path) -> None:
+    config = AuditConfig(
+        base=str(inputs / "base"),
+        adapter=[inputs / "adapters" / "fast"],
+        out=folder / "out",
+        cache=folder / "cache",
+        attacks=[PGD],
+        max_test_images=12,
+        precision="fp32",
+        effort="quick",
+    )
+    audit.run(audit.resolve(config))
+
+
+def _guard(inputs: Path, out: Path, cache: Path) -> GuardBuildConfig:
+    return built.settings(inputs / "base", inputs).model_copy(update={"out": out, "cache": cache})
+
+
+def _build(inputs: Path, folder: Path) -> None:
+    guard_build.run(guard_build.resolve(_guard(inputs, folder / "out", folder / "cache")))
+
+
+def _guard_audit(inputs: Path, folder: Path) -> None:
+    config = GuardAuditConfig(
+        guard=inputs / "guard",
+        out=folder / "out",
+        cache=folder / "cache",
+        max_test_images=built.LIMIT,
+        max_certified_images=1,
+        evade_steps=1,
+        precision="fp32",
+    )
+    guard_audit.run(guard_audit.resolve(config))
+
+
+def _meta_tune(inputs: Path, out: Path) -> None:
+    config = tuning(inputs / "base", out, attack=PGD, baselines=False, epochs=2, warm_up=0)
+    meta_tune.run(meta_tune.resolve(config))
+
+
+def _evaluate(inputs: Path, folder: Path) -> None:
+    config = FewShotEvalConfig(
+        pool=inputs / "pool",
+        out=folder / "out",
+        domain=["digits=digits"],
+        setting=["3w1s"],
+        query=2,
+        episodes=4,
+        attacks=[PGD],
+        attacked_episodes=2,
+        attacked_query=1,
+        corrupted_episodes=2,
+        precision="fp32",
+    )
+    evaluate.run(evaluate.resolve(config))
+
+
+def _fit(inputs: Path, folder: Path) -> None:
+    config = FewShotFitConfig(
+        support=str(inputs / "support"), pool=inputs / "pool", out=folder / "out", precision="fp32"
+    )
+    fit.run(fit.resolve(config))
+
+
+COMMANDS: dict[str, Callable[[Path, Path], None]] = {
+    "pretrain": _pretrain,
+    "harden": _harden,
+    "audit": _audit,
+    "guard build": _build,
+    "guard audit": _guard_audit,
+    "meta-tune": lambda inputs, folder: _meta_tune(inputs, folder / "out"),
+    "few-shot eval": _evaluate,
+    "few-shot fit": _fit,
+}
+
+
+def _command(run: Callable[[Path, Path], None]) -> Callable[[Path], None]:
+    return lambda folder: run(folder.parent / "inputs", folder)
+
+
+WORKS: dict[str, Callable[[Path], object]] = {
+    "saved": saved,
+    "inputs": inputs,
+    **{name: _command(run) for name, run in COMMANDS.items()},
+    **{name: one.save for name, one in SAVES.items()},
+}
