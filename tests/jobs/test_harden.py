@@ -9,6 +9,7 @@ import torch
 
 from loradar.adapters import load, plug, verify
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadTargetError, LoradarError
+from loradar.core.names import ADAPTER_WEIGHTS
 from loradar.data import load_source
 from loradar.evaluation.names import kind
 from loradar.jobs import audit, harden
@@ -262,6 +263,14 @@ def test_everything_that_an_adapter_owns_is_trained(
     assert all(bool(delta.b.any()) for delta in adapter.deltas.values())
 
 
+def test_a_budget_of_bytes_holds_for_what_is_written(base_folder: Path, tmp_path: Path) -> None:
+    changes = {"recipe": "fast", "attacks": ["pgd"], "adaptive": "none", "baselines": False, "epochs": 1}
+    config = settings(base_folder, tmp_path, **changes, max_bytes="60kB")
+    ranks = harden.run(harden.resolve(config))["pgd"].ranks
+    assert 0.98 * 60_000 <= (config.out / "adapters" / "pgd" / ADAPTER_WEIGHTS).stat().st_size <= 60_000
+    assert len(ranks) == 4
+
+
 @pytest.mark.parametrize(("recipe", "gains_move"), [("transfer", False), ("balanced", True)])
 def test_the_baseline_of_normalisation_owns_what_the_adapters_do(
     base_folder: Path, tmp_path: Path, recipe: str, gains_move: bool
@@ -283,6 +292,10 @@ def test_the_baseline_of_normalisation_owns_what_the_adapters_do(
         ({"warm_up": 2, "schedule": "cosine"}, "warm_up is 2 of 2 epochs"),
         ({"warm_up": 1, "schedule": "one-cycle"}, "with the cosine schedule"),
         ({"rank": 1000}, "rank 1000 exceeds"),
+        (
+            {"max_bytes": "1kB", "norm": "owned"},
+            "max_bytes is 1000; rank 1 in 4 layers, with what is trained whole, takes",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_said_before_anything_long(

@@ -1,6 +1,7 @@
 """Adapters: low-rank changes of a frozen base, and the files they live in."""
 
-from loradar.adapters.adapter import Adapter, full_adapter, init_adapter
+from loradar.adapters.adapter import Adapter
+from loradar.adapters.building import full_adapter, init_adapter
 from loradar.adapters.card import Card, Norm
 from loradar.adapters.delta import Delta
 from loradar.adapters.features import feature_extractor

@@ -152,7 +152,8 @@ def _base_type(field: FieldInfo) -> Any:
     """The annotation without `| None`; text for what may be of several types."""
     if get_origin(field.annotation) in (Union, UnionType):
         first, *others = (part for part in get_args(field.annotation) if part is not type(None))
-        return str if others else first
+        is_several = get_origin(first) is Annotated and get_origin(get_args(first)[0]) in (Union, UnionType)
+        return str if others or is_several else first
     return field.annotation
 
 
@@ -180,7 +181,7 @@ def _constraints(field: FieldInfo) -> str:
         *most, last = get_args(item)
         parts.append(f"{', '.join(most)} or {last}")
     if get_origin(item) is Annotated:
-        parts.append("N or HEIGHTxWIDTH")
+        parts.append("bytes, kB, MB, KiB or MiB" if get_args(item)[0] is int else "N or HEIGHTxWIDTH")
     if item in (int, float):
         parts.append(", ".join(_bounds(field, item)))
     if get_origin(base) is list:

@@ -108,6 +108,7 @@ def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfi
         bench.base.model,
         target_modules=find_targets(bench.base.model, config.target_modules) if low_rank else (),
         rank=config.rank,
+        max_bytes=config.max_bytes if low_rank else None,
         lora_alpha=config.lora_alpha,
         init="zeros" if member.kind == "zeros" else config.init,
         norm=_norm_of(member.kind, config.norm),
