@@ -1,5 +1,6 @@
 """New adapters of a base: with low-rank changes that change nothing yet, or with every parameter."""
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -97,19 +98,29 @@ def init_adapter(
     return Adapter(deltas=deltas, modules_to_save=whole, card=card)
 
 
-def full_adapter(base: nn.Module, *, weights: nn.Module | None = None, seed: int = 0) -> Adapter:
+def full_adapter(
+    base: nn.Module, *, weights: nn.Module | None = None, head: bool = False, seed: int = 0, name: str = "adapter"
+) -> Adapter:
     """A trainable adapter that owns every parameter of `base` but those of its heads, as large as the base itself.
 
     They start as copies of those of `weights`, a model with the same layers (its head does not matter), or of the base's.
+    With `head` it owns those of the heads too, and the running statistics: all that fine-tuning a whole model moves.
     """
     heads, backbone = find_heads(base), unwrap(base if weights is None else weights)
-    modules_to_save = {
-        name: nn.Parameter(tensor.detach().clone())
-        for name, tensor in backbone.named_parameters()
-        if name.rpartition(".")[0] not in heads
+    tensors: dict[str, Tensor] = {
+        own: tensor for own, tensor in backbone.named_parameters() if head or own.rpartition(".")[0] not in heads
     }
+    card = Card(name=name, base_fingerprint=fingerprint(base), init="whole", seed=seed)
+    if head:
+        moving = find_norms(backbone)
+        tensors |= {n: tensor for n, tensor in backbone.named_buffers() if n.rpartition(".")[0] in moving}
+        layers = dict.fromkeys(n.rpartition(".")[0] for n in tensors if "." in n)
+        card = dataclasses.replace(
+            card, head=heads[0], modules_to_save=tuple(dict.fromkeys([*heads, *layers])), norm="owned"
+        )
     return Adapter(
-        modules_to_save=modules_to_save, card=Card(base_fingerprint=fingerprint(base), init="whole", seed=seed)
+        modules_to_save={n: keep(n, tensor.detach().clone(), trainable=True) for n, tensor in tensors.items()},
+        card=card,
     )
 
 

@@ -118,6 +118,13 @@ class HardenConfig(DataConfig):
     baselines: bool = Field(
         True, description="Also train fc-only and fc+norm, which show what the low-rank update adds."
     )
+    full: bool = Field(
+        False,
+        description="Also tune every parameter of the base against each attack; every epoch is kept, as large as it.",
+    )
+    full_learning_rate: float | None = Field(
+        None, gt=0, description="Learning rate of --full. Default: a tenth of --learning-rate."
+    )
     literal: bool = Field(False, description="Also train each adapter from both factors at zero.")
     distill_weight: float = Field(
         0.0, ge=0, description="Weight of the KL divergence from the base's clean predictions."
