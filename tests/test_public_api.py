@@ -12,8 +12,8 @@ PUBLIC = {
         strongest training_attack without_gradient
     """,
     "adapters": """
-        Adapter AdapterPool AdapterSwitch Card Delta Init Norm PRESETS add_weighted check_shared_start
-        feature_extractor find_head find_heads find_norms find_targets fingerprint full_adapter init_adapter
+        Adapter AdapterPool AdapterSwitch Card Delta Factored Init Norm PRESETS add_weighted check_shared_start
+        factor feature_extractor find_head find_heads find_norms find_targets fingerprint full_adapter init_adapter
         init_delta load load_named merge_weights on_residual plug rank_in_words residual save target_share truncate_spectrum
         truncated update_merged verify
     """,

@@ -70,7 +70,7 @@ def init_adapter(
             f"{min(both)} is the head, which is trained whole; leave it out of the targets, or head=False"
         )
     groups = {layer: fused_matrices(backbone, layer) if fused == "split" else 1 for layer in layers}
-    whole = _copies(backbone, heads, norm)
+    whole = whole_copies(backbone, heads, norm)
     if max_bytes is None:
         ranks = ranks_of(backbone, groups, DEFAULT_RANK if rank is None else rank)
     else:
@@ -137,7 +137,8 @@ def _delta(backbone: nn.Module, layer: str, rank: int, groups: int, lora_alpha: 
     )
 
 
-def _copies(backbone: nn.Module, heads: Sequence[str], norm: Norm) -> dict[str, Tensor]:
+def whole_copies(backbone: nn.Module, heads: Sequence[str], norm: Norm) -> dict[str, Tensor]:
+    """Returns copies of all tensors of the heads and of what `norm` says of the normalisation layers, by name."""
     moving = find_norms(backbone) if norm in ("statistics", "owned") else ()
     affine = find_affine_norms(backbone) if norm in ("affine", "owned") else ()
     # all that a module has, as PEFT asks for it
