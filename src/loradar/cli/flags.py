@@ -20,7 +20,7 @@ from loradar.core.config import read_file, validate
 S = TypeVar("S", bound=BaseModel)
 _Run = TypeVar("_Run", bound=Callable[..., Output | None])
 
-ATTACKS = ("fgsm", "pgd", "mi-fgsm", "roa", "fia", "pyramid", "noise", "autoattack")
+ATTACKS = ("fgsm", "pgd", "mi-fgsm", "roa", "fia", "pyramid", "noise", "msd", "autoattack")
 """Names for the help, which is not to import torch. A test holds them against the registry."""
 _UNBOUNDED = 2**31
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.", rich_help_panel="Output")]
