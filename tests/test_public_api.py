@@ -14,8 +14,8 @@ PUBLIC = {
     "adapters": """
         Adapter AdapterPool AdapterSwitch Card Delta Factored Init Norm PRESETS add_weighted check_shared_start
         factor feature_extractor find_head find_heads find_norms find_targets fingerprint full_adapter init_adapter
-        init_delta load load_named merge_weights on_residual plug rank_in_words residual save target_share truncate_spectrum
-        truncated update_merged verify
+        init_delta load load_named merge_weights on_residual plug rank_in_words read_adapter residual save target_share
+        truncate_spectrum truncated update_merged verify
     """,
     "models": """
         Autocast Base MultiStageFeatures Normalized Pair Precision build cast_weights foldable_conv_bn

@@ -143,17 +143,25 @@ class _Given:
         return run_attack(attack, self.model, x, y, batch_size=self.batch_size, progress=progress)
 
 
-def plug(model: Model, adapter: Adapter | str | Path, *, mean: Numbers = None, std: Numbers = None) -> nn.Module:
+def plug(
+    model: Model,
+    adapter: Adapter | str | Path,
+    *,
+    mean: Numbers = None,
+    std: Numbers = None,
+    key: str | Path | None = None,
+) -> nn.Module:
     """Returns a model with `adapter` applied, beside `model`, which stays as it is: unplugging is using `model`.
 
-    The result shares the parameters of `model`. `adapter` is an adapter, its folder, or its id on the hub. Raises
-    WrongBaseError for an adapter of another base.
+    The result shares the parameters of `model`. `adapter` is an adapter, its folder, or its id on the hub; with
+    `key`, the file of a public key, the folder must be signed by its owner. Raises WrongBaseError for an adapter of another
+    base.
     """
     base = open_base(model, "auto") if isinstance(model, str) else model
     module = base.model if isinstance(base, Base) else base
     if mean is not None or std is not None:
         module = Base.of(module, mean=mean, std=std).model
-    found = adapter if isinstance(adapter, Adapter) else load(adapter)
+    found = adapter if isinstance(adapter, Adapter) else load(adapter, key=key)
     device = next(module.parameters()).device
     own = found.to(device)
     for tensor in own.parameters():  # a copy for use: `adapters.plug` is the one for training
@@ -165,9 +173,12 @@ def plug(model: Model, adapter: Adapter | str | Path, *, mean: Numbers = None, s
     return plugged
 
 
-def load(place: str | Path) -> Adapter:
-    """Reads an adapter from a folder, or from `owner/name` on the Hugging Face hub. Raises BadFileError."""
-    return load_adapter(fetch_folder(place))
+def load(place: str | Path, *, key: str | Path | None = None) -> Adapter:
+    """Reads an adapter from a folder, or from `owner/name` on the Hugging Face hub.
+
+    With `key`, the file of a public key, it must be signed by its owner. Raises BadFileError.
+    """
+    return load_adapter(fetch_folder(place), key=key)
 
 
 def as_attacks(attacks: Attacks) -> dict[str, Attack]:

@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from loradar.adapters import Adapter, init_adapter, load, plug, save, verify
+from loradar.adapters import Adapter, init_adapter, load, plug, read_adapter, save, verify
 from loradar.core.errors import BadFileError, WrongBaseError
-from tests.adapters.tiny import images, resnet, trained
+from tests.adapters.tiny import as_peft_writes, as_schema_2, images, resnet, trained
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -117,7 +117,7 @@ def test_damaged_json(folder: Path, name: str, text: str) -> None:
         load(folder)
 
 
-def test_a_record_of_other_tensors(folder: Path) -> None:
+def test_a_record_of_other_tensors(folder: Path, adapter: Adapter) -> None:
     record = json.loads((folder / "loradar.json").read_text())
     name = next(iter(record["tensors"]))
     for tensors in (
@@ -126,7 +126,7 @@ def test_a_record_of_other_tensors(folder: Path) -> None:
         {**record["tensors"], "extra": ["float32", [1]]},
         {k: v for k, v in record["tensors"].items() if k != name},
     ):
-        edit(folder / "loradar.json", tensors=tensors)
+        as_schema_2(save(adapter, folder), tensors=tensors)
         with pytest.raises(BadFileError, match=r"loradar\.json expects"):
             load(folder)
 
@@ -142,21 +142,104 @@ def test_a_record_of_schema_1_names_its_attacks_by_their_specs(folder: Path) -> 
     card |= {"trained_against": row["trained_against"], "measured": [row]}
     names = {"init_factors": "minus", "branch_equivalent": "plain"}
     deltas = {name: {names.get(k, k): v for k, v in delta.items()} for name, delta in record["deltas"].items()}
-    edit(folder / "loradar.json", schema=1, card=card, deltas=deltas)
+    as_schema_2(folder, schema=1, card=card, deltas=deltas)
     found = load(folder).card
     assert found.trained_against == "pgd:norm=l2"
     assert found.measured == [row | {"attack": "fia:n_masks=10", "trained_against": "pgd:norm=l2"}]
 
 
 def test_a_record_of_a_later_schema(folder: Path) -> None:
-    edit(folder / "loradar.json", schema=3)
-    with pytest.raises(BadFileError, match="schema 3; this loradar reads 2"):
+    edit(folder / "loradar.json", schema=4)
+    with pytest.raises(BadFileError, match="schema 4; this loradar reads 1 to 3"):
         load(folder)
 
 
-def test_a_config_that_parted_from_its_weights(folder: Path) -> None:
-    edit(folder / "adapter_config.json", lora_alpha=400, base_model_name_or_path="somebody/model")
-    assert verify(folder) == ["adapter_config.json has lora_alpha 400; the weights are for 4"]
+MEANINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "any base": ("loradar.json", {"card": {"base_fingerprint": ""}}),
+    "classes": ("loradar.json", {"card": {"classes": ["dog", "cat", "bird", "fish"]}}),
+    "measured": ("loradar.json", {"card": {"measured": [{"attack": "pgd", "correct": 500, "total": 500}]}}),
+    "scale": ("loradar.json", {"deltas": {"layer1.0.conv1": {"scale": 2.5}}}),
+    "groups": ("loradar.json", {"deltas": {"layer1.0.conv1": {"groups": 2}}}),
+    "another field": ("loradar.json", {"card": {"of_a_later_version": 1}}),
+    "no digest": ("loradar.json", {"digest": ""}),
+    "an earlier schema": ("loradar.json", {"schema": 2}),
+    "what PEFT computes": ("adapter_config.json", {"lora_alpha": 400}),
+}
+
+
+def merged(content: Any, changes: Any) -> Any:
+    if not isinstance(changes, dict):
+        return changes
+    return content | {key: merged(content.get(key, {}), value) for key, value in changes.items()}
+
+
+@pytest.mark.parametrize("case", MEANINGS)
+def test_a_meaning_that_was_changed(folder: Path, base: nn.Module, case: str) -> None:
+    name, changes = MEANINGS[case]
+    path = folder / name
+    path.write_text(json.dumps(merged(json.loads(path.read_text()), changes)))
+    with pytest.raises(BadFileError, match="was changed since it was saved"):
+        load(folder)
+    (problem,) = verify(folder, base)
+    assert "was changed since it was saved" in problem
+
+
+def test_a_card_without_its_digest_or_of_another_adapter(folder: Path, base: nn.Module, tmp_path: Path) -> None:
+    path = folder / "loradar.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in record.items() if key != "digest"} | {"schema": 2}))
+    with pytest.raises(BadFileError, match="was changed since it was saved"):
+        load(folder)
+    other = save(trained(base, "block-conv1", seed=3), tmp_path / "other")
+    path.write_bytes((other / "loradar.json").read_bytes())
+    with pytest.raises(BadFileError, match="has another sha256"):
+        load(folder)
+
+
+def test_a_card_that_was_taken_away(folder: Path, base: nn.Module) -> None:
+    (folder / "loradar.json").unlink()
+    with pytest.raises(BadFileError, match=r"loradar\.json is missing: loradar saved this adapter"):
+        load(folder)
+    assert len(verify(folder, base)) == 1
+    # a link that leads nowhere is no reason to take it for a folder of PEFT's
+    (folder / "loradar.json").symlink_to("nowhere")
+    with pytest.raises(BadFileError, match="cannot read"):
+        load(folder)
+
+
+def test_json_saved_again_is_the_same_meaning(folder: Path, base: nn.Module) -> None:
+    def again(value: Any) -> Any:
+        """Keys the other way round, and whole numbers as another writer has them."""
+        if isinstance(value, dict):
+            return {key: again(value[key]) for key in reversed(value)}
+        if isinstance(value, list):
+            return [again(each) for each in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    before = load(folder)
+    for name in ("loradar.json", "adapter_config.json"):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(again(content), separators=(",", ":")))
+    # the base's place is the user's to fill in
+    edit(folder / "adapter_config.json", base_model_name_or_path="somebody/model")
+    assert verify(folder, base) == []
+    assert load(folder).card == before.card
+
+
+def test_the_weights_of_equal_runs_are_equal_whenever_they_were_saved(adapter: Adapter, tmp_path: Path) -> None:
+    first, second = (save(adapter.with_card(created=when), tmp_path / when) for when in ("2026", "2027"))
+    assert (first / WEIGHTS).read_bytes() == (second / WEIGHTS).read_bytes()
+    assert read_adapter(first)[1] != read_adapter(second)[1]
+
+
+def test_a_folder_of_before_digests_is_read(folder: Path, base: nn.Module, adapter: Adapter) -> None:
+    expected = plug(base, adapter)(images())
+    as_schema_2(folder)
+    found, digest = read_adapter(folder)
+    assert digest == ""
+    assert found.card == adapter.card
+    assert torch.equal(plug(base, found)(images()), expected)
+    assert verify(folder, base) == []
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -166,7 +249,7 @@ def test_values_that_are_not_finite(folder: Path, base: nn.Module, tmp_path: Pat
     with pytest.raises(BadFileError, match=r"NaN or infinite values in .*layer1\.0\.conv1"):
         save(broken, tmp_path / "broken")
     assert not (tmp_path / "broken").exists()
-    (folder / "loradar.json").unlink()
+    as_peft_writes(folder)
     tensors = {
         k: torch.full_like(t, bad) for k, t in safetensors.torch.load_file(folder / WEIGHTS).items() if "fc" in k
     }

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from loradar.adapters import (
     init_adapter,
     load,
     merge_weights,
+    patterns,
     plug,
     save,
     truncate_spectrum,
@@ -27,7 +29,7 @@ from loradar.adapters import (
     verify,
 )
 from loradar.core.errors import BadFileError, BadTargetError, WrongBaseError
-from tests.adapters.tiny import images, resnet, step, trained, vit
+from tests.adapters.tiny import as_peft_writes, images, resnet, step, trained, vit
 
 peft = pytest.importorskip("peft", reason="peft, of the extra 'peers', is not installed")
 
@@ -154,18 +156,47 @@ def test_a_head_whose_name_ends_others_is_kept_from_peft(tmp_path: Path) -> None
         ({"peft_type": "LOHA"}, "peft_type 'LOHA'; expected LORA"),
         ({"peft_type": "LORADAR"}, "loradar.json is missing"),
         ({"invented_later": 1}, "invented_later=1"),
-        ({"r": "four"}, "r 'four'; expected a number"),
+        ({"r": "four"}, "r 'four': Input should be a valid integer"),
+        ({"r": True}, "r True: Input should be a valid integer"),
+        ({"r": 0}, "r 0: Input should be greater than or equal to 1"),
+        ({"lora_alpha": float("nan")}, "lora_alpha nan: Input should be a finite number"),
+        ({"lora_alpha": float("inf")}, "lora_alpha inf: Input should be a finite number"),
+        ({"lora_alpha": 10**400}, "lora_alpha 1000"),
+        ({"rank_pattern": ["conv1"]}, "rank_pattern "),
+        ({"rank_pattern": {"conv1": 2.5}}, "rank_pattern.conv1 2.5"),
+        ({"alpha_pattern": {"conv1": None}}, "alpha_pattern.conv1 None"),
+        ({"rank_pattern": {"conv1\\": 2}}, "rank_pattern has a pattern that is no regular expression"),
+        ({"rank_pattern": {"(": 2}}, "rank_pattern has a pattern that cannot be matched"),
         ({"r": 5}, "at rank 5"),
     ],
 )
 def test_options_whose_maths_are_not_ours(option: dict[str, Any], message: str, tmp_path: Path) -> None:
     adapter: Adapter = init_adapter(resnet(), target_modules="block-conv1")
-    folder = save(adapter, tmp_path / "ours")
-    (folder / "loradar.json").unlink()
+    folder = as_peft_writes(save(adapter, tmp_path / "ours"))
     config = folder / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **option}))
     with pytest.raises(BadFileError, match=message):
         load(folder)
+
+
+def test_a_pattern_that_would_take_years(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "_SECONDS", 0.5)
+    folder = as_peft_writes(save(init_adapter(resnet(), target_modules="block-conv1"), tmp_path / "ours"))
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "rank_pattern": {"(((([a-z0-9.]+)+)+)+)+!": 2}}))
+    start = time.monotonic()
+    with pytest.raises(BadFileError, match=r"rank_pattern takes more than 0\.5 s to match"):
+        load(folder)
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    "pattern", ["conv1", "^layer1.conv1", r"layer\d.conv[12]", "(layer2|fc)", "x|fc", "conv", ".*"]
+)
+def test_patterns_match_as_in_peft(pattern: str) -> None:
+    names = ["layer1.conv1", "layer2.conv2", "fc", "conv1", "layer1.conv12"]
+    theirs = [name for name in names if peft.utils.other.get_pattern_key([pattern], name) == pattern != name]
+    assert [name for name in patterns.match_names({pattern: 1}, names, "it") if name != pattern] == theirs
 
 
 def test_the_size_of_the_reference_adapter(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Bases small enough to train in a test, and an adapter that has learnt something."""
 
+import json
+from pathlib import Path
 from typing import cast
 
+import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
@@ -9,6 +12,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from loradar.adapters import Adapter, init_adapter, plug
+from loradar.core.files import sha256
 from loradar.core.modules import Wrapper
 from loradar.core.types import Images
 
@@ -75,3 +79,21 @@ def trained(base: nn.Module, targets: str, seed: int = 0, **settings: object) ->
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def as_peft_writes(folder: Path) -> Path:
+    """Makes the folder of an adapter one that loradar never saw."""
+    (folder / "loradar.json").unlink()
+    weights = folder / "adapter_model.safetensors"
+    safetensors.torch.save_file(safetensors.torch.load_file(weights), weights, metadata={"format": "pt"})
+    return folder
+
+
+def as_schema_2(folder: Path, **changes: object) -> Path:
+    """Makes the folder of an adapter one that was saved before there were digests, with `changes` in its record."""
+    record = json.loads((folder / "loradar.json").read_text())
+    as_peft_writes(folder)
+    del record["digest"]
+    record |= {"schema": 2, "sha256": sha256((folder / "adapter_model.safetensors").read_bytes())}
+    (folder / "loradar.json").write_text(json.dumps(record | changes))
+    return folder

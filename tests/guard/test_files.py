@@ -1,19 +1,24 @@
 """A guard on disk: what is read is what was written, damage is said, and folders written so far open."""
 
 import dataclasses
+import importlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
-from loradar.adapters import init_adapter
+from loradar.adapters import init_adapter, load, save
+from loradar.cli.guard import _open as open_watched
 from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
+from loradar.core.files import sha256
 from loradar.guard.build import resolve, run
-from loradar.guard.files import read_guard, save_guard
+from loradar.guard.files import read_guard, read_parts, save_guard
 from loradar.guard.guard import Guard
+from loradar.jobs.signing import sign_folder, verify_folder
 from loradar.models import Base, load_base
 from tests.guard import built as guards
 
@@ -50,10 +55,11 @@ def test_what_is_read_is_what_was_written(work: Path, tmp_path: Path) -> None:
 
 def test_a_folder_of_schema_2_opens(work: Path, folder: Path) -> None:
     """Schema 2 did not say what images the base takes, nor its classes."""
+    before_digests(schema=2)(folder)
     content = json.loads((folder / "guard.json").read_text())
     for key in ("input_size", "classes"):
         del content[key]
-    (folder / "guard.json").write_text(json.dumps(content | {"schema": 2}))
+    (folder / "guard.json").write_text(json.dumps(content))
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     old, new = Guard.open(folder, precision="fp32"), Guard.open(work / "guard", precision="fp32")
     assert torch.equal(old.predict_proba(x), new.predict_proba(x))
@@ -127,6 +133,46 @@ def changed(**values: object) -> Callable[[Path], None]:
     return change
 
 
+def before_digests(**values: object) -> Callable[[Path], None]:
+    """The same in a folder of before digests."""
+
+    def change(folder: Path) -> None:
+        file = folder / "guard.safetensors"
+        safetensors.torch.save_file(safetensors.torch.load_file(file), file)
+        content = json.loads((folder / "guard.json").read_text()) | {"schema": 4, "sha256": sha256(file.read_bytes())}
+        weights = {name: folder / "adapters" / name / "adapter_model.safetensors" for name in content["adapters"]}
+        content |= {"adapters": {name: sha256(path.read_bytes()) for name, path in weights.items()}}
+        del content["digest"]
+        (folder / "guard.json").write_text(json.dumps(content | values))
+
+    return change
+
+
+def card_changed(folder: Path) -> None:
+    path = folder / "adapters" / "roa" / "loradar.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"card": record["card"] | {"base_fingerprint": ""}}))
+
+
+def card_taken(folder: Path) -> None:
+    (folder / "adapters" / "roa" / "loradar.json").unlink()
+
+
+def card_of_another_run(folder: Path) -> None:
+    """The same weights under another card, which is whole in itself."""
+    place = folder / "adapters" / "roa"
+    save(load(place).with_card(seed=99), place)
+
+
+def test_a_folder_of_before_digests_opens(work: Path, folder: Path) -> None:
+    before_digests()(folder)
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    new = Guard.open(work / "guard", precision="fp32").predict_proba(x)
+    assert torch.equal(Guard.open(folder, precision="fp32").predict_proba(x), new)
+    assert read_parts(folder).digest == ""
+    assert len(read_parts(work / "guard").digest) == 64
+
+
 def short(folder: Path) -> None:
     file = folder / "guard.safetensors"
     file.write_bytes(file.read_bytes()[:-4])
@@ -137,12 +183,21 @@ def short(folder: Path) -> None:
     [
         (lambda folder: (folder / "guard.json").unlink(), "cannot read"),
         (lambda folder: (folder / "guard.json").write_text("{"), "is not JSON"),
-        (lambda folder: (folder / "guard.json").write_text("[]"), "another schema"),
+        (lambda folder: (folder / "guard.json").write_text("[]"), "holds a list"),
         (changed(schema=1), "another schema"),
-        (changed(schema=5), "reads 2, 3, 4"),
-        (changed(costs="much"), "is damaged: costs"),
-        (changed(adapters={"../adapters/roa": ""}), "expected a name that a folder can have"),
-        (changed(adapters={"none": ""}), "none"),
+        (changed(schema=6), "reads 2, 3, 4, 5"),
+        (before_digests(costs="much"), "is damaged: costs"),
+        (before_digests(adapters={"../adapters/roa": ""}), "expected a name that a folder can have"),
+        (before_digests(adapters={"none": ""}), "none"),
+        (changed(schema=4), "was changed since it was saved"),
+        (changed(digest=""), "was changed since it was saved"),
+        (changed(max_fpr=0.5), "was changed since it was saved"),
+        (changed(base_fingerprint=""), "was changed since it was saved"),
+        (changed(classes=list("9876543210")), "was changed since it was saved"),
+        (changed(digests=[]), "was changed since it was saved"),
+        (card_changed, "loradar.json, or a file that it speaks for, was changed since it was saved"),
+        (card_taken, "loradar.json is missing"),
+        (card_of_another_run, "'roa' in .* is not the one it was calibrated with"),
         (short, "truncated or changed"),
     ],
 )
@@ -151,3 +206,33 @@ def test_damage_is_said(folder: Path, damage: Callable[[Path], None], says: str)
     with pytest.raises(BadFileError, match=says) as error:
         Guard.open(folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_guard_is_signed_with_its_adapters(folder: Path, tmp_path: Path) -> None:
+    signing = pytest.importorskip("cryptography") and importlib.import_module("loradar.core.signing")
+    private, public = signing.make_keys(tmp_path / "mine")
+    with pytest.raises(BadFileError, match="is not signed"):
+        Guard.open(folder, key=public)
+    sign_folder(folder, private)
+    assert Guard.open(folder, key=public).classes_ == tuple("0123456789")
+    with pytest.raises(BadFileError, match="is not signed by the owner"):
+        Guard.open(folder, key=signing.make_keys(tmp_path / "theirs")[1])
+    with pytest.raises(BadFileError, match="is not signed"):
+        open_watched(folder, None, None, key=signing.make_keys(tmp_path / "others")[1])
+    # a guard of the same settings around another adapter, made by one who knows the format but has no key
+    signature = (folder / "signature.json").read_bytes()
+    state = read_guard(folder)
+    adapters = {**state.adapters, "roa": state.adapters["roa"].with_card(seed=99)}
+    save_guard(dataclasses.replace(state, adapters=adapters), folder)
+    (folder / "signature.json").write_bytes(signature)
+    assert Guard.open(folder).classes_ == tuple("0123456789")
+    with pytest.raises(BadFileError, match="has another digest"):
+        Guard.open(folder, key=public)
+
+
+def test_a_folder_of_before_digests_is_not_signed(folder: Path, tmp_path: Path) -> None:
+    signing = pytest.importorskip("cryptography") and importlib.import_module("loradar.core.signing")
+    before_digests()(folder)
+    assert verify_folder(folder).bound == "saved before digests: only its weights are bound"
+    with pytest.raises(BadFileError, match="has no digest"):
+        sign_folder(folder, signing.make_keys(tmp_path / "mine")[0])

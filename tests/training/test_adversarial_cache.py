@@ -1,8 +1,10 @@
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -59,13 +61,58 @@ def test_another_attack_model_or_label_is_another_key(tmp_path: Path, other: str
     assert attack.asked == [6, 6]
 
 
-def test_a_damaged_file_is_crafted_again(tmp_path: Path) -> None:
+def cut(data: bytearray) -> bytes:
+    return bytes(data[:100])
+
+
+def flip(at: int) -> Callable[[bytearray], bytes]:
+    def change(data: bytearray) -> bytes:
+        data[at] ^= 1
+        return bytes(data)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage", [cut, flip(-1), flip(-100), flip(9)], ids=["cut", "an image", "a pixel", "the header"]
+)
+def test_a_damaged_file_is_said_and_crafted_again(tmp_path: Path, damage: Callable[[bytearray], bytes]) -> None:
     AdversarialCache(tmp_path).through(Shift(), MODEL, model_key="m")(MODEL, X, Y)
     (file,) = tmp_path.rglob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:100])
+    whole = file.read_bytes()
+    file.write_bytes(damage(bytearray(whole)))
     attack = Shift()
-    x_adv = AdversarialCache(tmp_path).through(attack, MODEL, model_key="m")(MODEL, X, Y)
+    with pytest.warns(UserWarning, match="is damaged: the attacked images in it are made anew"):
+        x_adv = AdversarialCache(tmp_path).through(attack, MODEL, model_key="m")(MODEL, X, Y)
     assert torch.equal(x_adv, Shift()(MODEL, X, Y))
+    assert attack.asked == [6]
+    assert [path.read_bytes() for path in tmp_path.rglob("*.safetensors")] == [whole]
+    assert torch.equal(AdversarialCache(tmp_path).through(again := Shift(), MODEL, model_key="m")(MODEL, X, Y), x_adv)
+    assert again.asked == []
+
+
+def test_damage_to_the_keys_gives_no_other_images(tmp_path: Path) -> None:
+    """An image that is no longer found is made anew; one that is found lies in a file whose checksum is wrong."""
+    AdversarialCache(tmp_path).through(Shift(), MODEL, model_key="m")(MODEL, X, Y)
+    (file,) = tmp_path.rglob("*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[data.index(bytes(safetensors.torch.load(bytes(data))["keys"][0].tolist()))] ^= 1
+    file.write_bytes(data)
+    attack = Shift()
+    with pytest.warns(UserWarning, match="is damaged"):
+        x_adv = AdversarialCache(tmp_path).through(attack, MODEL, model_key="m")(MODEL, X, Y)
+    assert torch.equal(x_adv, Shift()(MODEL, X, Y))
+    assert attack.asked == [6]
+
+
+def test_files_of_before_checksums_are_crafted_again(tmp_path: Path) -> None:
+    AdversarialCache(tmp_path).through(Shift(), MODEL, model_key="m")(MODEL, X, Y)
+    (file,) = tmp_path.rglob("*.safetensors")
+    file.rename(file.with_name(file.name.rpartition("-")[0] + "-1234.safetensors"))
+    attack = Shift()
+    with pytest.warns(UserWarning, match="1 files in .* without a checksum"):
+        cached = AdversarialCache(tmp_path).through(attack, MODEL, model_key="m")
+    assert torch.equal(cached(MODEL, X, Y), Shift()(MODEL, X, Y))
     assert attack.asked == [6]
 
 

@@ -6,7 +6,7 @@ from loradar.adapters.card import Card, Norm
 from loradar.adapters.delta import Delta
 from loradar.adapters.factoring import Factored, factor
 from loradar.adapters.features import feature_extractor
-from loradar.adapters.files import load, verify
+from loradar.adapters.files import load, read_adapter, verify
 from loradar.adapters.fingerprint import fingerprint
 from loradar.adapters.heads import find_head, find_heads
 from loradar.adapters.init import Init, init_delta
@@ -47,6 +47,7 @@ __all__ = [
     "on_residual",
     "plug",
     "rank_in_words",
+    "read_adapter",
     "residual",
     "save",
     "target_share",

@@ -7,7 +7,7 @@ the matrix (out, in * height * width).
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class Delta:
     changed layer (see `layers.is_branch_equivalent`); PEFT computes that and nothing else.
     Folders of PEFT may have two things more: `bias` (out,), which times the scale is added to the layer's output
     (`lora_bias`), and `magnitude` (out,), the lengths that the rows of the changed weight get (Liu et al., "DoRA", 2024,
-    section 4). Raises BadTargetError where shapes do not fit.
+    section 4). Raises BadTargetError where shapes or dtypes do not fit, and for a scale that is not finite.
     """
 
     a: Tensor
@@ -41,6 +41,10 @@ class Delta:
     magnitude: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.groups < 1 or not isfinite(self.scale):
+            raise BadTargetError(
+                f"a delta of {self.groups} groups and scale {self.scale}; expected 1 or more, and finite"
+            )
         for a, b in (self.a, self.b), *([self.init_factors] if self.init_factors else []):
             out, inner = self.shape[0], prod(self.shape[1:])
             fit = a.ndim == b.ndim == 2 and out % self.groups == 0
@@ -50,7 +54,8 @@ class Delta:
                     f"factors of shapes {tuple(a.shape)} and {tuple(b.shape)} do not fit a weight of {self.shape}; "
                     f"expected ({rows}, {inner}) and ({out}, rank)"
                 )
-
+            if a.dtype != b.dtype or a.dtype != self.a.dtype:
+                raise BadTargetError(f"factors of {a.dtype} and {b.dtype}; expected one dtype")
         for vector in (self.bias, self.magnitude):
             if vector is not None and tuple(vector.shape) != self.shape[:1]:
                 raise BadTargetError(f"a bias or magnitude of {tuple(vector.shape)}; expected {self.shape[:1]}")

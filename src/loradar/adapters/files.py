@@ -1,7 +1,7 @@
 """Adapters on disk, checked when read: folders of ours and of PEFT's, never a pickle."""
 
 import json
-import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,58 +13,86 @@ from torch import Tensor, nn
 from loradar.adapters.adapter import Adapter, keep
 from loradar.adapters.delta import Delta, narrowed
 from loradar.adapters.fits import check_fits
-from loradar.adapters.peft_format import PREFIX, config_of, further_names_of, names_of
+from loradar.adapters.peft_format import PREFIX, further_names_of, names_of
 from loradar.adapters.peft_reading import from_peft
-from loradar.adapters.saving import RECORD, SCHEMA, DeltaRecord, Record, check_finite
+from loradar.adapters.saving import (
+    BOUND,
+    RECORD,
+    SCHEMA,
+    DeltaRecord,
+    Record,
+    bound_settings,
+    check_dtypes,
+    check_finite,
+)
+from loradar.core.digests import check_digest, check_key, is_marked
 from loradar.core.errors import BadFileError, LoradarError
-from loradar.core.files import sha256
+from loradar.core.files import parse_object, read_regular, sha256
 from loradar.core.names import ADAPTER_CONFIG, ADAPTER_RECORD, ADAPTER_WEIGHTS
 from loradar.core.old_attacks import with_specs
 
 
-def load(folder: str | Path) -> Adapter:
-    """The adapter of `folder`, on the CPU, ready to be trained on; ours, or one that PEFT wrote.
+def load(folder: str | Path, *, key: str | Path | None = None) -> Adapter:
+    """Reads the adapter in `folder`, onto the CPU, ready to be trained on; ours, or one that PEFT wrote.
 
-    A folder of PEFT's does not say which base it is for: its card has the base_fingerprint "". Raises BadFileError for
-    what is missing, truncated, tampered with or not finite, and for pickles (.bin, .pt), which are never read.
+    A folder of PEFT's does not say which base it is for: its card has the base_fingerprint "". With `key`, the file of a
+    public key, the folder must be signed by its owner. Raises BadFileError for what is missing, truncated, changed since it
+    was saved, not finite or of a dtype that weights cannot have, and for pickles (.bin, .pt), which are never read.
+    """
+    return read_adapter(folder, key=key)[0]
+
+
+def read_adapter(folder: str | Path, *, key: str | Path | None = None) -> tuple[Adapter, str]:
+    """Returns the adapter in `folder` and the digest of all that it means; "" where an earlier version or PEFT saved it.
+
+    Raises as `load` does.
     """
     folder = Path(folder)
     config, weights = _json(folder / ADAPTER_CONFIG), _read(folder / ADAPTER_WEIGHTS)
-    record = _read_record(folder / ADAPTER_RECORD) if (folder / ADAPTER_RECORD).exists() else None
-    if record is not None and sha256(weights) != record.sha256:
-        raise BadFileError(
-            f"{folder / ADAPTER_WEIGHTS} is truncated or changed: {ADAPTER_RECORD} has another sha256; get it anew"
-        )
+    record = _json(folder / ADAPTER_RECORD) if os.path.lexists(folder / ADAPTER_RECORD) else None
+    if record is not None:
+        _check_schema(folder / ADAPTER_RECORD, record)
+        if sha256(weights) != record.get("sha256"):
+            raise BadFileError(
+                f"{folder / ADAPTER_WEIGHTS} is truncated or changed: {ADAPTER_RECORD} has another sha256; get it anew"
+            )
     try:
         tensors = safetensors.torch.load(weights)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise BadFileError(f"{folder / ADAPTER_WEIGHTS} is not a safetensors file ({error}); get it anew") from error
+    digest = _check_bound(folder, config, weights, record)
+    check_key(folder, digest, key)
+    check_dtypes(tensors, str(folder / ADAPTER_WEIGHTS))
     check_finite(tensors, str(folder / ADAPTER_WEIGHTS))
-    return from_peft(config, tensors) if record is None else _rebuild(record, tensors)
+    adapter = from_peft(config, tensors) if record is None else _rebuild(_record(folder, record), tensors)
+    return adapter, digest
 
 
 def verify(folder: str | Path, base: nn.Module | None = None) -> list[str]:
-    """What is wrong with `folder`, or with using it on `base`, a line each; empty when all is well."""
-    folder = Path(folder)
+    """What is wrong with `folder`, or with using it on `base`, a line each; empty when all is well.
+
+    It is what `load` and `plug` raise, and nothing else.
+    """
     try:
         adapter = load(folder)
+        if base is not None:
+            check_fits(base, adapter.to(next(base.parameters()).device))
     except LoradarError as error:
         return [str(error)]
-    problems = []
-    if (folder / ADAPTER_RECORD).exists():
-        config = _json(folder / ADAPTER_CONFIG)
-        # whether PEFT may read it hung on the base as well, which need not be given here
-        expected = config_of(adapter, readable=config.get("peft_type") == "LORA")
-        odd = [key for key, value in expected.items() if key != "base_model_name_or_path" and config.get(key) != value]
-        problems += [
-            f"{ADAPTER_CONFIG} has {key} {config.get(key)!r}; the weights are for {expected[key]!r}" for key in odd
-        ]
-    if base is not None:
-        try:
-            check_fits(base, adapter.to(next(base.parameters()).device))
-        except LoradarError as error:
-            problems.append(str(error))
-    return problems
+    return []
+
+
+def _check_bound(folder: Path, config: dict[str, Any], weights: bytes, record: dict[str, Any] | None) -> str:
+    """Returns the digest, "" for a folder without one. Raises BadFileError where the record was changed or taken away."""
+    if record is None:
+        if is_marked(weights):
+            raise BadFileError(
+                f"{folder / ADAPTER_RECORD} is missing: loradar saved this adapter, and that file says which base it is for; "
+                "get the folder anew"
+            )
+        return ""
+    required = is_marked(weights) or record["schema"] >= BOUND
+    return check_digest(folder / ADAPTER_RECORD, record, bound_settings(config), required=required)
 
 
 def _rebuild(record: Record, tensors: dict[str, Tensor]) -> Adapter:
@@ -89,12 +117,14 @@ def _rebuild(record: Record, tensors: dict[str, Tensor]) -> Adapter:
 
 def _rebuild_delta(name: str, record: DeltaRecord, tensors: dict[str, Tensor]) -> Delta:
     key_a, key_b = names_of(name)
-    if key_a not in tensors or key_b not in tensors or not math.isfinite(record.scale):
-        raise BadFileError(
-            f"{ADAPTER_RECORD} describes {name}, whose factors or scale are missing; get the folder anew"
-        )
-    a, b = tensors[key_a].flatten(1), tensors[key_b].flatten(1)
-    rank, groups = len(a) - record.init_factors, record.groups
+    if key_a not in tensors or key_b not in tensors:
+        raise BadFileError(f"{ADAPTER_RECORD} describes {name}, whose factors are missing; get the folder anew")
+    a, b, groups = tensors[key_a], tensors[key_b], record.groups
+    fit = a.ndim > 1 and b.ndim > 1 and a.numel() and b.numel()
+    a, b = (a.flatten(1), b.flatten(1)) if fit else (a, b)
+    rank = len(a) - record.init_factors if fit else 0
+    if rank < 1 or b.shape[1] != len(a) or any(count % groups for count in (len(b), rank, len(a))):
+        raise BadFileError(f"{ADAPTER_RECORD} describes {name}, whose factors have other shapes; get the folder anew")
     # the frozen part comes apart again, so that an SVD start goes on, and computes, to the bit as before
     init_factors = (a[rank:].clone(), -narrowed(b[:, rank:], groups)) if record.init_factors else None
     a, b = a[:rank].clone().requires_grad_(), narrowed(b[:, :rank], groups).clone().requires_grad_()
@@ -114,19 +144,23 @@ def _rebuild_delta(name: str, record: DeltaRecord, tensors: dict[str, Tensor]) -
     )
 
 
-def _read_record(path: Path) -> Record:
-    content = _json(path)
-    if content.get("schema") == 1:
+def _check_schema(path: Path, content: dict[str, Any]) -> None:
+    schema = content.get("schema")
+    if isinstance(schema, bool) or not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+        raise BadFileError(f"{path} has schema {schema!r:.40}; this loradar reads 1 to {SCHEMA}: install a later one")
+
+
+def _record(folder: Path, content: dict[str, Any]) -> Record:
+    if content["schema"] == 1:
         content = _upgraded(content)
     try:
-        record = RECORD.validate_json(json.dumps(content))
+        return RECORD.validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the text"
-        raise BadFileError(f"{path} is damaged: {where}: {first['msg']}; get the folder anew") from error
-    if record.schema != SCHEMA:
-        raise BadFileError(f"{path} has schema {record.schema}; this loradar reads {SCHEMA}: install a later one")
-    return record
+        raise BadFileError(
+            f"{folder / ADAPTER_RECORD} is damaged: {where}: {first['msg']}; get the folder anew"
+        ) from error
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
@@ -148,14 +182,12 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    data = _read(path)
     try:
-        content = json.loads(data)
+        return parse_object(_read(path))
     except ValueError as error:
-        raise BadFileError(f"{path} is not JSON ({error}); get the folder anew") from error
-    if not isinstance(content, dict):
-        raise BadFileError(f"{path} holds a {type(content).__name__}; expected a JSON object")
-    return content
+        if isinstance(error, BadFileError):
+            raise
+        raise BadFileError(f"{path} is not JSON of an adapter ({error}); get the folder anew") from error
 
 
 def _read(path: Path) -> bytes:
@@ -167,7 +199,7 @@ def _read(path: Path) -> bytes:
             "read: save it anew with safetensors (PEFT: save_pretrained(..., safe_serialization=True))"
         )
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise BadFileError(
             f"cannot read {path}: {error.strerror or error}; expected an adapter's folder ({ADAPTER_CONFIG}, {ADAPTER_WEIGHTS})"

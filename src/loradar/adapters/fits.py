@@ -44,8 +44,16 @@ def check_fits(base: nn.Module, adapter: Adapter, *, hashed: bool = True) -> Non
     for name, tensor in adapter.modules_to_save.items():
         if name not in own:
             raise WrongBaseError(f"adapter {card.name!r} replaces {name}, which this base does not have")
+        layer, _, leaf = name.rpartition(".")
+        if layer in adapter.deltas and leaf == weight_name(backbone.get_submodule(layer)):
+            raise WrongBaseError(f"adapter {card.name!r} both changes and replaces {name}; expected one of them")
+        if tensor.dtype != own[name].dtype:
+            raise WrongBaseError(
+                f"adapter {card.name!r} has {name} in {_dtype(tensor)}, this base in {_dtype(own[name])}; bring the base to "
+                "the adapter's dtype, or save the adapter in the base's"
+            )
         shape = tuple(own[name].shape)
-        if card.classes and name.rpartition(".")[0] in card.modules_to_save:
+        if card.classes and layer in card.modules_to_save:
             # a head of its own classes, from the base's features
             shape = (len(card.classes), *shape[1:])
         _check_one(card.name, name, tensor, tuple(tensor.shape), shape, own[name])
@@ -93,3 +101,7 @@ def _check_one(
         raise WrongBaseError(
             f"adapter {adapter!r} is on {tensor.device}, the base on {own.device}; adapter.to({str(own.device)!r})"
         )
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-import safetensors.torch
 import torch
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from loradar.adapters.card import Card
 from loradar.adapters.fits import check_fits
+from loradar.adapters.layers import STATISTICS
 from loradar.adapters.model_card import model_card
 from loradar.adapters.peft_format import config_of, is_plain_lora, tensors_of
+from loradar.core.digests import DIGEST, digest_of, dump_marked
 from loradar.core.errors import BadFileError
 from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
 from loradar.core.modules import unwrap
@@ -24,32 +26,41 @@ from loradar.core.names import ADAPTER_CONFIG, ADAPTER_RECORD, ADAPTER_WEIGHTS
 if TYPE_CHECKING:
     from loradar.adapters.adapter import Adapter
 
-SCHEMA = 2
+SCHEMA = 3
+BOUND = 3
+"""The first schema with a digest over the whole record; before it the weights alone are bound."""
+
+_Side = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeltaRecord:
-    shape: tuple[int, ...]
-    scale: float
-    init_factors: int
+    shape: Annotated[tuple[_Side, ...], Field(min_length=2, max_length=4)]
+    scale: Annotated[float, Field(allow_inf_nan=False)]
+    init_factors: Annotated[int, Field(ge=0)]
     branch_equivalent: bool
-    groups: int = 1
+    groups: _Side = 1
     bias: bool = False
     magnitude: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What loradar.json holds. `tensors` gives dtype and shape of each tensor of the weights' file."""
+    """What loradar.json holds. `tensors` gives dtype and shape of each tensor of the weights' file.
+
+    `digest` is that of the whole record and of adapter_config.json, "" in folders of schema 1 and 2.
+    """
 
     schema: int
     sha256: str
     card: Card
     deltas: dict[str, DeltaRecord]
     tensors: dict[str, tuple[str, tuple[int, ...]]]
+    digest: str = ""
 
 
 RECORD = TypeAdapter(Record)
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def save(adapter: Adapter, folder: str | Path, base: nn.Module | None = None) -> Path:
@@ -65,17 +76,25 @@ def save(adapter: Adapter, folder: str | Path, base: nn.Module | None = None) ->
     tensors = tensors_of(adapter)
     check_finite(tensors, "the adapter")
     readable = is_plain_lora(adapter) and not _misread(adapter, base)
-    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    weights = dump_marked(tensors)
+    config = config_of(adapter, readable=readable)
+    record = json.loads(RECORD.dump_json(_record(adapter, tensors, weights)))
+    record[DIGEST] = digest_of(record, bound_settings(config))
     files = {
         ADAPTER_WEIGHTS: weights,
-        ADAPTER_CONFIG: json.dumps(config_of(adapter, readable=readable), indent=2).encode(),
-        ADAPTER_RECORD: RECORD.dump_json(_record(adapter, tensors, weights), indent=2),
+        ADAPTER_CONFIG: json.dumps(config, indent=2).encode(),
+        ADAPTER_RECORD: json.dumps(record, indent=2, ensure_ascii=False).encode(),
         "README.md": model_card(adapter.card, adapter.ranks, readable=readable, size=len(weights)).encode(),
     }
     with folder_atomically(folder) as fresh:
         for name, data in files.items():
             write_atomically(fresh / name, data)
     return folder
+
+
+def bound_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings in adapter_config.json that a digest covers: the base's place is the user's to fill in."""
+    return {key: value for key, value in config.items() if key != "base_model_name_or_path"}
 
 
 def _misread(adapter: Adapter, base: nn.Module | None) -> bool:
@@ -113,3 +132,14 @@ def check_finite(tensors: dict[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise BadFileError(f"{where} has NaN or infinite values in {name}; expected finite ones")
+
+
+def check_dtypes(tensors: dict[str, Tensor], where: str) -> None:
+    """Raises BadFileError for tensors that are no floats of 16 bits or more; counters of batches may be integers."""
+    for name, tensor in tensors.items():
+        is_counter = name.rpartition(".")[2] in STATISTICS and tensor.dtype == torch.int64
+        if tensor.dtype not in _FLOATS and not is_counter:
+            raise BadFileError(
+                f"{where} has {name!r} in {str(tensor.dtype).removeprefix('torch.')}; expected float32, float64, bfloat16 or "
+                "float16"
+            )

@@ -1,21 +1,24 @@
-"""`loradar adapters`: list, show, verify, factor."""
+"""`loradar adapters`: list, show, verify, keygen, sign, factor."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from loradar.cli.flags import plain_command
+from loradar.cli.flags import Key, plain_command
 from loradar.cli.help import Group
 from loradar.cli.printing import Output
 
 adapters = typer.Typer(
     cls=Group,
     rich_markup_mode=None,
-    help="List, show and verify adapter folders; make one of a tuned model.",
+    help="List, show, verify and sign adapter folders; make one of a tuned model.",
     epilog="loradar adapters list runs",
 )
 
+_Signed = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="Folder of an adapter, a task or a guard.", show_default=False)
+]
 _Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="An adapter folder.", show_default=False)]
 
 
@@ -41,15 +44,56 @@ def _show(folder: _Folder) -> Output:
     adapters, "verify", example="loradar adapters verify runs/demo/harden/adapters/pgd --base runs/demo/base"
 )
 def _verify(
-    folder: _Folder,
+    folder: _Signed,
     base: Annotated[
-        str, typer.Option(metavar="TEXT", help="The base that it should fit, as harden takes it.", show_default=False)
+        str | None,
+        typer.Option(metavar="TEXT", help="The base that it should fit, as harden takes it.", show_default=False),
+    ] = None,
+    key: Key = None,
+) -> Output:
+    """Check the files of an adapter, a task or a guard, its base, and who signed it. Exits with 2 where something is wrong.
+
+    It is what opening the folder checks, and nothing else.
+    """
+    from loradar.jobs.signing import verify_folder
+
+    found = verify_folder(folder, base=base, key=key)
+    lines = [f"{folder} is complete" + (f" and belongs to {base}" if base else ""), found.bound]
+    if key is not None:
+        lines.append(f"signed by the owner of {key}")
+    data = {"folder": folder, "base": base, "verified": True, "digest": found.digest, "signed_by": key}
+    return Output(text=lines, data=data)
+
+
+@plain_command(adapters, "keygen", example="loradar adapters keygen ~/loradar-key")
+def _keygen(
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="File for the private key; the public one is OUT.pub.", show_default=False),
     ],
 ) -> Output:
-    """Check an adapter's files, and that it belongs to a base. Exits with 2 where something is wrong."""
-    from loradar.cli.show import verified
+    """Make a pair of Ed25519 keys: one to sign folders with, and a public one for those who open them."""
+    from loradar.core.files import expand_home
+    from loradar.core.signing import make_keys
 
-    return verified(folder, base)
+    private, public = make_keys(expand_home(out))
+    return Output(
+        text=[f"private key: {private} (keep it to yourself)", f"public key: {public}"],
+        data={"private": private, "public": public},
+    )
+
+
+@plain_command(adapters, "sign", example="loradar adapters sign runs/guard --key ~/loradar-key")
+def _sign(
+    folder: _Signed,
+    key: Annotated[Path, typer.Option(metavar="PATH", help="Private key, of keygen.", show_default=False)],
+) -> Output:
+    """Sign the folder of an adapter, a task, or a guard with its adapters."""
+    from loradar.core.files import expand_home
+    from loradar.jobs.signing import sign_folder
+
+    signature = sign_folder(folder, expand_home(key))
+    return Output(text=[f"signature: {signature}"], data={"folder": folder, "signature": signature})
 
 
 @plain_command(

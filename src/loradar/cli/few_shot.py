@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loradar.cli.flags import command, plain_command
+from loradar.cli.flags import Key, command, plain_command
 from loradar.cli.help import Group
 from loradar.cli.printing import Facts, Output, Rows, console
 from loradar.fewshot.config import FewShotEvalConfig, FewShotFitConfig, MetaTuneConfig
@@ -90,6 +90,7 @@ def _classify(
             metavar="TEXT", help="For --transductive: the support images. Default: where they were at the fit."
         ),
     ] = None,
+    key: Key = None,
 ) -> Output:
     """Classify images with the adapter of a few-shot task.
 
@@ -98,7 +99,7 @@ def _classify(
     """
     from loradar.fewshot import classify
 
-    job = classify.resolve(adapter, images, base=base, transductive=transductive, support=support)
+    job = classify.resolve(adapter, images, base=base, transductive=transductive, support=support, key=key)
     return answered(classify.run(job))
 
 

@@ -35,6 +35,12 @@ _CONFIG = Annotated[
 ]
 
 
+Key = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Public key; a folder that its owner did not sign is refused.")
+]
+"""Of commands that open a folder: see `adapters keygen`."""
+
+
 class Interrupted(Exception):  # noqa: N818
     """Ctrl-C during a command; the text says how to go on."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.live import Live
 
-from loradar.cli.flags import command, plain_command
+from loradar.cli.flags import Key, command, plain_command
 from loradar.cli.help import Group
 from loradar.cli.printing import Output, Rows, console, note, show
 from loradar.core.errors import BadDataError, BadFileError
@@ -97,11 +97,12 @@ def _classify(
     folder: _Folder = Path("runs/guard"),
     base: _Base = None,
     level: _Level = "calm",
+    key: Key = None,
 ) -> Output:
     """Classify images: each adapter's prediction, the vote, the suspected attack, and the defenses applied."""
     from loradar.guard.traffic import classify
 
-    findings = [finding for finding, _ in classify(_open(folder, base, level), images)]
+    findings = [finding for finding, _ in classify(_open(folder, base, level, key=key), images)]
     return Output(text=[_table(findings)], data=findings)
 
 
@@ -121,6 +122,7 @@ def _watch(
     ] = None,
     every: Annotated[float, typer.Option(metavar="X", min=0.05, help="Seconds between looks into the folder.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Stop when the folder holds nothing new.")] = False,
+    key: Key = None,
 ) -> None:
     """Classify images as they arrive in a folder; the level of alarm follows the traffic. Stop with Ctrl-C."""
     from loradar.guard.traffic import pictures_below
@@ -128,7 +130,7 @@ def _watch(
     pictures_below(incoming)
     if events is not None:
         _append(events, "")  # fails now, not at the first alarm
-    traffic = _open(folder, base, level, window)
+    traffic = _open(folder, base, level, window, key=key)
     screen = console()
     if not screen.is_terminal:
         for finding, decisions in _stream(traffic, incoming, every, once):
@@ -143,11 +145,13 @@ def _watch(
             live.update(_table(recent, title=_state(traffic)))
 
 
-def _open(folder: Path, base: str | None, level: Held | None, window: int = 200) -> "Traffic":
+def _open(
+    folder: Path, base: str | None, level: Held | None, window: int = 200, *, key: Path | None = None
+) -> "Traffic":
     from loradar.guard.guard import Guard
     from loradar.guard.traffic import open_traffic
 
-    return open_traffic(Guard.open(folder, base=base), fixed=level, window=window)
+    return open_traffic(Guard.open(folder, base=base, key=key), fixed=level, window=window)
 
 
 def _stream(traffic: "Traffic", incoming: Path, every: float, once: bool) -> "Iterator[tuple[Finding, list[Event]]]":

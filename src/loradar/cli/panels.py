@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 _PANELS = {
-    "Model": "base adapter architecture guard candidate pool",
+    "Model": "base adapter architecture guard candidate pool key",
     "Data": """
         data size train validation max_test_images support shot domain in_domain images_per_class validation_data
         validation_classes validation_episodes calibration calibration_data

@@ -16,7 +16,6 @@ from loradar.adapters import (
     load,
     rank_in_words,
     target_share,
-    verify,
 )
 from loradar.cli.printing import Facts, Output, Rows
 from loradar.core.errors import BadFileError, LoradarError
@@ -145,16 +144,6 @@ def _facts(adapter: Adapter, size: int) -> dict[str, str]:
         "size": f"{size:,} bytes",
         "created": f"{card.created or 'unknown'} by loradar {card.loradar_version}",
     }
-
-
-def verified(folder: Path, base: str) -> Output:
-    """One line where all is well. Raises BadFileError with everything that is wrong otherwise."""
-    problems = verify(folder, load_base(base).model)
-    if problems:
-        raise BadFileError("; ".join(problems))
-    return Output(
-        text=[f"{folder} is complete and belongs to {base}"], data={"folder": folder, "base": base, "verified": True}
-    )
 
 
 def inspection(spec: str, targets: list[str], rank: int | str) -> Output:

@@ -1,18 +1,52 @@
 """Writing so that a reader never sees half a file, and hashing what was written."""
 
+import errno
 import hashlib
+import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from loradar.core.errors import BadFileError
+
+_DEEPEST = 64
+"""Levels of JSON that are read: more than any file of ours has, and less than Python's own limit."""
 
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def read_regular(path: Path) -> bytes:
+    """Reads a regular file. Raises OSError for anything else, such as a pipe, on which a plain read would wait forever."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    with os.fdopen(handle, "rb") as file:
+        return file.read()
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Parses a JSON object. Raises ValueError for other JSON, for none, and for one nested more than 64 levels deep."""
+    try:
+        content = json.loads(data)
+    except RecursionError as error:
+        raise ValueError(f"it is nested more than {_DEEPEST} levels deep") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}; expected a JSON object")
+    level: list[Any] = [content]
+    for _ in range(_DEEPEST):
+        level = [value for each in level for value in (each.values() if isinstance(each, dict) else each)]
+        level = [value for value in level if isinstance(value, dict | list)]
+        if not level:
+            return content
+    raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

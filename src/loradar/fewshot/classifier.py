@@ -195,13 +195,14 @@ class FewShotClassifier:
         *,
         base: nn.Module | Base | str | None = None,
         support: tuple[Tensor | Array, Any] | None = None,
+        key: str | Path | None = None,
     ) -> "FewShotClassifier":
         """Opens what `save` or `loradar few-shot fit` wrote, on `base`, by default the one that the folder names.
 
-        With `support`, the images and labels that it was fitted on, answers are transductive. Raises BadFileError,
-        WrongBaseError.
+        With `support`, the images and labels that it was fitted on, answers are transductive. With `key`, the file
+        of a public key, the folder must be signed by its owner. Raises BadFileError, WrongBaseError.
         """
-        adapter = open_task(folder)
+        adapter = open_task(folder, key=key)
         card = adapter.card
         base = base_of_task(folder, adapter) if base is None else base
         classes = np.asarray(card.data.get(LABELS, card.classes))

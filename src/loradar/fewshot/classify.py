@@ -39,20 +39,21 @@ def resolve(
     base: str | None = None,
     transductive: bool = False,
     support: str | None = None,
+    key: Path | None = None,
 ) -> ClassifyJob:
     """Opens the adapter in `folder`, its base and the images. Raises LoradarError for one that cannot be read.
 
     With `transductive` the images help each other, which needs those that the adapter was fitted on: `support`, else what
-    its card names.
+    its card names. With `key`, the file of a public key, the folder must be signed by its owner.
     """
     if support is not None and not transductive:
         raise BadConfigError("support is for answering together alone; give --transductive, or leave --support out")
-    adapter = open_task(folder)
+    adapter = open_task(folder, key=key)
     opened = open_base(base or base_of_task(folder, adapter), "cpu")
     size = opened.input_size[1:]
     shown = _fitted_on(folder, adapter.card, support, size) if transductive else None
     x = read_images(images, size=size)
-    task = FewShotClassifier.load(folder, base=opened, support=shown)
+    task = FewShotClassifier.load(folder, base=opened, support=shown, key=key)
     return ClassifyJob(task=task, x=x, names=tuple(map(str, images)))
 
 

@@ -211,9 +211,9 @@ def _weight_of(head: nn.Module) -> torch.Tensor:
     return found.detach().clone()
 
 
-def open_task(folder: Path | str) -> Adapter:
-    """Loads the adapter of a fitted task. Raises BadFileError for any other adapter."""
-    adapter = load(folder)
+def open_task(folder: Path | str, *, key: str | Path | None = None) -> Adapter:
+    """Loads the adapter of a fitted task, signed by the owner of `key` if given. Raises BadFileError for any other."""
+    adapter = load(folder, key=key)
     if not adapter.card.classes or f"{adapter.card.head}.weight" not in adapter.modules_to_save:
         raise BadFileError(f"{folder} is no adapter of a few-shot task; expected one that `loradar few-shot fit` wrote")
     return adapter

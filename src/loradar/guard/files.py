@@ -10,12 +10,13 @@ from typing import Any
 import safetensors.torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
-from loradar.adapters import Adapter, fingerprint, load, save
+from loradar.adapters import Adapter, fingerprint, read_adapter, save
 from loradar.core.copying import copy_model
+from loradar.core.digests import DIGEST, check_digest, check_key, digest_of, dump_marked, is_marked
 from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
-from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
+from loradar.core.files import check_place, folder_atomically, parse_object, read_regular, sha256, write_atomically
 from loradar.core.names import ADAPTER_WEIGHTS, GUARD_RECORD, GUARD_TENSORS
 from loradar.core.old_attacks import upgraded_spec
 from loradar.guard.identify import Identifier
@@ -23,8 +24,10 @@ from loradar.guard.settings import GuardSettings
 from loradar.models import Base, open_base, pick_device
 from loradar.report.guards import Choice
 
-SCHEMA = 4
-_READ = (2, 3, SCHEMA)
+SCHEMA = 5
+_READ = (2, 3, 4, SCHEMA)
+_BOUND = 5
+"""The first schema with a digest over the whole record; before it only tensors are bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +35,12 @@ class GuardRecord:
     """What `guard.json` says of a guard.
 
     `base` is the base's one-line name and `base_fingerprint` its hash; `input_size` (channels, height, width) and `classes`
-    are its own (None in folders of schema 2). `attacks` are the specs of the threats; `adapters` holds the sha256 of each
-    adapter's weights; `costs` are shares of a forward pass (see `measure_costs`). `data` says what it was calibrated on,
-    and `digests` are hashes of those images, so that nothing is ever reported on them. `strangers` are specs of attacks
-    fitted as unknown, `max_fpr` the false alarms asked for (None before schema 4), `misses` by attack the held-out images
-    named clean and how many there were, `choice` why it answers as it does, where that was measured.
+    are its own (None in folders of schema 2). `attacks` are the specs of the threats; `adapters` holds the digest of each
+    adapter (before schema 5 the sha256 of its weights); `costs` are shares of a forward pass (see `measure_costs`). `data`
+    says what it was calibrated on, and `digests` are hashes of those images, so that nothing is ever reported on them.
+    `strangers` are specs of attacks fitted as unknown, `max_fpr` the false alarms asked for (None before schema 4),
+    `misses` by attack the held-out images named clean and how many there were, `choice` why it answers as it does, where
+    that was measured.
     """
 
     settings: GuardSettings
@@ -66,6 +70,17 @@ class GuardState:
     gate: Identifier
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GuardParts:
+    """What a guard's folder holds, its adapters included; `digest` is of all of it, "" before schema 5."""
+
+    record: GuardRecord
+    adapters: Mapping[str, Adapter]
+    identifier: Identifier
+    gate: Identifier
+    digest: str
+
+
 _RECORD = TypeAdapter(GuardRecord)
 
 
@@ -78,37 +93,40 @@ def save_guard(state: GuardState, folder: Path | str) -> Path:
         for name, part in (("identifier", state.identifier), ("gate", state.gate))
         for key, value in part.state_dict().items()
     }
-    data = safetensors.torch.save(tensors)
+    data = dump_marked(tensors)
     with folder_atomically(folder) as fresh:
-        for name, adapter in state.adapters.items():
-            save(adapter, fresh / "adapters" / name)
-        digests = {name: _digest(fresh, name) for name in state.adapters}
-        record = dataclasses.replace(state.record, adapters=digests)
+        places = {name: save(adapter, fresh / "adapters" / name) for name, adapter in state.adapters.items()}
+        record = dataclasses.replace(state.record, adapters={n: read_adapter(place)[1] for n, place in places.items()})
         content = {"schema": SCHEMA, "sha256": sha256(data), **json.loads(_RECORD.dump_json(record))}
+        content[DIGEST] = digest_of(content)
         write_atomically(fresh / GUARD_TENSORS, data)
         write_atomically(fresh / GUARD_RECORD, json.dumps(content, indent=2).encode())
     return folder
 
 
-def read_guard(folder: Path | str, *, base: str | Base | nn.Module | None = None, device: str = "auto") -> GuardState:
+def read_guard(
+    folder: Path | str,
+    *,
+    base: str | Base | nn.Module | None = None,
+    device: str = "auto",
+    key: str | Path | None = None,
+) -> GuardState:
     """Reads a guard's folder and opens its base; `base` is needed where that has moved, or was never in a file.
 
-    A base that is an object stays on its device unless `device` names another, which a copy is moved to. Raises
-    BadFileError for a folder that is damaged, WrongBaseError where the base or an adapter is not the guard's own.
+    A base that is an object stays on its device unless `device` names another, which a copy is moved to. With `key`, the
+    file of a public key, the guard must be signed by its owner. Raises BadFileError for a folder that is damaged or not
+    signed, WrongBaseError where the base or an adapter is not the guard's own.
     """
     folder = Path(folder)
-    record, identifier, gate = _read(folder)
+    parts = read_parts(folder, key=key)
+    record = parts.record
     opened = _open_base(record, base, device)
     if (found := fingerprint(opened.model)) != record.base_fingerprint:
         raise WrongBaseError(
             f"the guard in {folder} belongs to the base {record.base_fingerprint[:12]}, this one is {found[:12]}; give the "
             "base that it was built with"
         )
-    adapters = {name: load(folder / "adapters" / name) for name in record.adapters}
-    for name, digest in record.adapters.items():
-        if _digest(folder, name) != digest:
-            raise BadFileError(f"the adapter {name!r} in {folder} is not the one it was calibrated with; build it anew")
-    return GuardState(record=record, base=opened, adapters=adapters, identifier=identifier, gate=gate)
+    return GuardState(record=record, base=opened, adapters=parts.adapters, identifier=parts.identifier, gate=parts.gate)
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -116,10 +134,6 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
             raise BadConfigError(f"an adapter is called {name!r}; expected a name that a folder can have")
-
-
-def _digest(folder: Path, adapter: str) -> str:
-    return sha256((folder / "adapters" / adapter / ADAPTER_WEIGHTS).read_bytes())
 
 
 def _open_base(record: GuardRecord, base: str | Base | nn.Module | None, device: str) -> Base:
@@ -134,31 +148,55 @@ def _open_base(record: GuardRecord, base: str | Base | nn.Module | None, device:
     return dataclasses.replace(base, model=copy_model(base.model).to(pick_device(device)))
 
 
-def _read(folder: Path) -> tuple[GuardRecord, Identifier, Identifier]:
-    """The record, the identifier and the gate's, whole and undamaged."""
+def read_parts(folder: Path, *, key: str | Path | None = None) -> GuardParts:
+    """Reads everything but the base, whole, undamaged and, with `key`, signed by its owner. Raises BadFileError."""
     try:
-        content, data = json.loads((folder / GUARD_RECORD).read_bytes()), (folder / GUARD_TENSORS).read_bytes()
+        data = read_regular(folder / GUARD_TENSORS)
+        content = parse_object(read_regular(folder / GUARD_RECORD))
     except OSError as error:
         raise BadFileError(
             f"cannot read {error.filename}: {error.strerror}; expected a guard's folder, as `loradar guard build` writes it"
         ) from error
     except ValueError as error:
-        raise BadFileError(f"{folder / GUARD_RECORD} is not JSON ({error}); build the guard anew") from error
-    if not isinstance(content, dict) or content.pop("schema", None) not in _READ:
+        raise BadFileError(f"{folder / GUARD_RECORD} is not JSON of a guard ({error}); build the guard anew") from error
+    if (schema := content.get("schema")) not in _READ:
         raise BadFileError(
             f"{folder / GUARD_RECORD} has another schema; this loradar reads {', '.join(map(str, _READ))}: build the "
             "guard anew"
         )
-    if content.pop("sha256", "") != sha256(data):
+    if content.get("sha256") != sha256(data):
         raise BadFileError(
             f"{folder / GUARD_TENSORS} is truncated or changed: {GUARD_RECORD} has another sha256; get it anew"
         )
+    try:
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError, AttributeError) as error:
+        raise BadFileError(f"{folder} holds no whole guard ({error}); get it anew") from error
+    digest = check_digest(folder / GUARD_RECORD, content, required=is_marked(data) or schema >= _BOUND)
+    check_key(folder, digest, key)
+    record, identifier, gate = _rebuild(folder, content, tensors)
+    adapters = {name: _read_adapter(folder, name, known, digest) for name, known in record.adapters.items()}
+    return GuardParts(record=record, adapters=adapters, identifier=identifier, gate=gate, digest=digest)
+
+
+def _read_adapter(folder: Path, name: str, known: str, guard: str) -> Adapter:
+    """Reads an adapter of a guard of digest `guard`. Raises BadFileError for another than the guard was built with."""
+    place = folder / "adapters" / name
+    adapter, digest = read_adapter(place)
+    if known != (digest if guard else sha256(read_regular(place / ADAPTER_WEIGHTS))):
+        raise BadFileError(f"the adapter {name!r} in {folder} is not the one it was calibrated with; build it anew")
+    return adapter
+
+
+def _rebuild(
+    folder: Path, content: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[GuardRecord, Identifier, Identifier]:
+    content = {key: value for key, value in content.items() if key not in ("schema", "sha256", DIGEST)}
     try:
         if isinstance(attacks := content.get("attacks"), dict):  # schema 2 has older names of settings
             content["attacks"] = {name: upgraded_spec(str(spec)) for name, spec in attacks.items()}
         record = _RECORD.validate_json(json.dumps(content))
         check_names(record.adapters)
-        tensors = safetensors.torch.load(data)
         identifier, gate = (
             Identifier(
                 record.settings.labels,
@@ -172,6 +210,6 @@ def _read(folder: Path) -> tuple[GuardRecord, Identifier, Identifier]:
         raise BadFileError(
             f"{folder / GUARD_RECORD} is damaged: {where}: {first['msg']}; get the folder anew"
         ) from error
-    except (SafetensorError, BadConfigError) as error:
+    except BadConfigError as error:
         raise BadFileError(f"{folder} holds no whole guard ({error}); get it anew") from error
     return record, identifier, gate

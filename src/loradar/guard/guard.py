@@ -96,13 +96,15 @@ class Guard(nn.Module):
         base: str | Base | nn.Module | None = None,
         device: str = "auto",
         precision: Precision = "auto",
+        key: str | Path | None = None,
     ) -> "Guard":
         """Opens a guard's folder, as `loradar guard build` or `save` writes it.
 
-        `base` is needed only where the base has moved since, or was never in a file. Raises BadFileError for a folder
-        that is damaged, WrongBaseError where the base or an adapter is not the one that the guard was built of.
+        `base` is needed only where the base has moved since, or was never in a file. With `key`, the file of a public
+        key, the guard must be signed by its owner. Raises BadFileError for a folder that is damaged or not signed,
+        WrongBaseError where the base or an adapter is not the one that the guard was built of.
         """
-        return cls.of(read_guard(folder, base=base, device=device), precision=precision)
+        return cls.of(read_guard(folder, base=base, device=device, key=key), precision=precision)
 
     @classmethod
     def of(cls, state: GuardState, *, precision: Precision = "auto") -> "Guard":

@@ -215,6 +215,7 @@ class PredictConfig(Settings):
     pictures: list[Path] = Field(..., min_length=1, description="Image files of any size.")
     base: str = Field(..., description=BASE)
     adapter: Path | None = Field(None, description="Adapter folder to plug into the base. Default: the base alone.")
+    key: Path | None = Field(None, description="Public key; an adapter that its owner did not sign is refused.")
     top: int = Field(
         1, ge=1, description="Most probable classes to print for each picture.", json_schema_extra={"panel": "Output"}
     )

@@ -39,11 +39,13 @@ class Prediction:
 
 def resolve(config: PredictConfig) -> PredictJob:
     """Opens the base and the adapter. Raises LoradarError."""
+    if config.key is not None and config.adapter is None:
+        raise BadConfigError("a key is for the signature of an adapter; give --adapter, or leave --key out")
     base = open_base(config.base, config.device)
     model: nn.Module = base.model
     classes = base.classes or tuple(str(index) for index in range(base.num_classes))
     if config.adapter is not None:
-        adapter = load(config.adapter).to(device_of(model))
+        adapter = load(config.adapter, key=config.key).to(device_of(model))
         model = plug(model, adapter)
         classes = adapter.card.classes or classes
     return PredictJob(

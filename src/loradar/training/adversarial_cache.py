@@ -1,8 +1,9 @@
 """Adversarial images kept on disk, under a key of attack, model and image: crafted once, reused by epochs and runs."""
 
 import hashlib
-import os
+import warnings
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from loradar.core.errors import BadConfigError
-from loradar.core.files import expand_home, make_folder, sha256, write_atomically
+from loradar.core.files import expand_home, make_folder, read_regular, sha256, write_atomically
 from loradar.core.types import Attack, Images, Labels, LabelUse, Traits
 
 Place = tuple[Path, int]
+_HEX_DIGITS = 64
+"""Of the sha256 that a file's name ends in; in files of earlier versions a process number stands there."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class CachedAttack:
     """An attack with a memory, for one model; its spec and traits are the attack's own.
 
     An image is known by the sha256 of its pixels and its label. Each call is one file, written atomically, so a killed
-    run loses one batch at most; a damaged file is passed over, and what it held is crafted again.
+    run loses one batch at most. A file's name ends in its checksum: one that was damaged is taken away with a warning, and
+    what it held is crafted again.
     """
 
     attack: Attack
@@ -98,10 +102,8 @@ class CachedAttack:
             else:
                 missing.append(row)
         for path, rows in wanted.items():
-            try:
-                with safe_open(path, framework="pt") as file:
-                    images: Tensor = file.get_tensor("images")
-            except (SafetensorError, OSError):
+            images = _images(path)
+            if images is None:
                 missing += [row for row, _ in rows]
                 continue
             into, out = zip(*rows, strict=True)
@@ -110,10 +112,28 @@ class CachedAttack:
 
     def _write(self, keys: list[str], x_adv: Images) -> None:
         packed = torch.tensor([list(bytes.fromhex(key)) for key in keys], dtype=torch.uint8)
-        # the process number keeps two runs that fill one room apart
-        path = self.directory / f"{keys[0][:16]}-{len(keys)}-{os.getpid()}.safetensors"
-        write_atomically(path, safetensors.torch.save({"keys": packed, "images": x_adv.cpu().contiguous()}))
+        data = safetensors.torch.save({"keys": packed, "images": x_adv.cpu().contiguous()})
+        path = self.directory / f"{keys[0][:16]}-{len(keys)}-{sha256(data)}.safetensors"
+        write_atomically(path, data)
         self.index.update({key: (path, row) for row, key in enumerate(keys)})
+
+
+def _images(path: Path) -> Tensor | None:
+    """The images of a file; None where they are not those that were written, or where it is gone."""
+    try:
+        data = read_regular(path)
+    except OSError:
+        return None
+    if sha256(data) != path.stem.rpartition("-")[2]:
+        _discard(path)
+        return None
+    return safetensors.torch.load(data)["images"]
+
+
+def _discard(path: Path) -> None:
+    warnings.warn(f"{path} is damaged: the attacked images in it are made anew", stacklevel=2)
+    with suppress(OSError):
+        path.unlink()
 
 
 def _keys(x: Images, y: Labels) -> list[str]:
@@ -126,11 +146,24 @@ def _keys(x: Images, y: Labels) -> list[str]:
 
 def _index(directory: Path) -> dict[str, Place]:
     index: dict[str, Place] = {}
+    unchecked = 0
     for path in sorted(directory.glob("*.safetensors")):
+        if len(path.stem.rpartition("-")[2]) != _HEX_DIGITS:
+            unchecked += 1
+            continue
         try:
             with safe_open(path, framework="pt") as file:
                 keys = file.get_tensor("keys")
+        except FileNotFoundError:  # another process took it away
+            continue
         except (SafetensorError, OSError):
+            _discard(path)
             continue
         index.update({bytes(key.tolist()).hex(): (path, row) for row, key in enumerate(keys)})
+    if unchecked:
+        warnings.warn(
+            f"{unchecked} files in {directory} are of an earlier version, without a checksum: the attacked images in them "
+            "are made anew",
+            stacklevel=2,
+        )
     return index
