@@ -6,14 +6,14 @@ import pytest
 
 PUBLIC = {
     "attacks": """
-        APGD AttackInfo AutoAttack BaseAttack FGSM FIA FoolboxAttack ForeignAttack FunctionAttack MIFGSM NormAttack
+        APGD AttackInfo AutoAttack BaseAttack FGSM FIA FoolboxAttack ForeignAttack FunctionAttack MIFGSM MSD NormAttack
         PGD Pyramid ROA RandomChoice SettingInfo Smooth TorchAttack UniformNoise WorstOf as_attack ascend
         available_attacks describe_attack named_attack named_attacks parse_attack register selection_attack
         strongest training_attack without_gradient
     """,
     "adapters": """
-        Adapter AdapterPool AdapterSwitch Card Delta Init Norm PRESETS add_weighted check_shared_start
-        feature_extractor find_head find_heads find_norms find_targets fingerprint full_adapter init_adapter
+        Adapter AdapterPool AdapterSwitch Card Delta Factored Init Norm PRESETS add_weighted check_shared_start
+        factor feature_extractor find_head find_heads find_norms find_targets fingerprint full_adapter init_adapter
         init_delta load load_named merge_weights on_residual plug rank_in_words read_adapter residual save target_share
         truncate_spectrum truncated update_merged verify
     """,

@@ -1,13 +1,17 @@
 """The adapter as a value: its state, its copies, its card; and the fingerprint of a base."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from loradar.adapters import Card, fingerprint, init_adapter, plug
+from loradar.adapters import Card, fingerprint, full_adapter, init_adapter, load, merge_weights, plug, save, verify
 from loradar.core.errors import BadFileError, WrongBaseError
 from loradar.core.modules import Wrapper
-from tests.adapters.tiny import Centred, images, resnet, snapshot, trained, vit
+from tests.adapters.tiny import Centred, images, resnet, snapshot, step, trained, vit
 
 
 def test_a_copy_is_of_its_own() -> None:
@@ -89,3 +93,30 @@ def test_making_an_adapter_leaves_the_base_and_the_global_generator() -> None:
     init_adapter(base, target_modules="all-conv", rank=2)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(t, before[n]) for n, t in base.state_dict().items())
+
+
+@pytest.mark.parametrize("make", [resnet, vit])
+def test_a_full_adapter_with_its_head_is_fine_tuning_of_the_whole_model(
+    make: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    base, tuned = make(), make()
+    before = snapshot(base)
+    adapter = full_adapter(base, head=True)
+    step(plug(base, adapter), adapter, images(8))
+    optimiser = torch.optim.Adam(tuned.parameters(), lr=1e-2)
+    tuned.train()
+    for _ in range(2):
+        optimiser.zero_grad()
+        F.cross_entropy(tuned(images(8)), torch.arange(8) % 4).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    tuned.eval()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+    save(adapter, tmp_path / "a", base)
+    assert verify(tmp_path / "a", base) == []
+    again = load(tmp_path / "a")
+    assert len(again.parameters()) == len(list(tuned.parameters()))
+    merged = merge_weights(base, again)
+    assert snapshot(merged).keys() == snapshot(tuned).keys()
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(tensor, tuned.state_dict()[name], rtol=1e-4, atol=1e-5)
+    assert torch.equal(merged(images()), plug(base, adapter).eval()(images()))

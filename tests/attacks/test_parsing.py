@@ -13,6 +13,7 @@ from loradar.attacks import (
     FGSM,
     FIA,
     MIFGSM,
+    MSD,
     PGD,
     ROA,
     AutoAttack,
@@ -63,6 +64,7 @@ SPECS: list[tuple[str, Attack, str]] = [
     ("fia-quick:n_masks=5", FIA(n_masks=5, step_size=4.8 / 255, schedule="linear", momentum=0.9), "fia:*"),
     ("noise", UniformNoise(), "noise"),
     ("autoattack:eps=1/255,attacks=apgd-ce/square", AutoAttack(eps=1 / 255, attacks=("apgd-ce", "square")), ""),
+    ('msd:attacks="pgd:steps=5+pgd:norm=l2,steps=5"', MSD(attacks=(PGD(steps=5), PGD(norm="l2", steps=5))), ""),
     ("pgd+roa:steps=3", WorstOf(attacks=(PGD(), ROA(steps=3))), ""),
     ("pgd|roa+fgsm", RandomChoice(attacks=(PGD(), WorstOf(attacks=(ROA(), FGSM())))), ""),
     ("(pgd|roa)+fgsm", WorstOf(attacks=(RandomChoice(attacks=(PGD(), ROA())), FGSM())), ""),
@@ -85,6 +87,9 @@ def test_every_name_is_tried_above() -> None:
 
 
 def _values(hint: Any, low: float, high: float) -> st.SearchStrategy[Any]:
+    if hint == tuple[Attack, ...]:
+        members = st.builds(PGD, norm=st.sampled_from(["linf", "l2"]), eps=st.floats(0, 1), seed=st.integers(0, 3))
+        return st.lists(members, min_size=1, max_size=3).map(tuple)
     if get_origin(hint) is tuple:
         return st.lists(st.sampled_from(get_args(get_args(hint)[0])), min_size=1, max_size=4).map(tuple)
     if get_args(hint) and type(None) in get_args(hint):

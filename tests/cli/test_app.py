@@ -86,6 +86,25 @@ def test_a_killed_run_ends_with_the_same_bits(trained: Path, base_folder: Path, 
     assert (tmp_path / file).read_bytes() == (trained / file).read_bytes()
 
 
+def test_a_tuned_model_becomes_an_adapter(base_folder: Path, tmp_path: Path) -> None:
+    from loradar.core.modules import unwrap
+    from loradar.models import load_base, save_base
+
+    base = load_base(str(base_folder))
+    unwrap(base.model).get_parameter("conv1.0.weight").data.add_(0.05)
+    tuned = save_base(tmp_path / "tuned", base)
+    done = loradar(
+        *("adapters", "factor", base_folder, tuned, "--rank", "1", "--data", "digits", "-o", tmp_path / "a", "--json")
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["ranks"] == {"conv1.0": 1}
+    assert said["error"] < 1e-3
+    assert [row["model"] for row in said["rows"]] == ["base", "tuned", "adapter"]
+    assert said["rows"][1]["correct"] == said["rows"][2]["correct"]
+    assert loradar("adapters", "verify", tmp_path / "a", "--base", base_folder).returncode == 0
+
+
 def test_adapters_list_show_verify(trained: Path, base_folder: Path) -> None:
     folder = trained / "run" / "adapters"
     assert "pgd-steps1" in loradar("adapters", "list", folder).stdout
@@ -148,6 +167,20 @@ BAD = {
     "a base over something else": (["pretrain", "--out", "{foreign}"], "exists and is not a base"),
     "no such data": (["audit", "{base}", "--data", "nowhere/at/all"], "nowhere/at/all"),
     "a pickle for a base": (["audit", "{pickle}:architecture=resnet18,num_classes=10"], "more than tensors"),
+    "a model of another architecture": (
+        [
+            "adapters",
+            "factor",
+            "{base}",
+            "resnet18-cifar:pretrained=false,num_classes=10",
+            "--rank",
+            "1",
+            "-o",
+            "{empty}",
+        ],
+        "of another architecture",
+    ),
+    "no rank to factor at": (["adapters", "factor", "{base}", "{other}", "-o", "{empty}"], "expected one of the two"),
     "no adapter": (["adapters", "verify", "{empty}", "--base", "{base}"], "adapter"),
     "a truncated adapter": (["adapters", "verify", "{short}", "--base", "{base}"], "truncated"),
     "a tampered adapter": (["adapters", "verify", "{flipped}", "--base", "{base}"], "changed"),

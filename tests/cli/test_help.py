@@ -114,6 +114,7 @@ def test_bounds_read_as_words() -> None:
     assert texts["init"].endswith("[random, zeros or svd; default: random]")
     assert texts["lora_alpha"].endswith("[above 0]")
     assert texts["size"].endswith("[N or HEIGHTxWIDTH]")
+    assert texts["max_bytes"].endswith("[bytes, kB, MB, KiB or MiB]")
     guard = {parameter.name: parameter.help for parameter in ALL["guard build"].params}
     assert guard["max_fpr"].endswith("[above 0, below 0.5; default: 0.01]")
     assert guard["abstain"].endswith("[0 to 1; default: 0.0]")

@@ -20,6 +20,7 @@ from loradar.attacks import (
     FGSM,
     FIA,
     MIFGSM,
+    MSD,
     PGD,
     ROA,
     AutoAttack,
@@ -194,6 +195,9 @@ CASES = {
     ),
     "RandomChoice": Case(
         attack=RandomChoice(attacks=(FGSM(eps=RADIUS), PGD(eps=RADIUS))), inside=in_linf, optimum=best_in_linf
+    ),
+    "MSD": Case(
+        attack=MSD(attacks=(PGD(eps=RADIUS), PGD(eps=RADIUS / 2, norm="linf"))), inside=in_linf, optimum=best_in_linf
     ),
     # it stops where an image is fooled, and draws for the batch as a whole
     "AutoAttack": Case(

@@ -25,6 +25,9 @@ def test_yaml_and_toml_say_the_same(tmp_path: Path) -> None:
         ({"base": "b", "rank": "layer1*=0"}, "rank is 'layer1*=0'; expected 1 or more"),
         ({"base": "b", "rank": "many"}, "rank is 'many'; expected N, or PATTERN=N"),
         ({"base": "b", "rank": 4.5}, "rank is 4.5; expected N, or PATTERN=N"),
+        ({"base": "b", "rank": None}, "rank is None; expected a rank, or max_bytes"),
+        ({"base": "b", "rank": 4, "max_bytes": "9kB"}, "rank and max_bytes are both given; expected one of the two"),
+        ({"base": "b", "max_bytes": "9 miles"}, "max_bytes is '9 miles'; expected bytes, kB, MB, KiB or MiB"),
         ({"base": "b", "init": "ones"}, "init is 'ones'"),
         ({"base": "b", "learning_rate": float("inf")}, "learning_rate is inf; input should be a finite number"),
         ({"base": "b", "epochs": True}, "epochs is True; expected a number or text"),
@@ -53,6 +56,13 @@ def test_what_does_not_fit_is_said_in_one_line(settings: dict[str, object], says
 def test_a_rank_is_a_number_or_text(given: object, kept: object) -> None:
     config = validate(HardenConfig, {"base": "b", "rank": given})
     assert config.rank == kept
+    assert validate(HardenConfig, config.model_dump()) == config
+
+
+@pytest.mark.parametrize("recipe", ["balanced", "transfer"])
+def test_a_budget_takes_the_place_of_the_rank_of_the_recipe(recipe: str) -> None:
+    config = validate(HardenConfig, {"base": "b", "recipe": recipe, "max_bytes": "0.4MB"})
+    assert (config.rank, config.max_bytes) == (None, 400_000)
     assert validate(HardenConfig, config.model_dump()) == config
 
 

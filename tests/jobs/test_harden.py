@@ -9,11 +9,13 @@ import torch
 
 from loradar.adapters import load, plug, verify
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadTargetError, LoradarError
+from loradar.core.modules import unwrap
+from loradar.core.names import ADAPTER_WEIGHTS
 from loradar.data import load_source
 from loradar.evaluation.names import kind
 from loradar.jobs import audit, harden
 from loradar.jobs.config import AuditConfig, HardenConfig
-from loradar.models import load_base, new_base, save_base
+from loradar.models import Base, load_base, new_base, open_base, save_base
 from loradar.report.files import read_report
 from loradar.training import distillation_loss
 
@@ -262,12 +264,41 @@ def test_everything_that_an_adapter_owns_is_trained(
     assert all(bool(delta.b.any()) for delta in adapter.deltas.values())
 
 
+def _check_full_fine_tuning(config: HardenConfig, base: Base, rate: float) -> None:
+    report = read_report(config.out)
+    assert {row.attack for row in report.rows if row.model == f"full, rate {rate:g}"} == {"none", "pgd"}
+    assert f"full, rate {rate:g}" in report.baselines
+    assert report.training is not None
+    assert ("pgd-full", 0) in [(check.model, check.differing) for check in report.training.reload_checks]
+    full = load(config.out / "adapters" / "pgd-full")
+    assert verify(config.out / "adapters" / "pgd-full", base.model) == []
+    assert full.card.trained_against == "pgd"
+    assert full.card.measured
+    own = dict(unwrap(base.model).state_dict())
+    assert full.modules_to_save.keys() == own.keys()
+    assert not any(torch.equal(tensor, own[name]) for name, tensor in full.modules_to_save.items())
+    sizes = {size.model: size.bytes for size in report.sizes}
+    assert sizes["pgd-full"] > sizes["base"]
+
+
+def test_a_budget_of_bytes_holds_for_what_is_written(base_folder: Path, tmp_path: Path) -> None:
+    changes = {"recipe": "fast", "attacks": ["pgd"], "adaptive": "none", "baselines": False, "epochs": 1}
+    config = settings(base_folder, tmp_path, **changes, max_bytes="60kB")
+    ranks = harden.run(harden.resolve(config))["pgd"].ranks
+    assert 0.98 * 60_000 <= (config.out / "adapters" / "pgd" / ADAPTER_WEIGHTS).stat().st_size <= 60_000
+    assert len(ranks) == 4
+
+
 @pytest.mark.parametrize(("recipe", "gains_move"), [("transfer", False), ("balanced", True)])
-def test_the_baseline_of_normalisation_owns_what_the_adapters_do(
+def test_the_baselines_own_what_the_adapters_do_or_everything(
     base_folder: Path, tmp_path: Path, recipe: str, gains_move: bool
 ) -> None:
-    config = settings(base_folder, tmp_path, recipe=recipe, attacks=["pgd"], adaptive="none", rank=2)
-    harden.run(harden.resolve(config))
+    config = settings(base_folder, tmp_path, recipe=recipe, attacks=["pgd"], adaptive="none", rank=2, full=True)
+    base = open_base(str(base_folder), "cpu")
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    assert list(harden.run(harden.resolve(config, base=base))) == ["pgd"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.model.state_dict().items())
+    _check_full_fine_tuning(config, base, 4e-4 if recipe == "balanced" else 1e-4)
     baseline = load(config.out / "adapters" / "pgd-fc+norm")
     own = load_base(str(base_folder)).model.state_dict()
     gains = [n for n in baseline.modules_to_save if n.endswith("weight") and "bn" in n]
@@ -283,6 +314,10 @@ def test_the_baseline_of_normalisation_owns_what_the_adapters_do(
         ({"warm_up": 2, "schedule": "cosine"}, "warm_up is 2 of 2 epochs"),
         ({"warm_up": 1, "schedule": "one-cycle"}, "with the cosine schedule"),
         ({"rank": 1000}, "rank 1000 exceeds"),
+        (
+            {"max_bytes": "1kB", "norm": "owned"},
+            "max_bytes is 1000; rank 1 in 4 layers, with what is trained whole, takes",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_said_before_anything_long(

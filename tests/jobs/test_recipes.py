@@ -2,7 +2,7 @@
 
 import pytest
 
-from loradar.attacks import FGSM, PGD, ROA, parse_attack, selection_attack, training_attack
+from loradar.attacks import FGSM, MSD, PGD, ROA, WorstOf, parse_attack, selection_attack, training_attack
 from loradar.core.config import validate
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack
@@ -47,6 +47,25 @@ def test_the_table_names_every_setting() -> None:
         ("pgd:norm=l2,eps=0.5", 1, 0, FGSM(norm="l2", eps=0.5, noise=1.0, clip=False)),
         ("pgd:eps=8/255,steps=50", 2, 0, PGD(eps=8 / 255, steps=2, step_size=6 / 255)),
         ("pgd:eps=8/255,steps=50", 2, 1, PGD(eps=8 / 255, steps=3, step_size=4 / 255)),
+        (
+            'msd:attacks="pgd:eps=8/255+pgd:norm=l2,eps=0.5"',
+            2,
+            0,
+            MSD(
+                attacks=(
+                    PGD(eps=8 / 255, steps=2, step_size=6 / 255),
+                    PGD(norm="l2", eps=0.5, steps=2, step_size=0.375),
+                )
+            ),
+        ),
+        (
+            'msd:attacks="pgd:eps=8/255+pgd:norm=l2,eps=0.5"',
+            1,
+            0,
+            WorstOf(
+                attacks=(FGSM(eps=8 / 255, noise=2.0, clip=False), FGSM(norm="l2", eps=0.5, noise=1.0, clip=False))
+            ),
+        ),
         (
             "roa:height=7,width=3",
             3,

@@ -1,8 +1,10 @@
 """Adapters: low-rank changes of a frozen base, and the files they live in."""
 
-from loradar.adapters.adapter import Adapter, full_adapter, init_adapter
+from loradar.adapters.adapter import Adapter
+from loradar.adapters.building import full_adapter, init_adapter
 from loradar.adapters.card import Card, Norm
 from loradar.adapters.delta import Delta
+from loradar.adapters.factoring import Factored, factor
 from loradar.adapters.features import feature_extractor
 from loradar.adapters.files import load, read_adapter, verify
 from loradar.adapters.fingerprint import fingerprint
@@ -24,10 +26,12 @@ __all__ = [
     "AdapterSwitch",
     "Card",
     "Delta",
+    "Factored",
     "Init",
     "Norm",
     "add_weighted",
     "check_shared_start",
+    "factor",
     "feature_extractor",
     "find_head",
     "find_heads",

@@ -34,13 +34,10 @@ def init_delta(
     """
     shape = tuple(weight.shape)
     out, inner = shape[0], prod(shape[1:])
-    most = min(out // groups, inner)
-    if not 1 <= rank <= most:
-        wrong = f"exceeds {most}, the smaller side of {name}" if rank > 0 else "is below 1"
-        raise BadTargetError(f"rank {rank} {wrong}; expected 1 to {most}")
+    check_rank(rank, min(out // groups, inner), name)
     init_factors = None
     if kind == "svd":
-        pairs = [_principal(matrix, rank, scale) for matrix in weight.chunk(groups)]
+        pairs = [principal_factors(matrix, rank, scale) for matrix in weight.chunk(groups)]
         a, b = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
         init_factors = (a.clone(), b.clone())
     elif kind in ("random", "zeros"):
@@ -61,7 +58,15 @@ def init_delta(
     )
 
 
-def _principal(weight: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
+def check_rank(rank: int, most: int, name: str) -> None:
+    """Raises BadTargetError for a rank that is not 1 to `most`, the smaller side of the weight `name`."""
+    if not 1 <= rank <= most:
+        wrong = f"exceeds {most}, the smaller side of {name}" if rank > 0 else "is below 1"
+        raise BadTargetError(f"rank {rank} {wrong}; expected 1 to {most}")
+
+
+def principal_factors(weight: Tensor, rank: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Returns a (rank, in) and b (out, rank), whose product times `scale` is nearest to `weight`, a matrix or a kernel."""
     # in float64 on the CPU: the same factors on every machine, to the precision of the file
     matrix = weight.detach().to("cpu", torch.float64).reshape(len(weight), -1)
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)

@@ -30,10 +30,17 @@ def further_names_of(delta: str) -> tuple[str, str]:
 
 
 def is_plain_lora(adapter: Adapter) -> bool:
-    """Whether PEFT would read the adapter as it is, whatever the base: branches of two factors, and whole modules."""
+    """Whether PEFT would read the adapter as it is, whatever the base: branches of two factors, and whole modules.
+
+    With a bias for each of the branches, or for none: it has one setting for all.
+    """
     whole = {name.rpartition(".")[0] for name in adapter.modules_to_save}
-    return not whole & set(adapter.deltas) and all(
-        delta.branch_equivalent and delta.bias is None and delta.magnitude is None for delta in adapter.deltas.values()
+    deltas = adapter.deltas.values()
+    is_alike = len({delta.bias is None for delta in deltas}) < 2
+    return (
+        is_alike
+        and not whole & set(adapter.deltas)
+        and all(delta.branch_equivalent and delta.magnitude is None for delta in deltas)
     )
 
 
@@ -76,6 +83,7 @@ def config_of(adapter: Adapter, *, readable: bool) -> dict[str, Any]:
         "use_rslora": False,
         "use_dora": False,
         "init_lora_weights": True,
+        **({"lora_bias": True} if readable and any(d.bias is not None for d in adapter.deltas.values()) else {}),
     }
 
 

@@ -8,6 +8,7 @@ from loradar.attacks.feature_importance import FIA
 from loradar.attacks.fgsm import FGSM
 from loradar.attacks.foreign import FoolboxAttack, ForeignAttack, FunctionAttack, TorchAttack, as_attack
 from loradar.attacks.mi_fgsm import MIFGSM
+from loradar.attacks.msd import MSD
 from loradar.attacks.noise import UniformNoise
 from loradar.attacks.objectives import without_gradient
 from loradar.attacks.occlusion import ROA
@@ -25,6 +26,7 @@ __all__ = [
     "FGSM",
     "FIA",
     "MIFGSM",
+    "MSD",
     "PGD",
     "ROA",
     "AttackInfo",

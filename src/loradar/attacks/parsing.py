@@ -72,10 +72,16 @@ def _values(kind: type[BaseAttack], name: str, options: dict[str, str]) -> dict[
             hint = f"{key} is now {new}" if new and new.split(" ")[0] in hints else did_you_mean(key, hints)
             raise BadConfigError(f"attack {name!r} has no setting {shown(key)!r}; {hint}")
         try:
-            found[key] = value_of(text, hints[key])
+            found[key] = _several(text) if hints[key] == tuple[Attack, ...] else value_of(text, hints[key])
         except ValueError as error:
             raise BadConfigError(f"{name}:{key} is {shown(text)!r}; {error}") from error
     return found
+
+
+def _several(text: str) -> tuple[Attack, ...]:
+    """The attacks of a setting that holds some: `a+b`."""
+    spec = read_spec(text)
+    return tuple(map(_made, spec.parts)) if isinstance(spec, GroupSpec) and spec.sign == "+" else (_made(spec),)
 
 
 def named_attack(text: str) -> tuple[str, Attack]:

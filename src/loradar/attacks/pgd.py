@@ -49,9 +49,17 @@ class PGD(NormAttack):
             return strongest(model, x, y, [partial(self._craft, model, k) for k in range(self.restarts)])
 
     def _craft(self, model: nn.Module, restart: int, x: Images, y: Labels) -> Images:
-        start = x
+        objective, start = objective_of(model, x, y, self.loss, self.keep), self.start(x, restart)
+        last = ascend(objective, x, start, ball=self.ball, step_size=self.size_of_step, steps=self.steps)
+        return kept(objective, last)
+
+    @property
+    def size_of_step(self) -> float:
+        """`step_size`, or what it is where none is given."""
+        return 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+
+    def start(self, x: Images, restart: int = 0) -> Images:
+        """Where a run begins: a random point of the ball, or the image itself."""
         if self.random_start or restart:
-            start = self.ball.sample(x, mix(self.seed, restart)).clamp(0, 1)
-        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        objective = objective_of(model, x, y, self.loss, self.keep)
-        return kept(objective, ascend(objective, x, start, ball=self.ball, step_size=step_size, steps=self.steps))
+            return self.ball.sample(x, mix(self.seed, restart)).clamp(0, 1)
+        return x

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from loradar.core.attack_specs import number, number_text, shown, snapped
+from loradar.core.attack_specs import number, number_text, shown, snapped, write_group
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack
 
@@ -165,7 +165,8 @@ def type_name(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " | ".join(map(str, get_args(hint)))
     if get_origin(hint) is tuple:
-        return f"{type_name(get_args(hint)[0])}, joined by /" + (", or none" if optional else "")
+        sign = "+" if get_args(hint)[0] is Attack else "/"
+        return f"{type_name(get_args(hint)[0])}, joined by {sign}" + (", or none" if optional else "")
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Attack: "an attack"}
     return words.get(hint, "an object") + (", or none" if optional else "")
 
@@ -179,6 +180,8 @@ def text_of(value: Any) -> str:
     if isinstance(value, float):
         return number_text(value)
     if isinstance(value, tuple):
+        if all(isinstance(each, Attack) for each in value):
+            return write_group("+", [each.spec for each in value], {})
         return "/".join(value)
     return value.spec if isinstance(value, Attack) else str(value)
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 from loradar.attacks.fgsm import FGSM
+from loradar.attacks.msd import MSD
 from loradar.attacks.occlusion import ROA
 from loradar.attacks.pgd import PGD
 from loradar.attacks.random_choice import RandomChoice
@@ -18,12 +19,15 @@ def training_attack(attack: Attack, steps: int, *, escalations: int = 0) -> Atta
     """Returns an attack of `steps` gradient steps that moves images in the same set as `attack`; to train against.
 
     In a norm ball of one step it is N-FGSM, which does not overfit as FGSM does, and of several PGD. In a rectangle it is
-    ROA with few candidates and large steps that shrink. Several attacks are cheapened each; any other is returned as it is.
+    ROA with few candidates and large steps that shrink. Several attacks are cheapened each (those of MSD of one step are the
+    worst of several); any other is returned as it is.
     Each of `escalations` makes it harder to fool: more noise for one step in a norm ball, else a further step.
     """
-    if isinstance(attack, WorstOf | RandomChoice):
-        parts = (training_attack(part, steps, escalations=escalations) for part in attack.attacks)
-        return dataclasses.replace(attack, attacks=tuple(parts))
+    if isinstance(attack, WorstOf | RandomChoice | MSD):
+        parts = tuple(training_attack(part, steps, escalations=escalations) for part in attack.attacks)
+        if isinstance(attack, MSD) and steps == 1:  # of one step, there is nothing to choose in between
+            return WorstOf(attacks=parts)
+        return dataclasses.replace(attack, attacks=parts)
     more = steps + escalations
     match attack.traits.region:
         case Linf(radius=eps):
@@ -51,7 +55,7 @@ def selection_attack(attack: Attack) -> Attack:
 
     In a norm ball PGD of ten steps on the margin, which is no loss that training descends; any other is returned as it is.
     """
-    if isinstance(attack, WorstOf | RandomChoice):
+    if isinstance(attack, WorstOf | RandomChoice | MSD):
         return WorstOf(attacks=tuple(map(selection_attack, attack.attacks)))
     match attack.traits.region:
         case Linf(radius=eps):

@@ -1,4 +1,4 @@
-"""`loradar adapters`: list, show, verify, keygen, sign."""
+"""`loradar adapters`: list, show, verify, keygen, sign, factor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from loradar.cli.printing import Output
 adapters = typer.Typer(
     cls=Group,
     rich_markup_mode=None,
-    help="List, show, verify and sign adapter folders.",
+    help="List, show, verify and sign adapter folders; make one of a tuned model.",
     epilog="loradar adapters list runs",
 )
 
@@ -94,3 +94,36 @@ def _sign(
 
     signature = sign_folder(folder, expand_home(key))
     return Output(text=[f"signature: {signature}"], data={"folder": folder, "signature": signature})
+
+
+@plain_command(
+    adapters, "factor", example="loradar adapters factor runs/base runs/tuned --max-bytes 400kB --out runs/factored"
+)
+def _factor(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model, as harden takes it.", show_default=False)],
+    tuned: Annotated[
+        str, typer.Argument(metavar="TUNED", help="The same architecture with tuned weights.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="PATH", help="Folder for the adapter.", show_default=False)
+    ],
+    rank: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Rank of each update, as harden takes it: N, <=N or PATTERN=N.")
+    ] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="In place of a rank: the most that the weights may take on disk.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Images to measure clean accuracy on, as harden takes them.")
+    ] = None,
+) -> Output:
+    """Factor a tuned model into an adapter of its base, and say what that loses.
+
+    The change of each weight becomes its truncated singular value decomposition; biases, normalisation and head that
+    differ are kept exactly. Anything else that differs, as positional embeddings, is refused.
+    """
+    from loradar.cli.show import factored
+    from loradar.jobs import factor
+
+    job = factor.resolve(base, tuned, out=out, rank=rank, max_bytes=max_bytes, data=data)
+    return factored(factor.run(job), out)

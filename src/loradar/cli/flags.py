@@ -20,7 +20,7 @@ from loradar.core.config import read_file, validate
 S = TypeVar("S", bound=BaseModel)
 _Run = TypeVar("_Run", bound=Callable[..., Output | None])
 
-ATTACKS = ("fgsm", "pgd", "mi-fgsm", "roa", "fia", "pyramid", "noise", "autoattack")
+ATTACKS = ("fgsm", "pgd", "mi-fgsm", "roa", "fia", "pyramid", "noise", "msd", "autoattack")
 """Names for the help, which is not to import torch. A test holds them against the registry."""
 _UNBOUNDED = 2**31
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.", rich_help_panel="Output")]
@@ -158,7 +158,8 @@ def _base_type(field: FieldInfo) -> Any:
     """The annotation without `| None`; text for what may be of several types."""
     if get_origin(field.annotation) in (Union, UnionType):
         first, *others = (part for part in get_args(field.annotation) if part is not type(None))
-        return str if others else first
+        is_several = get_origin(first) is Annotated and get_origin(get_args(first)[0]) in (Union, UnionType)
+        return str if others or is_several else first
     return field.annotation
 
 
@@ -186,7 +187,7 @@ def _constraints(field: FieldInfo) -> str:
         *most, last = get_args(item)
         parts.append(f"{', '.join(most)} or {last}")
     if get_origin(item) is Annotated:
-        parts.append("N or HEIGHTxWIDTH")
+        parts.append("bytes, kB, MB, KiB or MiB" if get_args(item)[0] is int else "N or HEIGHTxWIDTH")
     if item in (int, float):
         parts.append(", ".join(_bounds(field, item)))
     if get_origin(base) is list:

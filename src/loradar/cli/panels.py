@@ -14,12 +14,12 @@ _PANELS = {
         max_certified_images attack_target attack eps_255 step attacked_episodes attacked_query corrupted_episodes
         evade_steps
     """,
-    "Adapter": "target_modules rank lora_alpha init norm head baselines literal ablations member",
+    "Adapter": "target_modules rank max_bytes lora_alpha init norm head baselines full literal ablations member",
     "Blending": "score compactness beta top rank_keep_ratio n_augmentations fine_tune fine_tune_episodes transductive",
     "Training": """
         recipe clean_weight objective train_steps epochs batch_size optimizer learning_rate clean_learning_rate
-        weight_decay momentum schedule step_size gamma warm_up label_smoothing average_decay max_grad_norm
-        weight_perturbation crop flip distill_weight perturbation perturbation_step kl adversarial_weight
+        full_learning_rate weight_decay momentum schedule step_size gamma warm_up label_smoothing average_decay
+        max_grad_norm weight_perturbation crop flip distill_weight perturbation perturbation_step kl adversarial_weight
     """,
     "Fusion and identification": "fusion base_votes abstain cascade answered_by gate_fnr max_fpr strangers",
     "Defenses": "respond force forbid rectangle masks",

@@ -22,6 +22,7 @@ from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_WEIGHTS
 from loradar.evaluation import AccuracyResult, labels, short_names
+from loradar.jobs.factor import FactorResult
 from loradar.jobs.predict import Prediction
 from loradar.models import load_base
 from loradar.report.files import read_report
@@ -205,3 +206,23 @@ def predictions(results: Sequence[Prediction]) -> Output:
         for one in results
     ]
     return Output(text=[table], data=data)
+
+
+def factored(result: FactorResult, folder: Path) -> Output:
+    """What an adapter of a tuned model lost, layer by layer, and the clean accuracy where it was measured."""
+    found, ranks = result.factored, result.factored.adapter.ranks
+    card = found.adapter.card
+    table = Rows(
+        ("layer", "rank", "relative error"),
+        [(layer, ranks.get(layer, 0), f"{error:.2%}") for layer, error in found.errors.items()],
+    )
+    facts = {
+        "relative error in total": f"{found.error:.2%}",
+        "head": card.head or "the base's",
+        "normalisation": card.norm,
+        **{f"clean accuracy, {row.model}": f"{percent(row)} of {row.total}" for row in result.rows},
+        "size": f"{result.bytes:,} bytes",
+        "folder": folder,
+    }
+    data = {"folder": folder, "ranks": ranks, "errors": found.errors, "error": found.error, "bytes": result.bytes}
+    return Output(text=[table, "", Facts(facts)], data=data | {"rows": [_row(row) for row in result.rows]})

@@ -108,6 +108,14 @@ def _read_bytes(value: object) -> object:
         raise PydanticCustomError("bytes", "{reason}", {"reason": str(error)}) from error
 
 
+def check_one_of(*, rank: object, max_bytes: object) -> None:
+    """Raises PydanticCustomError unless exactly one of a schema's two settings is given."""
+    if rank is not None and max_bytes is not None:
+        raise PydanticCustomError("both", "rank and max_bytes are both given; expected one of the two")
+    if rank is None and max_bytes is None:
+        raise PydanticCustomError("neither", "rank is None; expected a rank, or max_bytes")
+
+
 Rank: TypeAlias = Annotated[int | str, BeforeValidator(_read_rank)]
 """A rank for all layers, or several by patterns of names, as text (see `parse_rank`)."""
 Bytes: TypeAlias = Annotated[int, BeforeValidator(_read_bytes)]

@@ -23,7 +23,7 @@ from loradar.core.config import (
     Size,
     default_cache,
 )
-from loradar.core.ranks import Rank
+from loradar.core.ranks import Bytes, Rank, check_one_of
 from loradar.jobs.recipes import DEFAULT, Recipe, default, with_recipe
 
 
@@ -93,10 +93,13 @@ class HardenConfig(DataConfig):
     target_modules: list[str] = Field(
         default("target_modules"), description="Layers to adapt: a preset, or name patterns."
     )
-    rank: Rank = Field(
+    rank: Rank | None = Field(
         default("rank"),
         description="Rank of each low-rank update: N; <=N, at most the smaller side of a layer; or PATTERN=N for "
         'layers by name ("layer2*=32,layer4*=4"; others: 4).',
+    )
+    max_bytes: Bytes | None = Field(
+        None, description="In place of a rank: the most that an adapter's weights may take on disk (400kB, 2.5MB)."
     )
     lora_alpha: float | None = Field(
         None, gt=0, description="An update is scaled by lora_alpha / rank. Default: the rank."
@@ -115,6 +118,13 @@ class HardenConfig(DataConfig):
     )
     baselines: bool = Field(
         True, description="Also train fc-only and fc+norm, which show what the low-rank update adds."
+    )
+    full: bool = Field(
+        False,
+        description="Also tune every parameter of the base against each attack; every epoch is kept, as large as it.",
+    )
+    full_learning_rate: float | None = Field(
+        None, gt=0, description="Learning rate of --full. Default: a tenth of --learning-rate."
     )
     literal: bool = Field(False, description="Also train each adapter from both factors at zero.")
     distill_weight: float = Field(
@@ -173,6 +183,11 @@ class HardenConfig(DataConfig):
     @classmethod
     def _take_recipe(cls, settings: Any) -> Any:
         return with_recipe(settings)
+
+    @model_validator(mode="after")
+    def _check_rank(self) -> "HardenConfig":
+        check_one_of(rank=self.rank, max_bytes=self.max_bytes)
+        return self
 
 
 class AuditConfig(RunConfig):

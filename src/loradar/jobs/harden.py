@@ -101,7 +101,7 @@ def resolve(
     base = at_size(open_base(config.base, config.device) if base is None else base, config.size)
     source = load_source(config.data, size=base.input_size[1:]) if source is None else source
     other_head = needs_other_head(base, source, config.head)
-    _check_training(base, config)
+    _check_training(base, config, other_head=other_head)
     splits = split(
         source, train=config.train, validation=config.validation, reported=config.max_test_images, seed=config.seed
     )
@@ -118,12 +118,21 @@ def resolve(
     )
 
 
-def _check_training(base: Base, config: HardenConfig) -> None:
+def _check_training(base: Base, config: HardenConfig, *, other_head: bool) -> None:
     """Raises BadTargetError or BadConfigError for layers, a rank or an objective that do not fit, before anything long."""
     if config.objective != "mixed" and config.clean_weight == 0:
         raise BadConfigError(f"objective {config.objective} compares with clean images; expected clean_weight above 0")
     fit_settings(config)
-    init_adapter(base.model, target_modules=config.target_modules, rank=config.rank, lora_alpha=config.lora_alpha)
+    init_adapter(base.model, target_modules=config.target_modules, rank=config.rank or 1, lora_alpha=config.lora_alpha)
+    if config.max_bytes is not None:  # of a head that is yet to be made, no size is known
+        init_adapter(
+            base.model,
+            target_modules=config.target_modules,
+            max_bytes=config.max_bytes,
+            init=config.init,
+            head=not other_head,
+            norm=config.norm,
+        )
 
 
 def run(job: HardenJob, *, progress: Progress | None = None) -> HardenResult:

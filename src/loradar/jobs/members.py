@@ -9,9 +9,11 @@ from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack
 from loradar.jobs.config import HardenConfig
 
-Kind = Literal["adapter", "zeros", "fc-only", "fc+norm"]
-BASELINES: tuple[Kind, ...] = ("fc-only", "fc+norm")
-"""Trainings without low-rank updates, which show what these add."""
+Kind = Literal["adapter", "zeros", "fc-only", "fc+norm", "full"]
+BASELINES: tuple[Kind, ...] = ("fc-only", "fc+norm", "full")
+"""Trainings without low-rank updates: of less, which shows what these add; of every parameter, which shows what they cost."""
+_FULL_RATE = 0.1
+"""Learning rate of full fine-tuning, in multiples of that of the low-rank updates: these want about ten times as much."""
 Target = Literal["base", "defended"]
 TARGETS: tuple[Target, ...] = ("base", "defended")
 
@@ -19,7 +21,7 @@ TARGETS: tuple[Target, ...] = ("base", "defended")
 @dataclass(frozen=True, kw_only=True)
 class Member:
     """One training. `name` is its folder; `model` is what report rows call it; `against` names the attack,
-    and `target` the model that it is crafted against."""
+    and `target` the model that it is crafted against. `learning_rate` is the highest of its schedule."""
 
     name: str
     model: str
@@ -27,6 +29,7 @@ class Member:
     against: str
     attack: Attack
     target: Target
+    learning_rate: float
 
 
 def plan(config: HardenConfig, attacks: Mapping[str, Attack] | None = None) -> tuple[Member, ...]:
@@ -43,18 +46,26 @@ def plan(config: HardenConfig, attacks: Mapping[str, Attack] | None = None) -> t
         if name in ("base", *BASELINES):
             raise BadConfigError(f"an attack is called {name!r}, as a model of the report is; give it another name")
     crafted_on = dict(zip(attacks, targets, strict=True))
+    full_rate = _FULL_RATE * config.learning_rate if config.full_learning_rate is None else config.full_learning_rate
 
     def member(against: str, kind: Kind) -> Member:
         name = against if kind == "adapter" else f"{against}-{kind}"
         # the report knows baselines by their kind alone; adapters, the literal one among them, by their name
-        model = kind if kind in BASELINES else name
+        model = f"full, rate {full_rate:g}" if kind == "full" else kind if kind in BASELINES else name
         return Member(
-            name=name, model=model, kind=kind, against=against, attack=attacks[against], target=crafted_on[against]
+            name=name,
+            model=model,
+            kind=kind,
+            against=against,
+            attack=attacks[against],
+            target=crafted_on[against],
+            learning_rate=full_rate if kind == "full" else config.learning_rate,
         )
 
     literal: tuple[Kind, ...] = ("zeros",) if config.literal else ()
-    baselines = BASELINES if config.baselines else ()
-    beside = (*literal, *baselines)
+    baselines: tuple[Kind, ...] = ("fc-only", "fc+norm") if config.baselines else ()
+    full: tuple[Kind, ...] = ("full",) if config.full else ()
+    beside = (*literal, *baselines, *full)
     return (
         *(member(name, "adapter") for name in attacks),
         *(member(name, kind) for name in attacks for kind in beside),

@@ -45,10 +45,14 @@ def default(setting: str) -> Any:
 
 
 def with_recipe(settings: Any) -> Any:
-    """Returns `settings` with those of their recipe that they do not give; anything but a table is returned as it is."""
+    """Returns `settings` with those of their recipe that they do not give; anything but a table is returned as it is.
+
+    A budget of bytes stands in the place of the recipe's rank.
+    """
     if not isinstance(settings, dict) or settings.get("recipe", DEFAULT) not in get_args(Recipe):
         return settings
-    return {**RECIPES[settings.get("recipe", DEFAULT)], **settings}
+    budget = {} if settings.get("max_bytes") is None else {"rank": None}
+    return {**RECIPES[settings.get("recipe", DEFAULT)], **budget, **settings}
 
 
 def table() -> str:

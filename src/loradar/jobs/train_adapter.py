@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from loradar.adapters import Adapter, Norm, find_targets, init_adapter, merge_weights, plug, save
+from loradar.adapters import Adapter, Norm, find_targets, full_adapter, init_adapter, merge_weights, plug, save
 from loradar.attacks import selection_attack
 from loradar.core.names import CHECKPOINT
 from loradar.core.types import Images
@@ -82,7 +82,7 @@ def train_adapter(member: Member, bench: Workbench, splits: Splits, config: Hard
         parameters=adapter.parameters(),
         state={**state, "escalations": craft.escalations},
         count=len(splits.train),
-        settings=fit_settings(config),
+        settings=dataclasses.replace(fit_settings(config), learning_rate=member.learning_rate),
         checkpoint=folder / CHECKPOINT,
         run=f"{member.name} {member.kind} {member.target} {member.attack.spec} {config.model_dump_json(exclude=ELSEWHERE)}",
         validation=Validation(folder=epochs, measure=measure, save=partial(save, adapter)),
@@ -103,17 +103,21 @@ def fit_settings(config: HardenConfig) -> FitSettings:
 
 
 def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfig) -> Adapter:
-    low_rank = member.kind in ("adapter", "zeros")
-    adapter = init_adapter(
-        bench.base.model,
-        target_modules=find_targets(bench.base.model, config.target_modules) if low_rank else (),
-        rank=config.rank,
-        lora_alpha=config.lora_alpha,
-        init="zeros" if member.kind == "zeros" else config.init,
-        norm=_norm_of(member.kind, config.norm),
-        seed=config.seed,
-        name=member.name,
-    )
+    base, low_rank = bench.base.model, member.kind in ("adapter", "zeros")
+    if member.kind == "full":
+        adapter = full_adapter(base, head=True, seed=config.seed, name=member.name)
+    else:
+        adapter = init_adapter(
+            base,
+            target_modules=find_targets(base, config.target_modules) if low_rank else (),
+            rank=config.rank,
+            max_bytes=config.max_bytes if low_rank else None,
+            lora_alpha=config.lora_alpha,
+            init="zeros" if member.kind == "zeros" else config.init,
+            norm=_norm_of(member.kind, config.norm),
+            seed=config.seed,
+            name=member.name,
+        )
     data = {**splits.record, "input_size": list(bench.base.input_size)}
     return adapter.with_card(trained_against=member.attack.spec, attack_target=member.target, data=data)
 
