@@ -10,7 +10,7 @@ from loradar.fewshot import evaluate, fit, meta_tune
 from loradar.fewshot.config import FewShotEvalConfig, FewShotFitConfig
 from loradar.guard import audit as guard_audit
 from loradar.guard import build as guard_build
-from loradar.guard.config import GuardAuditConfig
+from loradar.guard.config import GuardAuditConfig, GuardBuildConfig
 from loradar.jobs import audit, harden, pretrain
 from loradar.jobs.config import AuditConfig, HardenConfig, PretrainConfig
 from loradar.models import new_base
@@ -97,7 +97,7 @@ def _audit(inputs: Path, folder: Path) -> None:
     audit.run(audit.resolve(config))
 
 
-def _guard(inputs: Path, out: Path, cache: Path) -> guard_build.GuardBuildConfig:
+def _guard(inputs: Path, out: Path, cache: Path) -> GuardBuildConfig:
     return built.settings(inputs / "base", inputs).model_copy(update={"out": out, "cache": cache})
 
 
