@@ -140,7 +140,8 @@ def _read(path: Path) -> Epoch:
         values = json.loads(path.read_text())
         if "attacked" in values:  # meta-tuning's records, before they had the names of the others
             values |= {"adversarial": values.pop("attacked"), "total": 1}
-        return _EPOCH.validate_python(values | {"folder": path.with_suffix("")})
+        epoch = Epoch(**values | {"folder": path.with_suffix("")})  # refuses further fields, then every type is checked
+        return _EPOCH.validate_python(dataclasses.asdict(epoch))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, ValidationError):
             error = ValueError(error.errors()[0]["msg"])
