@@ -88,7 +88,7 @@ def file_size(tensors: Shapes) -> int:
     """Returns the bytes of the safetensors file that `save` writes of such tensors, its header included.
 
     >>> file_size({"weight": (torch.float32, (2, 3))})
-    152
+    144
     """
     known = list(_TYPES)
     header: dict[str, object] = {"__metadata__": {"format": "pt", "loradar": "bound"}}  # as `dump_marked` writes it
