@@ -47,7 +47,7 @@ def valid() -> Path:
     FewShotClassifier(base).fit(tiny.images(6), ["cat", "dog"] * 3).save(place / "task")
     small = new_base("timm:test_resnet", num_classes=4, input_size=(3, 32, 32), classes=list("abcd"), seed=1)
     save_base(place / "base", small)
-    _save_run(place / "run")
+    save_run(place / "run")
     write_report(hardening(), place / "report")
     write_report(guarding(), place / "guard-report")
     return place
@@ -214,7 +214,8 @@ def _trained() -> tuple[dict[str, Tensor], torch.optim.Optimizer, torch.optim.lr
     return state, optimizer, scheduler
 
 
-def _save_run(folder: Path) -> None:
+def save_run(folder: Path) -> None:
+    """Writes what a run leaves: a checkpoint, the record of an epoch, and its settings."""
     state, optimizer, scheduler = _trained()
     save_checkpoint(
         folder / "checkpoint.safetensors", step=3, state=state, optimizer=optimizer, scheduler=scheduler, run="x"
@@ -227,8 +228,8 @@ def _run_settings(folder: Path) -> Config:
     return HardenConfig(base="runs/base", out=folder, epochs=2)
 
 
-def checkpoint(changes: Sequence[Change], place: Path) -> None:
-    folder = spoil(valid() / "run", place / "one", changes).folder
+def checkpoint(folder: Path) -> None:
+    """Resumes from the checkpoint in `folder`, which gives the state that was saved or is refused."""
     state, optimizer, scheduler = _parts()
     done = load_checkpoint(
         folder / "checkpoint.safetensors", state=state, optimizer=optimizer, scheduler=scheduler, run="x"
@@ -238,6 +239,10 @@ def checkpoint(changes: Sequence[Change], place: Path) -> None:
     require(all(torch.equal(state[name], before[name]) for name in before), "the weights are others")
     require(repr(optimizer.state_dict()) == repr(others.state_dict()), "the optimiser's state is another")
     require(scheduler.state_dict() == schedule.state_dict(), "the schedule is another")
+
+
+def _checkpoint(changes: Sequence[Change], place: Path) -> None:
+    checkpoint(spoil(valid() / "run", place / "one", changes).folder)
 
 
 def run(changes: Sequence[Change], place: Path) -> None:
@@ -294,7 +299,7 @@ DOORS: dict[str, Door] = {
     ),
     "few-shot task": Door(_some(*ADAPTER), task),
     "base": Door(of_folder("config.json", "config.json", "model.safetensors"), base),
-    "checkpoint": Door(of_folder("checkpoint.safetensors"), checkpoint, 4),
+    "checkpoint": Door(of_folder("checkpoint.safetensors"), _checkpoint, 4),
     "run folder": Door(of_folder("run.json", "000.json"), run, 4),
     "report": Door(st.tuples(st.sampled_from(["report", "guard-report"]), of_folder("report.json")), report),
 }
