@@ -132,7 +132,7 @@ def _reference(folder: Path) -> Tensor | None:
     return logits
 
 
-def guard(given: tuple[Sequence[Change], tuple[str, Any] | None], place: Path) -> None:
+def guard(given: tuple[Sequence[Change], tuple[float, Any] | None], place: Path) -> None:
     changes, sealed = given
     folder = spoil(_guard()[0], place / "one", changes).folder
     resealed = False

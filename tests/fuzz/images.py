@@ -82,11 +82,11 @@ def picture(given: tuple[Any, ...], _: Path) -> None:
     with Image.open(io.BytesIO(data)) as opened:
         opened.load()
         try:
-            opened = ImageOps.exif_transpose(opened)
+            turned = ImageOps.exif_transpose(opened)
         except Exception:  # of a damaged EXIF block it knows less than we do
             return
         expected = np.asarray(
-            opened.convert("RGBA").convert("RGB") if opened.mode in ("P", "PA", "RGBa") else opened.convert("RGB")
+            opened.convert("RGBA").convert("RGB") if turned.mode in ("P", "PA", "RGBa") else opened.convert("RGB")
         )
     require(found.dtype == torch.uint8 and tuple(found.shape[1:]) == expected.shape[:2], f"{tuple(found.shape)}")
     require(np.array_equal(found.permute(1, 2, 0).numpy(), expected), "other pixels than Pillow's")
