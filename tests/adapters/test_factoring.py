@@ -15,7 +15,7 @@ from loradar.core.errors import BadConfigError, BadTargetError
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_WEIGHTS
 from tests.adapters.test_budget import grouped
-from tests.adapters.tiny import images, resnet, snapshot, vit
+from tests.adapters.tiny import as_peft_writes, images, resnet, snapshot, vit
 
 
 def tuned(base: nn.Module, *, frozen: tuple[str, ...] = ("pos_embed", "cls_token"), train: bool = True) -> nn.Module:
@@ -109,7 +109,7 @@ def test_peft_reads_it_biases_included(make: Callable[[], nn.Module], tmp_path: 
     save(found.adapter, tmp_path / "a", base)
     read = peft.PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path / "a")).eval()
     torch.testing.assert_close(read(x), expected, rtol=1e-4, atol=1e-4)
-    (tmp_path / "a" / "loradar.json").unlink()  # as PEFT's own folder
+    as_peft_writes(tmp_path / "a")
     torch.testing.assert_close(merge_weights(base, load(tmp_path / "a"))(x), expected, rtol=1e-4, atol=1e-4)
 
 

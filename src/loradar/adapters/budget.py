@@ -88,16 +88,16 @@ def file_size(tensors: Shapes) -> int:
     """Returns the bytes of the safetensors file that `save` writes of such tensors, its header included.
 
     >>> file_size({"weight": (torch.float32, (2, 3))})
-    128
+    144
     """
     known = list(_TYPES)
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", "loradar": "bound"}}  # as `dump_marked` writes it
     end = 0
     for name in sorted(tensors, key=lambda name: (-known.index(tensors[name][0]), name)):
         (dtype, shape), start = tensors[name], end
         end += _bytes(tensors[name])
         header[name] = {"dtype": _TYPES[dtype], "shape": shape, "data_offsets": (start, end)}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     return 8 + -(-len(text) // 8) * 8 + end
 
 

@@ -189,10 +189,10 @@ def _line(schema: type[BaseModel], error: dict[str, Any]) -> str:
         text = (schema.model_fields[key].description or "").rstrip(".")
         return f"{key} is missing; expected {text[:1].lower()}{text[1:]}"
     reason = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
-    return f"{key} is {_shown(error['input'])}; {reason}" if key else reason
+    return f"{key} is {shown(error['input'])}; {reason}" if key else reason
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """The repr of a value, at most 120 characters: nested YAML aliases can stand for gigabytes."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
@@ -220,7 +220,7 @@ def check_run_settings(config: Config, *free: str) -> None:
         odd = [key for key in now if before.get(key) != now[key]]
         if odd:
             raise BadConfigError(
-                f"{out} holds a run with {odd[0]} = {_shown(before.get(odd[0]))}, now {_shown(now[odd[0]])}; choose another "
+                f"{out} holds a run with {odd[0]} = {shown(before.get(odd[0]))}, now {shown(now[odd[0]])}; choose another "
                 "--out, or delete that folder"
             )
     write_atomically(path, json.dumps(now, indent=2).encode())

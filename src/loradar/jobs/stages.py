@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from loradar.core.config import Config, read_file, validate
+from loradar.core.config import Config, read_file, shown, validate
 from loradar.core.errors import BadConfigError, BadFileError, did_you_mean
 from loradar.core.files import parse_object, read_regular, write_atomically
 from loradar.core.names import REPORT, check_names
@@ -39,6 +39,10 @@ JOBS: dict[str, tuple[str, str, str]] = {
     "few-shot eval": ("loradar.fewshot.evaluate", "loradar.fewshot.config", "FewShotEvalConfig"),
 }
 """The module with `resolve` and `run`, and the schema of its settings, of every job that a stage may name."""
+
+
+_LONGEST = 200
+"""Letters of a stage's name, which its folder and its mark have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,11 @@ def resolve(file: Path, *, only: Sequence[str] = (), changes: Mapping[str, str] 
     place = changes.pop("out", None) or str(content.get("out", f"runs/{file.stem}"))
     _change(known, stages, changes)
     out = Path(_filled(place, known, f"{file}: out"))
+    for name in stages:
+        if name in ("", ".", "..") or Path(name).name != name or "\0" in f"{name}{out}" or len(name) > _LONGEST:
+            raise BadConfigError(
+                f"{file} has a stage or an out that no folder can be called: {shown(name)}, {shown(str(out))}"
+            )
     found = []
     for name, settings in stages.items():
         found.append(_stage(file, name, _filled(settings, known, f"{file}: stage {name}"), out))

@@ -144,8 +144,9 @@ def _read(path: Path) -> Epoch:
             raise ValueError("it was changed since it was saved: its digest is another")
         if "attacked" in values:  # meta-tuning's records, before they had the names of the others
             values |= {"adversarial": values.pop("attacked"), "total": 1}
-        return _EPOCH.validate_python(values | {"folder": path.with_suffix("")})
-    except (OSError, ValueError) as error:
+        epoch = Epoch(**values | {"folder": path.with_suffix("")})  # refuses further fields, then every type is checked
+        return _EPOCH.validate_python(dataclasses.asdict(epoch))
+    except (OSError, ValueError, TypeError) as error:
         if isinstance(error, ValidationError):
             error = ValueError(error.errors()[0]["msg"])
         raise BadFileError(
