@@ -19,7 +19,7 @@ from loradar.core.temporaries import remove_abandoned
 from tests.faults.saves import SAVES
 from tests.faults.server import Server
 
-COMMANDS = ("pretrain", "harden", "audit", "guard build", "meta-tune", "few-shot eval", "few-shot fit", "guard audit")
+COMMANDS = ("pretrain", "harden", "audit", "guard build", "meta-tune", "few-shot eval", "few-shot fit")
 REPLACED = ("pretrain", "guard build", "few-shot fit")
 """Commands whose out folder is replaced as a whole."""
 _UNFINISHED = re.compile(r"\..*(\.part|\.old|lease\.json)")

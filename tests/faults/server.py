@@ -61,8 +61,9 @@ class Server:
 
 
 def _serve() -> None:
-    from tests.faults.works import WORKS
+    from tests.faults.works import WORKS, warm_up
 
+    warm_up()
     for line in sys.stdin:
         asked = json.loads(line)
         began = time.monotonic()

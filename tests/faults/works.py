@@ -1,16 +1,17 @@
 """What is killed: every command that takes long, in miniature, and every save that takes the place of another."""
 
+import gc
 import importlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from loradar.data import load_source
+from PIL import Image
+
 from loradar.fewshot import evaluate, fit, meta_tune
 from loradar.fewshot.config import FewShotEvalConfig, FewShotFitConfig
-from loradar.guard import audit as guard_audit
 from loradar.guard import build as guard_build
-from loradar.guard.config import GuardAuditConfig, GuardBuildConfig
+from loradar.guard.config import GuardBuildConfig
 from loradar.jobs import audit, harden, pretrain
 from loradar.jobs.config import AuditConfig, HardenConfig, PretrainConfig
 from loradar.models import new_base
@@ -28,6 +29,7 @@ LAZY = (
     "matplotlib.pyplot",
     "scipy.optimize",
     "scipy.stats",
+    "sklearn.datasets",
     "sklearn.linear_model",
     "sklearn.metrics",
     "sklearn.neural_network",
@@ -35,10 +37,15 @@ LAZY = (
     "torch._dynamo",
 )
 """What the commands import when they first need it, which every fork would do again."""
-for _module in LAZY:
-    importlib.import_module(_module)
-new_base("timm:test_resnet", num_classes=10)
-load_source("digits")
+
+
+def warm_up() -> None:
+    """Imports what any work needs, computing nothing."""
+    for module in LAZY:
+        importlib.import_module(module)
+    Image.init()
+    new_base("timm:test_resnet", num_classes=10)
+    gc.freeze()  # collections in the forks leave the shared pages alone
 
 
 def inputs(folder: Path) -> None:
@@ -57,7 +64,7 @@ def _pretrain(_inputs: Path, folder: Path) -> None:
         validation=8,
         max_test_images=20,
         epochs=3,
-        batch_size=16,
+        batch_size=32,
         flip=False,
     )
     pretrain.run(pretrain.resolve(config))
@@ -70,12 +77,13 @@ def _harden(inputs: Path, folder: Path) -> None:
         cache=folder / "cache",
         attacks=[PGD],
         recipe="fast",
-        train=48,
+        train=16,
         validation=8,
-        max_test_images=8,
+        max_test_images=4,
         batch_size=16,
         epochs=2,
         baselines=False,
+        effort="quick",
         flip=False,
         precision="fp32",
         adaptive="none",
@@ -90,7 +98,7 @@ def _audit(inputs: Path, folder: Path) -> None:
         out=folder / "out",
         cache=folder / "cache",
         attacks=[PGD],
-        max_test_images=12,
+        max_test_images=4,
         precision="fp32",
         effort="quick",
     )
@@ -98,28 +106,23 @@ def _audit(inputs: Path, folder: Path) -> None:
 
 
 def _guard(inputs: Path, out: Path, cache: Path) -> GuardBuildConfig:
-    return built.settings(inputs / "base", inputs).model_copy(update={"out": out, "cache": cache})
+    return built.settings(
+        inputs / "base",
+        inputs,
+        out=out,
+        cache=cache,
+        calibration=16,
+        strangers=["pgd:norm=l2,steps=1"],
+        respond=[],
+    )
 
 
 def _build(inputs: Path, folder: Path) -> None:
     guard_build.run(guard_build.resolve(_guard(inputs, folder / "out", folder / "cache")))
 
 
-def _guard_audit(inputs: Path, folder: Path) -> None:
-    config = GuardAuditConfig(
-        guard=inputs / "guard",
-        out=folder / "out",
-        cache=folder / "cache",
-        max_test_images=built.LIMIT,
-        max_certified_images=1,
-        evade_steps=1,
-        precision="fp32",
-    )
-    guard_audit.run(guard_audit.resolve(config))
-
-
 def _meta_tune(inputs: Path, out: Path) -> None:
-    config = tuning(inputs / "base", out, attack=PGD, baselines=False, epochs=2, warm_up=0)
+    config = tuning(inputs / "base", out, attack=PGD, baselines=False, warm_up=0, episodes=1, validation_episodes=1)
     meta_tune.run(meta_tune.resolve(config))
 
 
@@ -130,11 +133,13 @@ def _evaluate(inputs: Path, folder: Path) -> None:
         domain=["digits=digits"],
         setting=["3w1s"],
         query=2,
-        episodes=4,
+        episodes=2,
         attacks=[PGD],
-        attacked_episodes=2,
+        attacked_episodes=1,
         attacked_query=1,
-        corrupted_episodes=2,
+        corrupted_episodes=1,
+        transductive=False,
+        ablations=False,
         precision="fp32",
     )
     evaluate.run(evaluate.resolve(config))
@@ -152,7 +157,6 @@ COMMANDS: dict[str, Callable[[Path, Path], None]] = {
     "harden": _harden,
     "audit": _audit,
     "guard build": _build,
-    "guard audit": _guard_audit,
     "meta-tune": lambda inputs, folder: _meta_tune(inputs, folder / "out"),
     "few-shot eval": _evaluate,
     "few-shot fit": _fit,
