@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -240,6 +241,6 @@ def test_a_folder_of_before_digests_is_not_signed(folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("changes", [{"window": (5, 0)}, {"masks": 1}, {"window": (33, 5)}])
-def test_a_window_that_fits_no_image_is_refused(changes: dict[str, object]) -> None:
+def test_a_window_that_fits_no_image_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(BadConfigError, match=r"masks against|does not fit"):
         toys.guard(**changes)
