@@ -1,5 +1,6 @@
 """What is done to a valid input: bytes, JSON, tensors and the kinds of files, as hypothesis draws them."""
 
+import copy
 import json
 import os
 import shutil
@@ -115,6 +116,7 @@ def edited(content: Any, place: float, how: str, value: Any) -> None:
     spots = list(_spots(content))
     if not spots:
         return
+    value = copy.deepcopy(value)  # another change may put it into itself
     holder, key = spots[int(place * len(spots))]
     if how == "drop":
         del holder[key]

@@ -86,7 +86,7 @@ def picture(given: tuple[Any, ...], _: Path) -> None:
         except Exception:  # of a damaged EXIF block it knows less than we do
             return
         expected = np.asarray(
-            opened.convert("RGBA").convert("RGB") if turned.mode in ("P", "PA", "RGBa") else opened.convert("RGB")
+            turned.convert("RGBA").convert("RGB") if turned.mode in ("P", "PA", "RGBa") else turned.convert("RGB")
         )
     require(found.dtype == torch.uint8 and tuple(found.shape[1:]) == expected.shape[:2], f"{tuple(found.shape)}")
     require(np.array_equal(found.permute(1, 2, 0).numpy(), expected), "other pixels than Pillow's")

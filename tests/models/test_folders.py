@@ -78,6 +78,10 @@ def test_a_cifar_stem_is_written_as_such(tmp_path: Path) -> None:
         ({"std": [0, 1, 1]}, "every std above 0"),
         ({"mean": 3}, "config.json"),
         ({"input_size": [32]}, "config.json"),
+        ({"input_size": [3, 32, None]}, "input_size is"),
+        ({"input_size": [3, 32, 0]}, "input_size is"),
+        ({"input_size": [3, 32, 32.0]}, "input_size is"),
+        ({"classes": ["a", "b", "c", 4]}, "no text"),
         ({"sha256": "0" * 64}, "says 000000000000"),
     ],
 )

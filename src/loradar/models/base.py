@@ -32,6 +32,10 @@ class Base:
     description: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not all(type(side) is int and side > 0 for side in self.input_size):
+            raise BadConfigError(f"input_size is {list(self.input_size)}; expected channels, height and width above 0")
+        if not all(isinstance(name, str) for name in self.classes or ()):
+            raise BadConfigError("a class name is no text; expected the name of each class")
         if self.classes is not None and len(self.classes) != self.num_classes:
             raise BadConfigError(f"{len(self.classes)} class names for {self.num_classes} classes; expected as many")
 
