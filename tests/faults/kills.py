@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loradar.core.errors import LoradarError
 from loradar.core.temporaries import remove_abandoned
@@ -40,18 +41,22 @@ class Count:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The hash of every file that has a meaning, by its path; a report without its date."""
+    """The hash of every file that has a meaning, by its path; JSON without dates, and digests over them."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.suffix in (".md", ".html") or _UNFINISHED.fullmatch(path.name):
             continue
         data = path.read_bytes()
-        if path.name == "report.json":
-            content = json.loads(data)
-            del content["created"]
-            data = json.dumps(content).encode()
+        if path.suffix == ".json":
+            data = json.dumps(_undated(json.loads(data))).encode()
         found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
     return found
+
+
+def _undated(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _undated(each) for key, each in value.items() if key not in ("created", "digest")}
+    return [_undated(each) for each in value] if isinstance(value, list) else value
 
 
 def unfinished(folder: Path) -> list[Path]:

@@ -20,9 +20,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import yaml
-
-from loradar.core.config import Config, read_file, shown, validate
+from loradar.core.config import Config, read_file, read_value, shown, validate
 from loradar.core.errors import BadConfigError, BadFileError, did_you_mean
 from loradar.core.files import write_atomically
 from loradar.core.names import REPORT
@@ -77,7 +75,10 @@ def resolve(file: Path, *, only: Sequence[str] = (), changes: Mapping[str, str] 
     stages = content.get("stages")
     if not isinstance(stages, dict) or not stages or not all(isinstance(one, dict) for one in stages.values()):
         raise BadConfigError(f"{file} holds no stages; expected 'stages:' with a table of settings for each name")
-    known = {str(name): str(value) for name, value in (content.get("vars") or {}).items()}
+    variables = content.get("vars") or {}
+    if not isinstance(variables, dict):
+        raise BadConfigError(f"{file}: vars is {shown(variables)}; expected a table of values (name: value)")
+    known = {str(name): str(value) for name, value in variables.items()}
     stages = {str(name): dict(settings) for name, settings in stages.items()}
     changes = dict(changes or {})
     place = changes.pop("out", None) or str(content.get("out", f"runs/{file.stem}"))
@@ -138,7 +139,7 @@ def _change(known: dict[str, str], stages: dict[str, dict[str, Any]], changes: M
         if not dot and where in known:
             known[where] = text
         elif dot and stage in stages:
-            stages[stage][key] = yaml.safe_load(text)
+            stages[stage][key] = read_value(text, where)
         else:
             names = [*known, *(f"{name}.SETTING" for name in stages)]
             raise BadConfigError(f"there is no {where!r} to set; {did_you_mean(where, names)}")

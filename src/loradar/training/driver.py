@@ -60,7 +60,8 @@ class Validation:
         place = self.folder / f"{number:03d}"
         epoch = Epoch(epoch=number, loss=loss, clean=clean, adversarial=adversarial, total=total, folder=place)
         self.save(place)
-        write_atomically(place.with_suffix(".json"), json.dumps(dataclasses.asdict(epoch), default=str).encode())
+        record = {key: value for key, value in dataclasses.asdict(epoch).items() if key != "folder"}  # it may move
+        write_atomically(place.with_suffix(".json"), json.dumps(record).encode())
         return epoch
 
 
