@@ -2,13 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
+LOWEST_TESTS := tests/cli/test_help.py tests/core tests/adapters/test_files.py tests/data/test_tables.py tests/guard/test_threads.py
+INPUTS ?= 10000
+SEED ?= 0
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults check bench format clean
+.PHONY: help demo test test-lowest faults fuzz check bench format clean
 
 help: ## Show this help
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,10 +31,21 @@ test: $(READY) ## Run the tests, with coverage
 faults: $(READY) ## Kill saves and commands 200 times, run them again, and count what went wrong
 	PYTHONPATH=src:. $(BIN)/python -m tests.faults.kills --kills 200
 
+test-lowest: ## Run a part of the tests with the lowest versions that pyproject.toml allows, in an environment of their own
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
+	uv venv --quiet --allow-existing --python 3.11 $(LOWEST)
+	uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		--editable '.[autoattack,onnx,sign]' 'pytest>=8.2' 'hypothesis>=6.100'
+	@# what others deprecate in one another is not ours to mend in old versions
+	PYTHONPATH=src:. $(LOWEST)/bin/python -m pytest -o filterwarnings=default $(LOWEST_TESTS)
+
 check: $(READY) ## Lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(READY) ## Send 10,000 changed and odd inputs through every door. INPUTS=, SEED=
+	PYTHONPATH=src:. $(BIN)/python -m tests.fuzz.run --inputs $(INPUTS) --seed $(SEED)
 
 bench: $(READY) ## Time us beside our peers; JSON under benchmarks/results. CRAFTING='--base FOLDER --data SOURCE' for strength
 	for claim in pgd roa roa-exhaustive fia; do $(BIN)/python -m benchmarks.crafting $$claim $(CRAFTING) || exit 1; done

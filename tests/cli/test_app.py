@@ -94,7 +94,19 @@ def test_a_tuned_model_becomes_an_adapter(base_folder: Path, tmp_path: Path) -> 
     unwrap(base.model).get_parameter("conv1.0.weight").data.add_(0.05)
     tuned = save_base(tmp_path / "tuned", base)
     done = loradar(
-        *("adapters", "factor", base_folder, tuned, "--rank", "1", "--data", "digits", "-o", tmp_path / "a", "--json")
+        *(
+            "adapters",
+            "factor",
+            base_folder,
+            tuned,
+            "--rank",
+            "1",
+            "--data",
+            "digits",
+            "--out",
+            tmp_path / "a",
+            "--json",
+        )
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
@@ -175,12 +187,15 @@ BAD = {
             "resnet18-cifar:pretrained=false,num_classes=10",
             "--rank",
             "1",
-            "-o",
+            "--out",
             "{empty}",
         ],
         "of another architecture",
     ),
-    "no rank to factor at": (["adapters", "factor", "{base}", "{other}", "-o", "{empty}"], "expected one of the two"),
+    "no rank to factor at": (
+        ["adapters", "factor", "{base}", "{other}", "--out", "{empty}"],
+        "expected one of the two",
+    ),
     "no adapter": (["adapters", "verify", "{empty}", "--base", "{base}"], "adapter"),
     "a truncated adapter": (["adapters", "verify", "{short}", "--base", "{base}"], "truncated"),
     "a tampered adapter": (["adapters", "verify", "{flipped}", "--base", "{base}"], "changed"),

@@ -140,3 +140,9 @@ def test_the_cache_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "expanduser", fail)
     assert default_cache() == Path("runs/cache")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~a\0b"])
+def test_what_no_file_is_called_is_said(name: str) -> None:
+    with pytest.raises(BadFileError, match="is no path"):
+        expand_home(Path(name))

@@ -172,3 +172,21 @@ def test_a_column_may_say_what_belongs_together(tmp_path: Path) -> None:
     assert load_source(str(file)).train.groups is None
     with pytest.raises(BadDataError, match="has no column trak; did you mean 'track'"):
         _ = load_source(f"{file}:group=trak").train
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ("[", "is damaged"),
+        ("true", "is damaged"),
+        ('{"info": 5}', "is damaged"),
+        ('{"info": {"features": []}}', "is damaged"),
+        ('{"info": {"features": {"label": {"_type": "ClassLabel", "names": [1]}}}}', "expected a list of text"),
+        ('{"info": {"features": {"label": {"_type": "ClassLabel", "names": ["a", "a"]}}}}', "the same name"),
+    ],
+)
+def test_a_damaged_schema_is_said(tmp_path: Path, schema: str, message: str) -> None:
+    path = parquet(tmp_path / "one.parquet", [png(0), png(1)], [0, 1])
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"huggingface": schema}), path)
+    with pytest.raises(BadDataError, match=message):
+        load_source(str(path))

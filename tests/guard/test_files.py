@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -21,6 +22,7 @@ from loradar.guard.guard import Guard
 from loradar.jobs.signing import sign_folder, verify_folder
 from loradar.models import Base, load_base
 from tests.guard import built as guards
+from tests.guard import toys
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +238,9 @@ def test_a_folder_of_before_digests_is_not_signed(folder: Path, tmp_path: Path) 
     assert verify_folder(folder).bound == "saved before digests: only its weights are bound"
     with pytest.raises(BadFileError, match="has no digest"):
         sign_folder(folder, signing.make_keys(tmp_path / "mine")[0])
+
+
+@pytest.mark.parametrize("changes", [{"window": (5, 0)}, {"masks": 1}, {"window": (33, 5)}])
+def test_a_window_that_fits_no_image_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(BadConfigError, match=r"masks against|does not fit"):
+        toys.guard(**changes)

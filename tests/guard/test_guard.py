@@ -138,7 +138,7 @@ def test_masking_answers_for_what_it_masks(guard: Guard, x: Tensor) -> None:
     with torch.no_grad():
         verdict = masked.verdict(x)
         named = verdict.posterior.argmax(1) == 1
-        table = pair_answers(masked.masker, x[named], masked.mask_set.masks((32, 32)))
+        table = pair_answers(masked.masker, x[named], masked.settings.mask_set.masks((32, 32)))
     assert int(named.sum()) > 0
     assert torch.equal(verdict.answers[named], two_round(table))
 

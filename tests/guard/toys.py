@@ -1,14 +1,16 @@
 """A guard of small models that have learnt something, made in a second."""
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from loradar.adapters import merge_weights
+from loradar.adapters import fingerprint, merge_weights
 from loradar.guard.calibration import Calibration
 from loradar.guard.features import residual_statistics, vote_features
-from loradar.guard.files import GuardRecord, GuardState
+from loradar.guard.files import GuardRecord, GuardState, save_guard
 from loradar.guard.guard import Guard
 from loradar.guard.identify import Examples, Identifier, fit_identifier
 from loradar.guard.parts import Parts
@@ -106,6 +108,15 @@ def state(seed: int = 0, **changes: Any) -> GuardState:
         model=wrap(voters["base"], (0.0,) * 3, (1.0,) * 3), num_classes=CLASSES, input_size=(3, 32, 32), classes=None
     )
     return GuardState(record=record, base=base, adapters={}, identifier=identifier, gate=gate)
+
+
+def saved(folder: Path) -> tuple[Path, Base]:
+    """A guard's folder, adapters and all, and its base."""
+    base, one = tiny.resnet(), state()
+    opened = dataclasses.replace(one.base, model=wrap(base, (0.0,) * 3, (1.0,) * 3))
+    adapters = {n: tiny.trained(opened.model, "layer3*.conv1", seed=i + 1) for i, n in enumerate(THREATS)}
+    record = dataclasses.replace(one.record, base_fingerprint=fingerprint(opened.model))
+    return save_guard(dataclasses.replace(one, record=record, base=opened, adapters=adapters), folder), opened
 
 
 def guard(seed: int = 0, **changes: Any) -> Guard:

@@ -155,3 +155,8 @@ def test_a_damaged_run_is_said(text: str, tmp_path: Path) -> None:
 def test_shares_of_the_data_are_the_defaults() -> None:
     config = validate(HardenConfig, {"base": "b"})
     assert config.validation is config.max_test_images is config.train is None
+
+
+def test_text_that_json_cannot_hold_is_refused() -> None:
+    with pytest.raises(BadConfigError, match="expected text and names of files in UTF-8"):
+        validate(HardenConfig, {"base": "a\udc80"})

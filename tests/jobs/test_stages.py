@@ -80,3 +80,17 @@ def test_every_experiment_is_a_file_of_stages(path: Path) -> None:
 
 def test_there_are_experiments() -> None:
     assert len(EXPERIMENTS) > 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vars: [a]\nstages: {base: {job: pretrain}}", "vars holds a list"),
+        ("stages: {base: {job: pretrain, 0.5: 1}}", "unknown config key '0.5'"),
+        ("stages: {../base: {job: pretrain}}", "a stage is called '../base'"),
+    ],
+)
+def test_odd_tables_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "stages.yaml").write_text(text)
+    with pytest.raises(BadConfigError, match=message):
+        stages.resolve(tmp_path / "stages.yaml")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,14 @@ def test_a_base_without_an_architecture_is_not_written(tiny: Base, tmp_path: Pat
     own = Base(model=tiny.model, num_classes=4, input_size=(3, 32, 32))
     with pytest.raises(BadConfigError, match="no known architecture"):
         save_base(tmp_path / "base", own)
+
+
+def test_a_config_that_is_no_file_or_endless_is_said(base_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base_folder, tmp_path / "base"))
+    (folder / "config.json").write_text('{"a":' * 10**5)
+    with pytest.raises(BadFileError, match="nested more than"):
+        load_base(str(folder))
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(BadFileError, match="no regular file"):
+        load_base(str(folder))

@@ -77,7 +77,7 @@ class Delta:
         if self.init_factors is not None:
             # two products rather than one of concatenated factors: equal factors then cancel to the last bit
             product = product - self._product(*self.init_factors)
-        return product * self.scale
+        return product if self.scale == 1 else product * self.scale
 
     def _product(self, a: Tensor, b: Tensor) -> Tensor:
         if self.groups == 1:

@@ -134,8 +134,10 @@ def factor(
 def _changes(base: nn.Module, tuned: nn.Module) -> _Changes:
     """What differs, by what an adapter has for it. Raises BadTargetError for all else."""
     backbone = unwrap(base)
-    _check_wrappers(base, tuned)
     names = _differing(backbone, unwrap(tuned))
+    _check_wrappers(base, tuned)
+    if not names:
+        raise BadConfigError("the tuned model has the weights of the base; expected one that differs")
     heads, moving, affine = find_heads(base), find_norms(base), find_affine_norms(base)
     changed_heads, layers, biases = set[str](), set[str](), set[str]()
     has_statistics = has_affine = False
@@ -179,7 +181,7 @@ def _changes(base: nn.Module, tuned: nn.Module) -> _Changes:
 
 
 def _differing(backbone: nn.Module, other: nn.Module) -> list[str]:
-    """Names of the tensors with other values. Raises BadTargetError for another architecture, BadConfigError for none."""
+    """Names of the tensors with other values. Raises BadTargetError for another architecture."""
     own, theirs = backbone.state_dict(), other.state_dict()
     if odd := own.keys() ^ theirs.keys():
         raise BadTargetError(
@@ -192,10 +194,7 @@ def _differing(backbone: nn.Module, other: nn.Module) -> list[str]:
                 "same architecture, classes included"
             )
     counters = "num_batches_tracked"
-    names = [n for n, t in own.items() if not n.endswith(counters) and not torch.equal(t, theirs[n].to(t.device))]
-    if not names:
-        raise BadConfigError("the tuned model has the weights of the base; expected one that differs")
-    return names
+    return [n for n, t in own.items() if not n.endswith(counters) and not torch.equal(t, theirs[n].to(t.device))]
 
 
 def _check_wrappers(base: nn.Module, tuned: nn.Module) -> None:

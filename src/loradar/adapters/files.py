@@ -193,13 +193,13 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     folder = path.parent
-    pickles = [p for p in (folder, folder / "adapter_model.bin", folder / "adapter_model.pt") if p.is_file()]
-    if pickles and not path.exists():
-        raise BadFileError(
-            f"{pickles[0]} is not an adapter's folder with a {ADAPTER_WEIGHTS}; pickles (.bin, .pt) can run code and are never "
-            "read: save it anew with safetensors (PEFT: save_pretrained(..., safe_serialization=True))"
-        )
     try:
+        pickles = [p for p in (folder, folder / "adapter_model.bin", folder / "adapter_model.pt") if p.is_file()]
+        if pickles and not path.exists():
+            raise BadFileError(
+                f"{pickles[0]} is not an adapter's folder with a {ADAPTER_WEIGHTS}; pickles (.bin, .pt) can run code and are "
+                "never read: save it anew with safetensors (PEFT: save_pretrained(..., safe_serialization=True))"
+            )
         return read_regular(path)
     except OSError as error:
         raise BadFileError(

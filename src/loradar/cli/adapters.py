@@ -104,9 +104,7 @@ def _factor(
     tuned: Annotated[
         str, typer.Argument(metavar="TUNED", help="The same architecture with tuned weights.", show_default=False)
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="PATH", help="Folder for the adapter.", show_default=False)
-    ],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="Folder for the adapter.", show_default=False)],
     rank: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Rank of each update, as harden takes it: N, <=N or PATTERN=N.")
     ] = None,

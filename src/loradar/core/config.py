@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from loradar.core.errors import BadConfigError, did_you_mean
-from loradar.core.files import write_atomically
+from loradar.core.files import parse_object, read_regular, write_atomically
 from loradar.core.names import RUN
 
 Count = int | None
@@ -121,6 +121,14 @@ class Config(Settings):
     device: Device = Field("auto", description=DEVICE)
     seed: int = Field(0, ge=0, description="Seed of the splits, the initialization, the order and the augmentation.")
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _refuse_what_json_cannot_hold(cls, value: object) -> object:
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, str | Path) and _has_surrogates(str(item)):
+                raise PydanticCustomError("surrogates", "expected text and names of files in UTF-8")
+        return value
+
 
 class RunConfig(Config):
     """Settings of every command that fills an out folder, which one run holds at a time."""
@@ -128,6 +136,11 @@ class RunConfig(Config):
     wait: bool = Field(
         False, exclude=True, description="Wait for another run to leave the out folder. Without it, that is refused."
     )
+
+
+def _has_surrogates(text: str) -> bool:
+    """Whether a text has code points that no encoding writes: names of files that are no UTF-8 reach us so."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 C = TypeVar("C", bound=BaseModel)
@@ -171,7 +184,7 @@ def _size(value: object, sizes: dict[int, int]) -> int:
 def read_file(path: Path) -> dict[str, Any]:
     """The settings of a YAML or TOML file. Raises BadConfigError where it is neither."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode()
         content = tomllib.loads(text) if path.suffix == ".toml" else _load_yaml(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = _shorten(" ".join(str(error).split()), 300)
@@ -252,9 +265,6 @@ def check_run_settings(config: Config, *free: str) -> None:
 
 def _read_run(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_object(read_regular(path))
+    except (OSError, ValueError) as error:
         raise BadConfigError(f"{path} cannot be read ({error}); choose another --out, or delete that folder") from error
-    if not isinstance(content, dict):
-        raise BadConfigError(f"{path} is damaged; choose another --out, or delete that folder")
-    return content

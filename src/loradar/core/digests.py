@@ -46,9 +46,14 @@ def dump_marked(tensors: dict[str, Tensor]) -> bytes:
 
 def is_marked(data: bytes) -> bool:
     """Whether a readable safetensors file says that a record binds it."""
+    return _MARK in metadata_of(data)
+
+
+def metadata_of(data: bytes) -> dict[str, str]:
+    """Returns the metadata of a readable safetensors file."""
     size = int.from_bytes(data[:_SIZE], "little")
-    metadata = json.loads(data[_SIZE : _SIZE + size]).get("__metadata__") or {}
-    return _MARK in metadata
+    found: dict[str, str] = json.loads(data[_SIZE : _SIZE + size]).get("__metadata__") or {}
+    return found
 
 
 def check_digest(path: Path, record: Mapping[str, Any], *others: Mapping[str, Any], required: bool) -> str:

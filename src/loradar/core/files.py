@@ -36,7 +36,7 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
-def parse_object(data: bytes) -> dict[str, Any]:
+def parse_object(data: str | bytes) -> dict[str, Any]:
     """Parses a JSON object. Raises ValueError for other JSON, for none, and for one nested more than 64 levels deep."""
     try:
         content = json.loads(data)
@@ -73,11 +73,18 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def expand_home(path: Path) -> Path:
-    """`path` with a leading `~` replaced. Raises BadFileError where that home folder is not known."""
+    """`path` with a leading `~` replaced. Raises BadFileError for an unknown home folder, and for what no file is called."""
     try:
-        return path.expanduser()
+        expanded = path.expanduser()
+        os.lstat(expanded)
     except RuntimeError as error:
         raise BadFileError(f"the home folder of {path} is not known; write the whole path") from error
+    except ValueError as error:
+        raise BadFileError(f"{str(path)!r:.80} is no path: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise BadFileError(f"{str(path)!r:.80} is no path: {error.strerror}") from error
+    return expanded
 
 
 def make_folder(path: Path) -> None:

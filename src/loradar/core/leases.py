@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from loradar.core.errors import BadFileError
-from loradar.core.files import make_folder
+from loradar.core.files import make_folder, read_regular
 from loradar.core.processes import Process, is_running, this_process
 from loradar.core.temporaries import put_back, remove_abandoned, temporary_beside
 from loradar.core.timing import duration
@@ -126,7 +126,7 @@ def _make(place: Path, own: Holder) -> bool:
 
 def _holder(place: Path) -> Holder | None:
     try:
-        return _HOLDER.validate_json(place.read_bytes())
+        return _HOLDER.validate_json(read_regular(place))
     except (OSError, ValueError):
         return None
 
@@ -195,7 +195,7 @@ class _Heart:
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             try:
-                if _HOLDER.validate_json(self._place.read_bytes()) == self._own:
+                if _HOLDER.validate_json(read_regular(self._place)) == self._own:
                     os.utime(self._place)
                     continue
             except FileNotFoundError:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from loradar.core.errors import BadDataError
+from loradar.core.files import read_regular
 from loradar.data.decoding import scaled
 from loradar.data.gathering import decoded
 from loradar.data.images import ImageSet
@@ -56,7 +57,7 @@ def _split(folder: Path, split: str, classes: tuple[str, ...], size: tuple[int, 
 def _open(path: Path) -> dict[str, Any]:
     try:
         # latin1: what Python 2 wrote as text is bytes to Python 3, and latin1 keeps every one of them
-        batch = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        batch = _ArraysOnly(io.BytesIO(read_regular(path)), encoding="latin1").load()
     except OSError as error:
         raise BadDataError(f"could not read {path}: {error.strerror or error}") from error
     except Exception as error:  # a broken pickle can raise almost anything

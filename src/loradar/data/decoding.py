@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from loradar.core.errors import BadDataError
+from loradar.core.files import read_regular
 from loradar.core.types import Images
 
 _CHUNK = 256
@@ -130,7 +131,7 @@ def read_images(paths: Sequence[Path], *, size: tuple[int, int]) -> Images:
     pixels = []
     for path in paths:
         try:
-            data = path.read_bytes()
+            data = read_regular(path)
         except OSError as error:
             raise BadDataError(f"could not read {path}: {error.strerror}; expected an image") from error
         pixels.append(decode(data, str(path), size=size))

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from loradar.core.errors import BadDataError
+from loradar.core.files import read_regular
 from loradar.core.types import Labels
 from loradar.data.gathering import gather
 from loradar.data.images import ImageSet
@@ -30,7 +31,7 @@ class _Files:
 
     def read(self, index: int) -> bytes:
         try:
-            return self.files[index].read_bytes()
+            return read_regular(self.files[index])
         except OSError as error:
             raise BadDataError(f"could not read {self.name(index)}: {error.strerror}") from error
 

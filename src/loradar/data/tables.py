@@ -1,6 +1,5 @@
 """Splits in tables: parquet files, and data sets of the Hugging Face hub. Both are Arrow tables of coded pictures."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from loradar.core.errors import BadDataError, did_you_mean
+from loradar.core.files import parse_object, read_regular
 from loradar.core.types import Labels
 from loradar.data.gathering import gather
 from loradar.data.images import ImageSet
@@ -22,6 +23,21 @@ from loradar.data.source import TEST, TRAIN, Source
 Size = tuple[int, int] | None
 Columns = Mapping[str, str]
 """`image`, `label` and `group` to the names of the columns, where the user says them."""
+
+
+@dataclass(frozen=True)
+class _Info:
+    features: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Schema:
+    """What Hugging Face `datasets` writes into a table's schema, as far as it is read."""
+
+    info: _Info | None = None
+
+
+_SCHEMA = TypeAdapter(_Schema)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +55,7 @@ class _Column:
         data = value.get("bytes") if isinstance(value, dict) else value
         if data is None and isinstance(value, dict) and value.get("path"):
             try:
-                data = Path(value["path"]).read_bytes()
+                data = read_regular(Path(value["path"]))
             except OSError as error:
                 raise BadDataError(f"{self.name(index)}: could not read {value['path']}: {error.strerror}") from error
         if not isinstance(data, bytes):
@@ -121,7 +137,7 @@ def _source(name: str, tables: Mapping[str, Callable[[], pa.Table]], *, columns:
         raise BadDataError(f"{name} holds no splits")
     names = {split: _columns(table, columns, f"{name}/{split}") for split, table in read.items()}
     labelled = {f"{name}/{split}": table[names[split][1]] for split, table in read.items()}
-    said = (_names(table, names[split][1]) for split, table in read.items())
+    said = (_names(table, names[split][1], f"{name}/{split}") for split, table in read.items())
     classes, index = column_classes(labelled, next(filter(None, said), None))
 
     def split_set(split: str) -> ImageSet:
@@ -137,7 +153,7 @@ def _source(name: str, tables: Mapping[str, Callable[[], pa.Table]], *, columns:
 
 def _columns(table: pa.Table, said: Columns, where: str) -> tuple[str, str]:
     """The names of the columns of pictures and labels: said, typed so in the schema, or called so."""
-    features = _features(table)
+    features = _features(table, where)
     found = []
     for role, kind, usual in (("image", "Image", IMAGE_NAMES), ("label", "ClassLabel", LABEL_NAMES)):
         typed = [name for name in table.column_names if features.get(name, {}).get("_type") == kind]
@@ -152,16 +168,28 @@ def _columns(table: pa.Table, said: Columns, where: str) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def _features(table: pa.Table) -> dict[str, Any]:
+def _features(table: pa.Table, where: str) -> dict[str, Any]:
     """What Hugging Face `datasets` wrote into the schema about each column; empty where it did not."""
     text = (table.schema.metadata or {}).get(b"huggingface")
-    features = json.loads(text).get("info", {}).get("features", {}) if text else {}
-    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    try:
+        info = _SCHEMA.validate_python(parse_object(text)).info if text else None
+    except ValueError as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise BadDataError(
+            f"{where}: what `datasets` wrote of its columns is damaged ({reason}); fetch it again"
+        ) from error
+    features = info.features if info else None
+    return {name: feature for name, feature in (features or {}).items() if isinstance(feature, dict)}
 
 
-def _names(table: pa.Table, label: str) -> tuple[str, ...]:
+def _names(table: pa.Table, label: str, where: str) -> tuple[str, ...]:
     """The names of the classes in the schema, empty where there are none."""
-    return tuple(_features(table).get(label, {}).get("names") or ())
+    names = _features(table, where).get(label, {}).get("names") or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise BadDataError(f"{where}: the names of its classes are {names!r:.80}; expected a list of text")
+    if len(set(names)) < len(names):
+        raise BadDataError(f"{where}: two of its classes have the same name; give each one of its own")
+    return tuple(names)
 
 
 def _groups(table: pa.Table, column: str, where: str) -> Labels:

@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from loradar.core.files import write_atomically
+from loradar.core.files import read_regular, write_atomically
 from loradar.core.old_attacks import spec_of_repr
 from loradar.core.types import Attack, Images, Progress
 from loradar.data import corrupt, varied
@@ -178,7 +178,7 @@ def _known(path: Path, progress: Progress) -> Results:
     if not path.exists():
         return {}
     try:
-        return {spec_of_repr(what): shares for what, shares in _RESULTS.validate_json(path.read_bytes()).items()}
+        return {spec_of_repr(what): shares for what, shares in _RESULTS.validate_json(read_regular(path)).items()}
     except (OSError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         progress.message(f"{path} is damaged ({reason}); its task is measured again")

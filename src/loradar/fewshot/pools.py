@@ -1,6 +1,5 @@
 """Pools: their folders (`pool/NAME` and `baselines/NAME`), and the feature extractors of their members, remembered."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from loradar.adapters import (
     target_share,
 )
 from loradar.core.errors import BadConfigError, BadFileError, BadTargetError
+from loradar.core.files import parse_object, read_regular
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_CONFIG, RUN
 from loradar.core.types import Images
@@ -63,8 +63,8 @@ def _adapters(folder: Path) -> dict[str, Adapter]:
 def base_of(folder: Path) -> str:
     """Returns the spec of the base that a pool was tuned on. Raises BadFileError where the folder does not say."""
     try:
-        return str(json.loads((folder / RUN).read_text())["base"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return str(parse_object(read_regular(folder / RUN))["base"])
+    except (OSError, ValueError, KeyError) as error:
         raise BadFileError(f"{folder} does not say which base its pool is for; give it with --base") from error
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from loradar.core.errors import BadConfigError, BadDataError
+from loradar.core.names import check_names
 from loradar.core.randomness import generator
 from loradar.core.types import Images, Labels
 from loradar.data import ImageSet, Source, load_source
@@ -83,6 +84,7 @@ def named_domain(text: str, *, size: tuple[int, int], seed: int) -> Domain:
     name, sign, spec = text.partition("=")
     if not (sign and name and spec):
         raise BadConfigError(f"domain {text!r} cannot be read; expected NAME=SOURCE, such as eurosat=path/to/images")
+    check_names([name], "a domain")
     source = load_source(spec, size=size)
     return Domain(name=name, images=_reported(source), seed=seed)
 

@@ -15,7 +15,7 @@ from loradar.attacks import named_attacks
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.files import check_place
 from loradar.core.leases import lease
-from loradar.core.names import GUARD_RECORD
+from loradar.core.names import GUARD_RECORD, check_names
 from loradar.core.types import Attack, Progress
 from loradar.data import ImageSet, Source, fetch_all, load_source
 from loradar.evaluation import check_classes
@@ -26,7 +26,7 @@ from loradar.guard.calibration_split import calibration_split, identities
 from loradar.guard.choose import IMAGES, choose
 from loradar.guard.config import GuardAuditConfig, GuardBuildConfig
 from loradar.guard.defenses import Defense
-from loradar.guard.files import GuardRecord, GuardState, check_names
+from loradar.guard.files import GuardRecord, GuardState
 from loradar.guard.guard import Guard
 from loradar.guard.identify import Identifier, fit_identifier, fit_prior
 from loradar.guard.masking import MaskSet, mask_answers
@@ -89,7 +89,7 @@ def resolve(
             f"no adapter {config.answered_by!r} is there to answer; {did_you_mean(config.answered_by, adapters)}"
         )
     AdapterPool(adapters)  # refuses adapters of several bases
-    check_names(adapters)
+    check_names(adapters, "an adapter")
     base = open_base(config.base, config.device) if base is None else base
     base_fingerprint = fingerprint(base.model)
     for adapter in adapters.values():

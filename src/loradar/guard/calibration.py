@@ -24,7 +24,7 @@ class Calibration:
     total: int
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or not 0 <= self.right <= self.total or self.total == 0:
+        if not 0 < self.temperature < math.inf or not 0 <= self.right <= self.total or self.total == 0:
             raise BadConfigError(
                 f"temperature {self.temperature} and {self.right} right of {self.total}; expected a temperature above 0 "
                 "and a share of at least one image"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from loradar.core.copying import copy_model
 from loradar.core.digests import DIGEST, check_digest, check_key, digest_of, dump_marked, is_marked
 from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
 from loradar.core.files import check_place, folder_atomically, parse_object, read_regular, sha256, write_atomically
-from loradar.core.names import ADAPTER_WEIGHTS, GUARD_RECORD, GUARD_TENSORS
+from loradar.core.names import ADAPTER_WEIGHTS, GUARD_RECORD, GUARD_TENSORS, check_names
 from loradar.core.old_attacks import upgraded_spec
 from loradar.core.temporaries import put_back
 from loradar.guard.identify import Identifier
@@ -88,7 +88,7 @@ _RECORD = TypeAdapter(GuardRecord)
 def save_guard(state: GuardState, folder: Path | str) -> Path:
     """Writes the folder, which appears whole or not at all, in the place of a guard that was there. Raises BadFileError."""
     check_place(folder := Path(folder), GUARD_RECORD, "a guard")
-    check_names(state.adapters)
+    check_names(state.adapters, "an adapter")
     tensors = {
         f"{name}.{key}": value.detach().cpu().contiguous().clone()
         for name, part in (("identifier", state.identifier), ("gate", state.gate))
@@ -128,13 +128,6 @@ def read_guard(
             "base that it was built with"
         )
     return GuardState(record=record, base=opened, adapters=parts.adapters, identifier=parts.identifier, gate=parts.gate)
-
-
-def check_names(names: Iterable[str]) -> None:
-    """Raises BadConfigError for a name that is not the name of a folder: an adapter's folder is called as the adapter."""
-    for name in names:
-        if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
-            raise BadConfigError(f"an adapter is called {name!r}; expected a name that a folder can have")
 
 
 def _open_base(record: GuardRecord, base: str | Base | nn.Module | None, device: str) -> Base:
@@ -197,7 +190,7 @@ def _rebuild(
         if isinstance(attacks := content.get("attacks"), dict):  # schema 2 has older names of settings
             content["attacks"] = {name: upgraded_spec(str(spec)) for name, spec in attacks.items()}
         record = _RECORD.validate_json(json.dumps(content))
-        check_names(record.adapters)
+        check_names(record.adapters, "an adapter")
         identifier, gate = (
             Identifier(
                 record.settings.labels,

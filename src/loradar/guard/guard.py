@@ -18,7 +18,7 @@ from loradar.guard.defenses import transforms
 from loradar.guard.features import residual_statistics, vote_features
 from loradar.guard.files import GuardState, read_guard, save_guard
 from loradar.guard.fusion import FUSIONS, Rule, Votes
-from loradar.guard.masking import MaskSet, pair_answers, patch_cleanser, two_round
+from loradar.guard.masking import pair_answers, patch_cleanser, two_round
 from loradar.guard.parts import Parts, assemble
 from loradar.guard.settings import tables
 from loradar.models import Base, Precision
@@ -73,6 +73,7 @@ class Guard(nn.Module):
                 f"{len(parts.tails)} models and {len(parts.costs)} costs; expected {len(settings.voters)} models, for "
                 f"{', '.join(settings.voters)}, and one cost more"
             )
+        settings.mask_set.masks(state.base.input_size[1:])  # refuses a window that does not fit the images
         for identifier in (state.identifier, state.gate):
             if identifier.labels != settings.labels:
                 raise BadConfigError(f"the identifier knows {identifier.labels}; the settings {settings.labels}")
@@ -268,7 +269,7 @@ class Guard(nn.Module):
         return dataclasses.replace(verdict, logits=logits, passes=passes, defended=transformed | masked)
 
     def _mask(self, x: Images, masked: Tensor, logits: Logits, passes: Tensor) -> tuple[Logits, Tensor]:
-        masks = self.mask_set.masks((x.shape[2], x.shape[3])).to(x.device)
+        masks = self.settings.mask_set.masks((x.shape[2], x.shape[3])).to(x.device)
         if torch.compiler.is_exporting():
             answers = two_round(pair_answers(self.masker, x, masks))
             extra = passes.new_full((x.shape[0],), float(len(masks) * (len(masks) + 1) / 2))
@@ -278,10 +279,6 @@ class Guard(nn.Module):
             return logits, passes
         answers, extra = patch_cleanser(self.masker, x[rows], masks)
         return logits.index_put((rows,), _on_top(logits[rows], answers)), passes.index_add(0, rows, extra)
-
-    @property
-    def mask_set(self) -> MaskSet:
-        return MaskSet(height=self.settings.window[0], width=self.settings.window[1], count=self.settings.masks)
 
     def masker(self, x: Images) -> Logits:
         """Runs the voter that masking asks."""

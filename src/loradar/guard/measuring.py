@@ -149,7 +149,7 @@ class GuardMeasuring:
 
     def certificate(self) -> list[AccuracyResult]:
         """Masking on clean images: right answers, and those that no rectangle of the guard's size can change."""
-        masker, mask_set = self.guard.settings.masker, self.guard.mask_set
+        masker, mask_set = self.guard.settings.masker, self.guard.settings.mask_set
         x, y = (tensor[: self.config.max_certified_images] for tensor in (self.x, self.y))
         masks = mask_set.masks((x.shape[2], x.shape[3])).to(self.bench.device)
         model = self.bench.optimized(self.voters[masker])

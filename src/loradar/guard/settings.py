@@ -10,6 +10,7 @@ from torch import Tensor
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.guard.calibration import Calibration
 from loradar.guard.fusion import RULES, Rule
+from loradar.guard.masking import MaskSet
 from loradar.guard.policy import CLEAN, UNKNOWN, Level, Policy
 
 BASE = "base"
@@ -59,6 +60,12 @@ class GuardSettings:
                     f"the prior of {label!r} is {times}; expected a number above 0 for any of {', '.join(self.labels)}"
                 )
         self.policy.check(self.threats)
+        _ = self.mask_set  # checks window and masks
+
+    @property
+    def mask_set(self) -> MaskSet:
+        """The masks of two-round masking, against rectangles of the window's size."""
+        return MaskSet(height=self.window[0], width=self.window[1], count=self.masks)
 
     @property
     def labels(self) -> tuple[str, ...]:

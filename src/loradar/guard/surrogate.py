@@ -80,7 +80,7 @@ class Surrogate(nn.Module):
         return guard.fused(guard.log_probs(guard.shared_features(x)), posterior, SURROGATES)
 
     def _masked(self, x: Images) -> Logits:
-        masks = self.guard.mask_set.masks((x.shape[2], x.shape[3])).to(x.device)
+        masks = self.guard.settings.mask_set.masks((x.shape[2], x.shape[3])).to(x.device)
         chosen = masks[torch.linspace(0, len(masks) - 1, min(MASKS, len(masks)), device=x.device).long()]
         painted = x[:, None].masked_fill(chosen[None, :, None], GREY).flatten(0, 1)
         log_probs = self.guard.masker(painted).view(len(x), len(chosen), -1)

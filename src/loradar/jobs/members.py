@@ -6,6 +6,7 @@ from typing import Literal
 
 from loradar.attacks import named_attacks
 from loradar.core.errors import BadConfigError
+from loradar.core.names import check_names
 from loradar.core.types import Attack
 from loradar.jobs.config import HardenConfig
 
@@ -42,6 +43,7 @@ def plan(config: HardenConfig, attacks: Mapping[str, Attack] | None = None) -> t
         targets = [_target(spec, config.attack_target) for spec in config.attacks]
     else:
         targets = [config.attack_target] * len(attacks)
+    check_names(attacks, "an attack")
     for name in attacks:
         if name in ("base", *BASELINES):
             raise BadConfigError(f"an attack is called {name!r}, as a model of the report is; give it another name")

@@ -22,8 +22,8 @@ from typing import Any
 
 from loradar.core.config import Config, read_file, read_value, shown, validate
 from loradar.core.errors import BadConfigError, BadFileError, did_you_mean
-from loradar.core.files import write_atomically
-from loradar.core.names import REPORT
+from loradar.core.files import parse_object, read_regular, write_atomically
+from loradar.core.names import REPORT, check_names
 from loradar.core.types import NullProgress, Progress
 
 JOBS: dict[str, tuple[str, str, str]] = {
@@ -77,9 +77,10 @@ def resolve(file: Path, *, only: Sequence[str] = (), changes: Mapping[str, str] 
         raise BadConfigError(f"{file} holds no stages; expected 'stages:' with a table of settings for each name")
     variables = content.get("vars") or {}
     if not isinstance(variables, dict):
-        raise BadConfigError(f"{file}: vars is {shown(variables)}; expected a table of values (name: value)")
+        raise BadConfigError(f"{file}: vars holds a {type(variables).__name__}; expected a table (name: value)")
     known = {str(name): str(value) for name, value in variables.items()}
     stages = {str(name): dict(settings) for name, settings in stages.items()}
+    check_names(stages, f"{file}: a stage")
     changes = dict(changes or {})
     place = changes.pop("out", None) or str(content.get("out", f"runs/{file.stem}"))
     _change(known, stages, changes)
@@ -123,7 +124,7 @@ def _stage(file: Path, name: str, settings: dict[str, Any], out: Path) -> Stage:
         raise BadConfigError(f"{file}: stage {name} has the job {job!r}; {did_you_mean(job, JOBS)}")
     _, module, schema = JOBS[job]
     publish = settings.pop("publish", None)
-    settings = {key.replace("-", "_"): value for key, value in settings.items()}
+    settings = {str(key).replace("-", "_"): value for key, value in settings.items()}
     settings.setdefault("out", out / name)
     try:
         config: Config = validate(getattr(importlib.import_module(module), schema), settings)
@@ -168,10 +169,8 @@ def _is_finished(mark: Path, stage: Stage, settings: dict[str, Any]) -> bool:
     if not mark.exists():
         return False
     try:
-        before = json.loads(mark.read_bytes())
-        if not isinstance(before, dict):
-            raise ValueError(f"it holds a {type(before).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
+        before = parse_object(read_regular(mark))
+    except (OSError, ValueError) as error:
         raise BadFileError(f"{mark} is damaged ({error}); delete it to run the stage {stage.name} again") from error
     odd = [key for key in settings if before.get(key) != settings[key]]
     if odd:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 
 from loradar.core.errors import BadConfigError, BadFileError
-from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
+from loradar.core.files import check_place, folder_atomically, parse_object, read_regular, sha256, write_atomically
 from loradar.core.modules import unwrap
 from loradar.core.names import BASE_CONFIG, BASE_WEIGHTS
 from loradar.models.backbones import build, canonical
@@ -80,16 +80,13 @@ def save_base(folder: Path | str, base: Base, *, dtype: torch.dtype = torch.floa
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return parse_object(read_regular(path))
     except OSError as error:
         raise BadFileError(
             f"could not read {path}: {error.strerror}; expected a base: {BASE_CONFIG}, {BASE_WEIGHTS}"
         ) from error
     except ValueError as error:
-        raise BadFileError(f"{path} is no JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise BadFileError(f"{path} holds a {type(config).__name__}; expected an object")
-    return config
+        raise BadFileError(f"{path} is not JSON of a base ({error}); fetch it again") from error
 
 
 def _notes(config: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from loradar.core.errors import BadFileError
-from loradar.core.files import sha256
+from loradar.core.files import read_regular, sha256
 
 _NESTS = ("state_dict", "model_state_dict", "model")
 
@@ -23,7 +23,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     `model` is found, and the `module.` of DataParallel taken off. Raises BadFileError.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise BadFileError(f"could not read {path}: {error.strerror or error}") from error
     digest = sha256(data)

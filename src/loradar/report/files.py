@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from loradar.core.errors import BadConfigError, BadFileError
-from loradar.core.files import write_atomically
+from loradar.core.files import parse_object, read_regular, write_atomically
 from loradar.core.names import REPORT
 from loradar.report.schema import Report
 from loradar.report.upgrade import SCHEMA, upgrade
@@ -45,12 +45,12 @@ def read_report(path: Path | str) -> Report:
     path = Path(path)
     file = path / REPORT if path.is_dir() else path
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        data = read_regular(file)
+    except OSError as error:
         raise BadFileError(
             f"could not read {file}: {error}; expected a report.json, or a folder that holds one"
         ) from error
-    return from_json(text, file)
+    return from_json(data, file)
 
 
 def to_json(report: Report) -> str:
@@ -64,16 +64,16 @@ def to_json(report: Report) -> str:
         raise BadConfigError(f"the report holds what JSON cannot: {error}; give plain numbers and text") from error
 
 
-def from_json(text: str, name: object = "the report") -> Report:
+def from_json(text: str | bytes, name: object = "the report") -> Report:
     """Reads the text of `to_json`, every count and type checked. Raises BadFileError with the first thing wrong."""
     try:
-        values = upgrade(json.loads(text))
+        values = upgrade(parse_object(text))
         return _FORM.validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadFileError(f"{name} is damaged at {where or 'its top'}: {first['msg']}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadFileError(f"{name} is no report: {error}") from error
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from loradar.core.digests import DIGEST, digest_of, metadata_of
 from loradar.core.errors import BadConfigError, BadFileError
-from loradar.core.files import write_atomically
+from loradar.core.files import parse_object, read_regular, sha256, write_atomically
 
 
 def save_checkpoint(
@@ -33,6 +34,8 @@ def save_checkpoint(
     # a shared storage would be refused by safetensors: each tensor is written from its own memory
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     notes = {"step": step, "run": run, "groups": frozen["param_groups"], "scheduler": _plain(scheduler.state_dict())}
+    notes["sha256"] = sha256(safetensors.torch.save(tensors))
+    notes[DIGEST] = digest_of(notes)
     write_atomically(path, safetensors.torch.save(tensors, {"loradar": json.dumps(notes)}))
 
 
@@ -44,9 +47,11 @@ def load_checkpoint(
     Raises BadFileError where the file is damaged, BadConfigError where it belongs to a run with other settings.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            notes = json.loads(file.metadata()["loradar"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        data = read_regular(path)
+        tensors = safetensors.torch.load(data)
+        notes = parse_object(metadata_of(data)["loradar"])
+        if notes.get(DIGEST) != digest_of(notes) or notes["sha256"] != sha256(safetensors.torch.save(tensors)):
+            raise ValueError("it was changed since it was saved: its digest is another")
         if notes["run"] != run:
             raise BadConfigError(
                 f"{path} belongs to a run with other settings ({notes['run']}, now {run}); choose another folder or delete it"

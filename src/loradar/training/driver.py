@@ -11,8 +11,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from loradar.core.digests import DIGEST, digest_of
 from loradar.core.errors import BadFileError
-from loradar.core.files import write_atomically
+from loradar.core.files import parse_object, read_regular, write_atomically
 from loradar.core.types import Progress
 from loradar.training.averaging import WeightAverage
 from loradar.training.curves import curves
@@ -60,8 +61,9 @@ class Validation:
         place = self.folder / f"{number:03d}"
         epoch = Epoch(epoch=number, loss=loss, clean=clean, adversarial=adversarial, total=total, folder=place)
         self.save(place)
-        record = {key: value for key, value in dataclasses.asdict(epoch).items() if key != "folder"}  # it may move
-        write_atomically(place.with_suffix(".json"), json.dumps(record).encode())
+        # without the folder, which may move
+        record = {key: value for key, value in dataclasses.asdict(epoch).items() if key != "folder"}
+        write_atomically(place.with_suffix(".json"), json.dumps(record | {DIGEST: digest_of(record)}).encode())
         return epoch
 
 
@@ -138,12 +140,14 @@ def read_epochs(folder: Path, count: int) -> tuple[Epoch, ...]:
 
 def _read(path: Path) -> Epoch:
     try:
-        values = json.loads(path.read_text())
+        values = parse_object(read_regular(path))
+        if values.pop(DIGEST, None) not in (None, digest_of(values)):  # None: those of earlier versions
+            raise ValueError("it was changed since it was saved: its digest is another")
         if "attacked" in values:  # meta-tuning's records, before they had the names of the others
             values |= {"adversarial": values.pop("attacked"), "total": 1}
         epoch = Epoch(**values | {"folder": path.with_suffix("")})  # refuses further fields, then every type is checked
         return _EPOCH.validate_python(dataclasses.asdict(epoch))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError) as error:
         if isinstance(error, ValidationError):
             error = ValueError(error.errors()[0]["msg"])
         raise BadFileError(
