@@ -139,3 +139,18 @@ def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         while path.stat().st_mtime == 0 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert path.stat().st_mtime > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a fork")
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_run_killed_while_it_takes_a_lease_leaves_nothing(beside: bool, tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        os.link = lambda *_: os._exit(9)
+        with lease(tmp_path / "out", beside=beside):
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert [path.suffix for path in tmp_path.rglob(".*")] == [".part"]
+    with lease(tmp_path / "out", beside=beside):
+        pass
+    assert not list(tmp_path.rglob(".*"))

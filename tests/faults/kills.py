@@ -10,9 +10,9 @@ import random
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loradar.core.errors import LoradarError
 from loradar.core.temporaries import remove_abandoned
@@ -41,18 +41,22 @@ class Count:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The hash of every file that has a meaning, by its path; a report without its date."""
+    """The hash of every file that has a meaning, by its path; JSON without dates, and digests over them."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.suffix in (".md", ".html") or _UNFINISHED.fullmatch(path.name):
             continue
         data = path.read_bytes()
-        if path.name == "report.json":
-            content = json.loads(data)
-            del content["created"]
-            data = json.dumps(content).encode()
+        if path.suffix == ".json":
+            data = json.dumps(_undated(json.loads(data))).encode()
         found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
     return found
+
+
+def _undated(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _undated(each) for key, each in value.items() if key not in ("created", "digest")}
+    return [_undated(each) for each in value] if isinstance(value, list) else value
 
 
 def unfinished(folder: Path) -> list[Path]:
@@ -60,93 +64,96 @@ def unfinished(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if _UNFINISHED.fullmatch(path.name)]
 
 
-def kill_saves(
-    server: Server, inputs: Path, works: Iterable[str], folder: Path, *, can_exchange: bool
-) -> dict[str, Count]:
-    """Kills each save before every call that changes the file system, over what was there."""
-    table = {}
-    for work in works:
-        save, count = SAVES[work], Count()
-        table[f"{work}, {'exchange' if can_exchange else 'two renames'}"] = count
-        case = folder / "save"
-        shutil.copytree(inputs, case)
-        place = case / save.place
-        old = digests(place)
-        whole = server.do(work, case, can_exchange=can_exchange)
-        assert not whole.error, whole
-        new = digests(place)
-        for number in range(1, whole.calls + 1):
-            shutil.rmtree(place)
-            shutil.copytree(inputs / save.place, place)
-            ended = server.do(work, case, before_call=number, can_exchange=can_exchange)
-            assert ended.killed, ended
-            count.kills += 1
-            try:
-                save.read(place)
-            except LoradarError:
-                count.lost_folders += 1
-            count.wrong_bits += digests(place) not in (old, new)
-            remove_abandoned(case)
-            count.stale_files += bool(unfinished(case))
-        shutil.rmtree(case)
-    return table
+def kill_save(server: Server, inputs: Path, work: str, folder: Path, *, can_exchange: bool) -> Count:
+    """Kills a save before every call that changes the file system, over what was there."""
+    save, count, case = SAVES[work], Count(), folder / "save"
+    shutil.copytree(inputs, case)
+    place = case / save.place
+    old = digests(place)
+    whole = server.do(work, case, can_exchange=can_exchange)
+    assert not whole.error, whole
+    new = digests(place)
+    for number in range(1, whole.calls + 1):
+        shutil.rmtree(place)
+        shutil.copytree(inputs / save.place, place)
+        ended = server.do(work, case, before_call=number, can_exchange=can_exchange)
+        assert ended.killed, ended
+        count.kills += 1
+        try:
+            save.read(place)
+        except LoradarError:
+            count.lost_folders += 1
+        count.wrong_bits += digests(place) not in (old, new)
+        remove_abandoned(case)
+        count.stale_files += bool(unfinished(case))
+    shutil.rmtree(case)
+    return count
 
 
-def kill_commands(server: Server, folder: Path, works: Iterable[str], kills: int, seed: int = 0) -> dict[str, Count]:
-    """Kills each command at `kills` random moments, half of them over an earlier result, and runs it again.
+def kill_command(server: Server, folder: Path, work: str, kills: int, seed: int = 0) -> Count:
+    """Kills a command `kills` times and runs it again; `folder` holds `inputs`.
 
-    `folder` holds `inputs`.
+    The moments are random, in turn among its file-system calls and in time, and every other two are over an earlier result.
     """
-    draws, table = random.Random(seed), {}
-    for work in works:
-        whole, count = folder / "whole", Count()
-        table[work] = count
-        ran = server.do(work, whole)
-        assert not ran.error, ran
-        expected = digests(whole / "out")
-        for index in range(kills):
-            case = folder / "case"
-            over = index % 2 == 1 and work in REPLACED
-            if over:
-                shutil.copytree(whole / "out", case / "out")
-            ended = server.do(work, case, after_seconds=draws.uniform(0, ran.seconds))
-            count.kills += ended.killed
-            lost = over and digests(case / "out") != expected
-            count.lost_folders += lost
-            again = server.do(work, case)
-            count.errors += bool(again.error)
-            count.wrong_bits += digests(case / "out") != expected
-            count.stale_files += bool(unfinished(case))
-            if again.error or unfinished(case) or digests(case / "out") != expected:
-                print(work, index, ended, again, unfinished(case)[:3])  # noqa: T201
-            shutil.rmtree(case)
-        shutil.rmtree(whole)
-    return table
+    draws, whole, case, count = random.Random(f"{work} {seed}"), folder / "whole", folder / "case", Count()
+    ran = server.do(work, whole)
+    assert not ran.error, ran
+    expected = digests(whole / "out")
+    for index in range(kills):
+        over = index % 4 > 1 and work in REPLACED
+        if over:
+            shutil.copytree(whole / "out", case / "out")
+        moment: dict[str, float] = (
+            {"after_seconds": draws.uniform(0, ran.seconds)}
+            if index % 2
+            else {"before_call": draws.randint(1, ran.calls)}
+        )
+        ended = server.do(work, case, **moment)
+        count.kills += ended.killed
+        count.lost_folders += over and digests(case / "out") != expected
+        again = server.do(work, case)
+        count.errors += bool(again.error)
+        count.wrong_bits += digests(case / "out") != expected
+        count.stale_files += bool(unfinished(case))
+        if again.error or unfinished(case) or digests(case / "out") != expected:
+            print(work, moment, ended, again, unfinished(case)[:3], flush=True)  # noqa: T201
+        shutil.rmtree(case)
+    shutil.rmtree(whole)
+    return count
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="kills of commands, all together")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", default=[*COMMANDS])
+    parser.add_argument("--only", nargs="*", default=[*SAVES, *COMMANDS], help="saves and commands")
     asked = parser.parse_args()
+    commands = [work for work in asked.only if work not in SAVES]
+    wrong = 0
+
+    def row(name: str, *columns: object) -> None:
+        print("{:<26}{:>7}{:>12}{:>14}{:>13}{:>8}".format(name, *columns), flush=True)  # noqa: T201
+
     with tempfile.TemporaryDirectory() as place:
-        folder, server = Path(place), Server()
+        folder, server = Path(place), Server(everything=True)
         ready = server.do("inputs", folder / "inputs")
         assert not ready.error, ready
-        table: dict[str, Count] = {}
-        for can_exchange in (True, False):
-            table |= kill_saves(server, folder / "inputs", SAVES, folder, can_exchange=can_exchange)
-        table |= kill_commands(server, folder, asked.only, max(1, asked.kills // len(asked.only)), asked.seed)
+        row("", "kills", "wrong bits", "lost folders", "stale files", "errors")
+        for work in asked.only:
+            if work in SAVES:
+                counts = {
+                    f"{work}, {'exchange' if can else 'two renames'}": kill_save(
+                        server, folder / "inputs", work, folder, can_exchange=can
+                    )
+                    for can in (True, False)
+                }
+            else:
+                counts = {work: kill_command(server, folder, work, max(1, asked.kills // len(commands)), asked.seed)}
+            for name, one in counts.items():
+                row(name, one.kills, one.wrong_bits, one.lost_folders, one.stale_files, one.errors)
+                wrong += one.wrong
         server.close()
-    row = "{:<26}{:>7}{:>12}{:>14}{:>13}{:>8}".format
-    lines = [row("", "kills", "wrong bits", "lost folders", "stale files", "errors")]
-    lines += [
-        row(name, one.kills, one.wrong_bits, one.lost_folders, one.stale_files, one.errors)
-        for name, one in table.items()
-    ]
-    print("\n".join(lines))  # noqa: T201
-    raise SystemExit(any(one.wrong for one in table.values()))
+    raise SystemExit(wrong > 0)
 
 
 if __name__ == "__main__":

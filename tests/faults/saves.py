@@ -3,22 +3,24 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from loradar.adapters import load, save
-from loradar.guard.guard import Guard
+from loradar.adapters import init_adapter, load, save
 from loradar.models import load_base, new_base, save_base
-from tests.guard import built
+
+if TYPE_CHECKING:
+    from loradar.guard.guard import Guard
 
 
 def saved(folder: Path) -> None:
-    """What the saves replace: a base and two adapters of it."""
+    """What the saves of a base and an adapter replace: a base and two adapters of it."""
     classes = [str(i) for i in range(10)]
     base = new_base("timm:test_resnet", num_classes=10, input_size=(3, 32, 32), classes=classes, seed=1)
     save_base(folder / "base", base)
     for name in ("roa", "fast"):
-        built.adapter(folder / "base", folder / "adapters", name)
+        save(init_adapter(base.model, rank=2, name=name), folder / "adapters" / name)
 
 
 def _save_adapter(folder: Path) -> None:
@@ -36,8 +38,13 @@ def _save_base(folder: Path) -> None:
 
 
 def _save_guard(folder: Path) -> None:
-    guard = Guard.open(folder / "guard", base=str(folder / "base"))
-    guard.replace(abstain=0.25).save(folder / "guard")
+    _open_guard(folder / "guard").replace(abstain=0.25).save(folder / "guard")
+
+
+def _open_guard(place: Path) -> "Guard":
+    from loradar.guard.guard import Guard
+
+    return Guard.open(place, base=str(place.parent / "base"))
 
 
 @dataclass(frozen=True)
@@ -52,5 +59,5 @@ class Save:
 SAVES = {
     "save adapter": Save("adapters/fast", _save_adapter, load),
     "save base": Save("base", _save_base, lambda place: load_base(str(place))),
-    "save guard": Save("guard", _save_guard, lambda place: Guard.open(place, base=str(place.parent / "base"))),
+    "save guard": Save("guard", _save_guard, _open_guard),
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.kills import kill_commands, kill_saves
+from tests.faults.kills import kill_command, kill_save
 from tests.faults.server import Server
 
 
@@ -27,12 +27,11 @@ def inputs(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_save_leaves_the_old_or_the_new_folder(
     server: Server, inputs: Path, tmp_path: Path, can_exchange: bool
 ) -> None:
-    table = kill_saves(server, inputs, ["save adapter"], tmp_path, can_exchange=can_exchange)
-    (count,) = table.values()
+    count = kill_save(server, inputs, "save adapter", tmp_path, can_exchange=can_exchange)
     assert count.kills > 10
     assert count.wrong == 0
 
 
 def test_a_killed_run_ends_with_the_same_bits_and_leaves_nothing(server: Server, inputs: Path) -> None:
-    (count,) = kill_commands(server, inputs.parent, ["pretrain"], 3).values()
+    count = kill_command(server, inputs.parent, "pretrain", 3)
     assert count.wrong == 0

@@ -5,58 +5,71 @@ import importlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from loradar.fewshot import evaluate, fit, meta_tune
-from loradar.fewshot.config import FewShotEvalConfig, FewShotFitConfig
-from loradar.guard import build as guard_build
-from loradar.guard.config import GuardBuildConfig
-from loradar.jobs import audit, harden, pretrain
-from loradar.jobs.config import AuditConfig, HardenConfig, PretrainConfig
-from loradar.models import new_base
-from tests.data.pictures import digits_folder
 from tests.faults.saves import SAVES, saved
-from tests.fewshot.made_pools import tuning
-from tests.guard import built
 
-warnings.simplefilter("ignore")
+if TYPE_CHECKING:
+    from loradar.guard.config import GuardBuildConfig
+
 PGD = "pgd:steps=1"
-LAZY = (
+FEW = ("loradar.jobs.pretrain", "sklearn.datasets", "timm")
+"""What `pretrain` imports when it first needs it, which every fork would do again."""
+ALL = (
+    *FEW,
+    "easyfsl.methods",
     "jinja2",
+    "loradar.fewshot.evaluate",
+    "loradar.fewshot.fit",
+    "loradar.fewshot.meta_tune",
+    "loradar.guard.audit",
+    "loradar.guard.build",
+    "loradar.jobs.audit",
+    "loradar.jobs.harden",
     "loradar.report.page",
     "matplotlib.backends.backend_svg",
     "matplotlib.pyplot",
     "scipy.optimize",
     "scipy.stats",
-    "sklearn.datasets",
     "sklearn.linear_model",
     "sklearn.metrics",
     "sklearn.neural_network",
-    "easyfsl.methods",
+    "tests.fewshot.made_pools",
+    "tests.guard.built",
     "torch._dynamo",
 )
-"""What the commands import when they first need it, which every fork would do again."""
 
 
-def warm_up() -> None:
-    """Imports what any work needs, computing nothing."""
-    for module in LAZY:
+def warm_up(modules: tuple[str, ...]) -> None:
+    """Imports `modules`, and computes nothing: torch cannot differentiate in the fork of a process that has."""
+    warnings.simplefilter("ignore")
+    for module in modules:
         importlib.import_module(module)
+    from PIL import Image
+
     Image.init()
-    new_base("timm:test_resnet", num_classes=10)
+    gc.collect()
     gc.freeze()  # collections in the forks leave the shared pages alone
 
 
 def inputs(folder: Path) -> None:
-    """What the commands start from: the above, a pool, a guard, pictures."""
+    """What the commands start from: a base, two adapters, a pool, a guard, pictures."""
+    from loradar.guard import build
+    from tests.data.pictures import digits_folder
+    from tests.guard import built
+
     saved(folder)
+    for name in ("roa", "fast"):
+        built.adapter(folder / "base", folder / "adapters", name)
     _meta_tune(folder, folder / "pool")
     digits_folder(folder / "support", classes=3, each=3)
-    guard_build.run(guard_build.resolve(_guard(folder, folder / "guard", folder / "cache")))
+    build.run(build.resolve(_guard(folder, folder / "guard", folder / "cache")))
 
 
 def _pretrain(_inputs: Path, folder: Path) -> None:
+    from loradar.jobs import pretrain
+    from loradar.jobs.config import PretrainConfig
+
     config = PretrainConfig(
         architecture="timm:test_resnet",
         out=folder / "out",
@@ -71,6 +84,9 @@ def _pretrain(_inputs: Path, folder: Path) -> None:
 
 
 def _harden(inputs: Path, folder: Path) -> None:
+    from loradar.jobs import harden
+    from loradar.jobs.config import HardenConfig
+
     config = HardenConfig(
         base=str(inputs / "base"),
         out=folder / "out",
@@ -92,6 +108,9 @@ def _harden(inputs: Path, folder: Path) -> None:
 
 
 def _audit(inputs: Path, folder: Path) -> None:
+    from loradar.jobs import audit
+    from loradar.jobs.config import AuditConfig
+
     config = AuditConfig(
         base=str(inputs / "base"),
         adapter=[inputs / "adapters" / "fast"],
@@ -105,28 +124,38 @@ def _audit(inputs: Path, folder: Path) -> None:
     audit.run(audit.resolve(config))
 
 
-def _guard(inputs: Path, out: Path, cache: Path) -> GuardBuildConfig:
+def _guard(inputs: Path, out: Path, cache: Path) -> "GuardBuildConfig":
+    from tests.guard import built
+
     return built.settings(
         inputs / "base",
         inputs,
         out=out,
         cache=cache,
-        calibration=16,
+        calibration=17,
         strangers=["pgd:norm=l2,steps=1"],
         respond=[],
     )
 
 
 def _build(inputs: Path, folder: Path) -> None:
-    guard_build.run(guard_build.resolve(_guard(inputs, folder / "out", folder / "cache")))
+    from loradar.guard import build
+
+    build.run(build.resolve(_guard(inputs, folder / "out", folder / "cache")))
 
 
 def _meta_tune(inputs: Path, out: Path) -> None:
+    from loradar.fewshot import meta_tune
+    from tests.fewshot.made_pools import tuning
+
     config = tuning(inputs / "base", out, attack=PGD, baselines=False, warm_up=0, episodes=1, validation_episodes=1)
     meta_tune.run(meta_tune.resolve(config))
 
 
 def _evaluate(inputs: Path, folder: Path) -> None:
+    from loradar.fewshot import evaluate
+    from loradar.fewshot.config import FewShotEvalConfig
+
     config = FewShotEvalConfig(
         pool=inputs / "pool",
         out=folder / "out",
@@ -146,6 +175,9 @@ def _evaluate(inputs: Path, folder: Path) -> None:
 
 
 def _fit(inputs: Path, folder: Path) -> None:
+    from loradar.fewshot import fit
+    from loradar.fewshot.config import FewShotFitConfig
+
     config = FewShotFitConfig(
         support=str(inputs / "support"), pool=inputs / "pool", out=folder / "out", precision="fp32"
     )

@@ -44,6 +44,8 @@ REPORT_FOLDER = "Folder for report.json, report.md and report.html."
 """Descriptions of fields that several commands share."""
 
 _LARGEST = 2**63 - 1
+_MOST_VALUES = 10_000
+_TOO_MANY = f"its aliases stand for more than {_MOST_VALUES:,} values"
 
 
 def _read_size(value: object) -> object:
@@ -154,12 +156,36 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"the key {_shorten(name, 60)!r} stands twice in one table")
         return super().construct_mapping(node, deep)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_VALUES:  # merges (<<) of merges
+            raise yaml.YAMLError(_TOO_MANY)
+
+
+def _load_yaml(text: str) -> Any:
+    """Raises YAMLError, ValueError, RecursionError, also where a few nested aliases stand for millions of values."""
+    content = yaml.load(text, _Loader)
+    if _size(content, {}) > _MOST_VALUES:
+        raise yaml.YAMLError(_TOO_MANY)
+    return content
+
+
+def _size(value: object, sizes: dict[int, int]) -> int:
+    """Counts the values within `value`; `sizes` has those of tables and lists that were counted, by id."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in sizes:
+        sizes[id(value)] = _MOST_VALUES  # of a list within itself, which has no end
+        within = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = 1 + sum(_size(each, sizes) for each in within)
+    return sizes[id(value)]
+
 
 def read_file(path: Path) -> dict[str, Any]:
     """The settings of a YAML or TOML file. Raises BadConfigError where it is neither."""
     try:
         text = read_regular(path).decode()
-        content = tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, _Loader)
+        content = tomllib.loads(text) if path.suffix == ".toml" else _load_yaml(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = _shorten(" ".join(str(error).split()), 300)
         raise BadConfigError(
@@ -170,6 +196,17 @@ def read_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadConfigError(f"config {path} holds {type(content).__name__}; expected a table of settings (key: value)")
     return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+def read_value(text: str, name: str) -> Any:
+    """The value of `name` that is written as YAML. Raises BadConfigError where it is none."""
+    try:
+        return _load_yaml(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = _shorten(" ".join(str(error).split()), 300)
+        raise BadConfigError(
+            f"{name} is {shown(text)}, which cannot be read: {reason}; expected a YAML value"
+        ) from error
 
 
 def validate(schema: type[C], settings: Mapping[str, Any]) -> C:

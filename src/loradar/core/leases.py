@@ -66,7 +66,8 @@ def lease(
     _take(place, own, folder, wait, progress)
     heart = _Heart(place, own)
     try:
-        remove_abandoned(folder)
+        for path in (folder, place):  # a lease beside its folder leaves its unfinished file there too
+            remove_abandoned(path)
         heart.start()
         yield
     except KeyboardInterrupt:

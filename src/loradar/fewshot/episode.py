@@ -1,5 +1,6 @@
 """Few-shot tasks, drawn from the labels of a set: deterministic, support and query disjoint."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor, log
@@ -8,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from loradar.core.config import shown
 from loradar.core.errors import BadConfigError, BadDataError
 from loradar.core.randomness import generator
 from loradar.core.types import Labels
@@ -117,10 +119,10 @@ def parse_setting(text: str, *, query: int) -> Sampler:
     """
     if text == "variable":
         return VariableEpisodes(query=query)
-    way, sign, shot = text.removesuffix("s").partition("w")
-    if not (sign and way.isdigit() and shot.isdigit() and text.endswith("s")):
-        raise BadConfigError(f"setting {text!r} cannot be read; expected WAYwSHOTs such as 5w1s, or variable")
-    return FixedEpisodes(way=int(way), shot=int(shot), query=query)
+    match = re.fullmatch(r"([0-9]{1,9})w([0-9]{1,9})s", text)
+    if match is None:
+        raise BadConfigError(f"setting {shown(text)} cannot be read; expected WAYwSHOTs such as 5w1s, or variable")
+    return FixedEpisodes(way=int(match[1]), shot=int(match[2]), query=query)
 
 
 def _sides(

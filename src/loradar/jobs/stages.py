@@ -20,9 +20,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import yaml
-
-from loradar.core.config import Config, read_file, shown, validate
+from loradar.core.config import Config, read_file, read_value, shown, validate
 from loradar.core.errors import BadConfigError, BadFileError, did_you_mean
 from loradar.core.files import parse_object, read_regular, write_atomically
 from loradar.core.names import REPORT, check_names
@@ -142,7 +140,7 @@ def _change(known: dict[str, str], stages: dict[str, dict[str, Any]], changes: M
         if not dot and where in known:
             known[where] = text
         elif dot and stage in stages:
-            stages[stage][key] = yaml.safe_load(text)
+            stages[stage][key] = read_value(text, where)
         else:
             names = [*known, *(f"{name}.SETTING" for name in stages)]
             raise BadConfigError(f"there is no {where!r} to set; {did_you_mean(where, names)}")

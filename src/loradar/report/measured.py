@@ -135,7 +135,7 @@ def _of_tasks(section: FewShotSection, setting: str) -> Measured:
     rows = [row for row in section.rows if (row.setting, row.domain) == (setting, domain)]
     attacked = [row for row in rows if row.attack not in (NO_ATTACK, CORRUPTIONS)]
     clean = {row.method: row for row in rows if row.attack == NO_ATTACK}
-    way = re.match(r"(\d+)w", setting)
+    way = re.match(r"([0-9]{1,9})w", setting)
     adaptive = _lowest((row.attack, row) for row in attacked if row.method == section.full)
     return Measured(
         label=f"{section.full}, {setting}",

@@ -61,7 +61,8 @@ class Validation:
         place = self.folder / f"{number:03d}"
         epoch = Epoch(epoch=number, loss=loss, clean=clean, adversarial=adversarial, total=total, folder=place)
         self.save(place)
-        record = json.loads(json.dumps(dataclasses.asdict(epoch), default=str))
+        # without the folder, which may move
+        record = {key: value for key, value in dataclasses.asdict(epoch).items() if key != "folder"}
         write_atomically(place.with_suffix(".json"), json.dumps(record | {DIGEST: digest_of(record)}).encode())
         return epoch
 
