@@ -190,3 +190,11 @@ def test_a_damaged_schema_is_said(tmp_path: Path, schema: str, message: str) -> 
     pq.write_table(pq.read_table(path).replace_schema_metadata({"huggingface": schema}), path)
     with pytest.raises(BadDataError, match=message):
         load_source(str(path))
+
+
+def test_a_damaged_name_of_a_column_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"label": [0, 1], "zz": [0, 1]}), path)
+    path.write_bytes(path.read_bytes().replace(b"zz", b"\xab\xab"))
+    with pytest.raises(BadDataError, match="is no whole parquet file"):
+        load_source(str(path))

@@ -107,10 +107,9 @@ def _seal(folder: Path, part: str, value: Any) -> None:
 def _reference(folder: Path) -> Tensor | None:
     """Logits computed from the files alone, where their settings are the plain ones."""
     config = json.loads((folder / "adapter_config.json").read_bytes())
-    if any(config.get(k) for k in ("rank_pattern", "alpha_pattern", "use_dora", "lora_bias")) or not {
-        "lora_alpha",
-        "r",
-    } <= set(config):
+    if any(config.get(k) for k in ("rank_pattern", "alpha_pattern", "use_dora", "lora_bias")):
+        return None
+    if not (config.get("lora_alpha") and config.get("r")):  # ours are read from the record
         return None
     tensors = safetensors.torch.load((folder / "adapter_model.safetensors").read_bytes())
     named = {key.removeprefix("base_model.model.").replace(".base_layer.", "."): t for key, t in tensors.items()}

@@ -99,6 +99,8 @@ def folder(given: Sequence[tuple[str, str, str]], place: Path) -> None:
         if label in ("", ".", "..") or file in ("", ".", "..") or "/" in label.replace("cat/deep", "") + file:
             continue
         path = root / label / file
+        if os.path.lexists(path):  # a pipe would wait for a reader, and a link be followed
+            continue
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if how == "pipe":
@@ -111,7 +113,8 @@ def folder(given: Sequence[tuple[str, str, str]], place: Path) -> None:
                 path.mkdir()
             else:
                 path.write_bytes(png(index) if how == "png" else b"")
-                made.add(path)
+                if how == "png" or path.suffix in (".png", ".jpg"):  # any other empty file is no picture
+                    made.add(path)
         except (OSError, ValueError):
             continue
     source = load_source(str(root), size=(8, 8))

@@ -241,7 +241,7 @@ def fuzz(inputs: int, seed: int, only: list[str], keep: Path) -> Iterator[tuple[
     left = max(0, inputs - least * len(shares))
     parts = sum(shares.values())
     for name, share in shares.items():
-        count, draws, counts = least + left * share // parts, 0, Counter[str]()
+        count, draws, counts = least + -(-left * share // parts), 0, Counter[str]()
         began = time.monotonic()
         while (more := count - counts.total()) > 0 and draws < 20:
             if not child.is_alive:

@@ -41,6 +41,8 @@ app.add_typer(guard, name="guard")
 jobs.register(app)
 plain_command(app, "report", example="loradar report runs/mine")(report)
 _STOPPED = 130
+_LONGEST = 2000
+"""Characters of an error line that are shown."""
 _UsageError: Any = typer.BadParameter.mro()[1]
 """Of click, or of the copy that newer versions of typer carry: both have it there, neither under a public name."""
 
@@ -209,6 +211,8 @@ def main() -> None:
 
 
 def _refuse(line: str) -> NoReturn:
+    if len(line) > _LONGEST:  # an argument may be of any length: what is wrong stands before it, how to mend it behind
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
     note(f"loradar: {line}", style="red")
     sys.exit(2)
 

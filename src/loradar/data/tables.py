@@ -122,7 +122,7 @@ def _read(files: list[Path]) -> pa.Table:
     for file in files:
         try:
             tables.append(pq.ParquetFile(file).read())
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: a damaged name of a column
             reason = str(error).splitlines()[0]
             raise BadDataError(f"{file} is no whole parquet file ({reason}); fetch it again") from error
     try:
