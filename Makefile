@@ -26,7 +26,8 @@ demo: $(READY) ## Harden a classifier of handwritten digits, offline, and write 
 	$(BIN)/loradar demo --out runs/demo
 
 test: $(READY) ## Run the tests, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	@# every test computes in one thread; a file's tests stay together, for what they share is made once
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 faults: $(READY) ## Kill saves and commands 200 times, run them again, and count what went wrong
 	PYTHONPATH=src:. $(BIN)/python -m tests.faults.kills --kills 200
