@@ -66,9 +66,9 @@ def factor(
     `rank` or `max_bytes` is as in `init_adapter`. Raises BadTargetError where the architectures differ, and, by name, for a
     parameter that differs and is none of these; BadConfigError where nothing differs.
 
-    >>> from torch import nn
-    >>> base, tuned = (nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)) for _ in range(2))
-    >>> factor(base, tuned, rank=8).error < 1e-6
+    >>> from loradar.models import new_base
+    >>> base, tuned = (new_base("timm:test_resnet", num_classes=2, seed=seed).model for seed in range(2))
+    >>> factor(base, tuned, rank="<=256").error < 1e-6
     True
     """
     if (rank is None) == (max_bytes is None):
