@@ -24,7 +24,12 @@ NUMBERS = [
 
 @pytest.mark.parametrize(("name", "field"), NUMBERS)
 @pytest.mark.parametrize(
-    "value", [-1, -0.1, math.nan, math.inf, -math.inf, 10**19, 1e300, True, "3", 1j, [1], torch.ones(2)]
+    "value",
+    [
+        *(-1, -0.1, math.nan, math.inf, -math.inf, 10**19, 1e300, True, "3", 1j, [1], torch.ones(2)),
+        pytest.param(10**400, id="of 400 digits"),
+        pytest.param(-(10**5000), id="of 5000 digits"),
+    ],
 )
 def test_no_number_is_negative_or_not_finite_or_absurd(name: str, field: str, value: Any) -> None:
     with pytest.raises(BadConfigError) as caught:

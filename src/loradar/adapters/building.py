@@ -24,7 +24,7 @@ from loradar.adapters.layers import (
     weight_name,
     weight_of,
 )
-from loradar.adapters.ranks import DEFAULT_RANK, ranks_of
+from loradar.adapters.ranks import DEFAULT_RANK, common_rank, ranks_of
 from loradar.adapters.targets import find_targets
 from loradar.core.errors import BadConfigError, BadTargetError
 from loradar.core.modules import unwrap
@@ -80,7 +80,7 @@ def init_adapter(
             "init='zeros' never learns: with both factors at zero both gradients are zero; use 'random' or 'svd'",
             stacklevel=2,
         )
-    common = next(iter(ranks.values())) if len(set(ranks.values())) == 1 else 0
+    common = common_rank(ranks)
     card = Card(
         name=name,
         base_fingerprint=fingerprint(base),

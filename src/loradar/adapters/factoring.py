@@ -24,7 +24,7 @@ from loradar.adapters.layers import (
     weight_name,
     weight_of,
 )
-from loradar.adapters.ranks import largest_rank, ranks_of
+from loradar.adapters.ranks import common_rank, largest_rank, ranks_of
 from loradar.core.errors import BadConfigError, BadTargetError
 from loradar.core.modules import Wrapper, unwrap
 from loradar.core.ranks import parse_bytes
@@ -110,7 +110,7 @@ def factor(
             )
         lost[layer] = float(rest.square().sum())
     error = _ratio(sum(lost.values()), sum(whole.values()))
-    common = next(iter(ranks.values())) if len(set(ranks.values())) == 1 else 0
+    common = common_rank(ranks)
     card = Card(
         name=name,
         base_fingerprint=fingerprint(base),

@@ -41,6 +41,11 @@ def largest_rank(backbone: nn.Module, name: str, groups: int = 1) -> int:
     return min(len(weight) // groups, prod(weight.shape[1:]))
 
 
+def common_rank(ranks: Mapping[str, int]) -> int:
+    """Returns the rank that all layers have, 0 where they differ, as a card says it."""
+    return next(iter(ranks.values())) if len(set(ranks.values())) == 1 else 0
+
+
 def _rank(backbone: nn.Module, name: str, groups: int, rule: RankRule) -> int:
     return min(rule.rank, largest_rank(backbone, name, groups)) if rule.capped else rule.rank
 

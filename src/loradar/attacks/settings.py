@@ -25,16 +25,23 @@ class Interval:
 
     def check(self, name: str, value: float) -> None:
         """Raises BadConfigError where `value` lies outside."""
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):  # asked of a long whole number, it overflows
             raise BadConfigError(f"{name} is {value}; expected a finite number, {self}")
         if value < self.low:
-            raise BadConfigError(f"{name} is {shown(str(value))}; expected {_bound(self.low)} or more")
+            raise BadConfigError(f"{name} is {_number_text(value)}; expected {_bound(self.low)} or more")
         if value > self.high or (self.below and value == self.high):
             bound = "below" if self.below else "at most"
-            raise BadConfigError(f"{name} is {shown(str(value))}; expected {bound} {_bound(self.high)}")
+            raise BadConfigError(f"{name} is {_number_text(value)}; expected {bound} {_bound(self.high)}")
 
     def __str__(self) -> str:
         return f"{_bound(self.low)} to {'below ' if self.below else ''}{_bound(self.high)}"
+
+
+def _number_text(value: object) -> str:
+    try:
+        return shown(str(value))
+    except ValueError:  # Python writes no whole number of more digits (sys.get_int_max_str_digits)
+        return "a number of thousands of digits"
 
 
 def _bound(value: float) -> str:
@@ -138,7 +145,7 @@ def _float(name: str, value: Any) -> float:
     try:
         return float(value)
     except OverflowError as error:
-        raise BadConfigError(f"{name} is {shown(repr(value))}; expected a finite number") from error
+        raise BadConfigError(f"{name} is {_number_text(value)}; expected a finite number") from error
 
 
 def _choice(name: str, value: Any, known: tuple[Any, ...]) -> Any:
