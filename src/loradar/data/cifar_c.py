@@ -47,7 +47,9 @@ def cifar_c_source(
     title = folder.name or folder.resolve().name
     name = f"{title}/{corruption}-{severity}"
     labels = _array(folder / f"{_LABELS}.npy")
-    numbers = checked_labels(labels, count=len(labels) if labels.ndim else 0, name=f"{title}/{_LABELS}.npy")
+    if labels.size == 0:
+        raise BadDataError(f"{folder / _LABELS}.npy holds no labels; fetch it again")
+    numbers = checked_labels(labels, count=len(np.atleast_1d(labels)), name=f"{title}/{_LABELS}.npy")
     classes = numbered_classes(numbers, f"{title}/{_LABELS}.npy")
 
     def read() -> ImageSet:
