@@ -164,8 +164,8 @@ def test_a_damaged_record_is_one_line_and_exit_2(
     data = bytearray((tmp_path / "aircraft/1.tfrecords").read_bytes())
     data[-30] ^= 1
     (tmp_path / "aircraft/1.tfrecords").write_bytes(data)
+    source = f"meta-dataset:{tmp_path / 'aircraft'}:split=test"
     with pytest.raises(SystemExit) as stopped:
-        source = f"meta-dataset:{tmp_path / 'aircraft'}:split=test"
         loradar(monkeypatch, "few-shot", "fit", source, "--pool", pool, "--out", tmp_path / "task")
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
