@@ -1,7 +1,6 @@
 """Pictures in TFRecord files, read without TensorFlow: records with checksums, each a `tf.train.Example`."""
 
 import os
-import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -91,34 +90,36 @@ def find_records(path: Path) -> Spans:
             size = os.fstat(file.fileno()).st_size
             at = 0
             while header := file.read(_HEADER):
-                name = f"{path}: record {len(found) // 2}"
-                if len(header) < _HEADER:
-                    raise BadDataError(f"{name} is cut off; fetch or convert it again")
-                if _checksum(header[:8]) != header[8:]:
-                    raise BadDataError(
-                        f"{name} has a damaged length (or this is no plain TFRecord file); fetch or convert it again"
-                    )
-                (length,) = struct.unpack("<Q", header[:8])
                 at += _HEADER
-                if length > size - at - 4:
-                    raise BadDataError(
-                        f"{name} is cut off: {length:,} bytes and a checksum, {size - at:,} bytes are left; fetch or "
-                        "convert it again"
-                    )
-                if length > _LARGEST:
-                    raise BadDataError(f"{name} is {length:,} bytes; expected a picture, at most {_LARGEST:,}")
+                length = _length(header, size - at)
                 found.extend((at, length))
                 at += length + 4
                 file.seek(at)
     except OSError as error:
         raise BadDataError(f"could not read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise BadDataError(f"{path}: record {len(found) // 2} {error}; fetch or convert it again") from error
     return np.frombuffer(found, dtype=np.int64).reshape(-1, 2)
+
+
+def _length(header: bytes, left: int) -> int:
+    """The length of a record's content, of which `left` bytes may be there. Raises ValueError."""
+    if len(header) < _HEADER:
+        raise ValueError("is cut off")
+    if _checksum(header[:8]) != header[8:]:
+        raise ValueError("has a damaged length (or this is no plain TFRecord file)")
+    length = int.from_bytes(header[:8], "little")
+    if length > left - 4:
+        raise ValueError(f"is cut off: {length:,} bytes and a checksum, {left:,} bytes are left")
+    if length > _LARGEST:
+        raise ValueError(f"is {length:,} bytes; expected a picture, at most {_LARGEST:,}")
+    return length
 
 
 def _checksum(data: bytes) -> bytes:
     """CRC-32C, rotated and shifted as TFRecord files have it, in four bytes."""
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    crc: int = google_crc32c.value(data)
+    return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
 def parse_example(data: bytes) -> tuple[bytes, int]:
