@@ -38,20 +38,20 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterab
     Raises WrongBaseError where the adapter was made for another base (`check=False` skips the hash of the weights, not
     the shapes) or is on another device, BadTargetError for a pair in `merge` that is none, and BadConfigError for a base
     that cannot be copied (see `copy_model`). The first batch in eval mode is looked at as well: it raises BadTargetError
-    where the forward pass uses a changed weight without its layer, and where it comes by none of the changes.
+    where the forward pass uses a changed weight without its layer, or the base's, and where it comes by none of the
+    changes.
     """
     check_fits(base, adapter, hashed=check)
     plugged = copy_model(base, share=True)
     backbone = unwrap(plugged)
     beside = tuple(name for name, delta in adapter.deltas.items() if _is_beside(backbone, name, delta))
     gains = _fold_norms(backbone, adapter, merge, set(adapter.deltas) - set(beside))
-    reached: set[str] = set()
     for name, delta in adapter.deltas.items():
         module, gain = backbone.get_submodule(name), gains.get(name)
         if name in beside:
-            module.register_forward_hook(_Branch(delta, gain, name, reached))
+            module.register_forward_hook(_Branch(delta, gain))
         else:
-            parametrize.register_parametrization(module, weight_name(module), _Composed(delta, name, reached))
+            parametrize.register_parametrization(module, weight_name(module), _Composed(delta))
         if delta.bias is not None:
             module.register_forward_hook(_Shift(delta.bias, delta.scale, gain))
     for name, tensor in adapter.modules_to_save.items():
@@ -62,19 +62,20 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterab
             module.eval()
             # on the instance: `plugged.train()` asks each module in turn, and this one declines
             object.__setattr__(module, "train", MethodType(_stay, module))
-    watch(plugged, adapter, beside, reached)
+    watch(plugged, base, adapter, beside)
     return plugged
 
 
 def merge_weights(base: nn.Module, adapter: Adapter, *, check: bool = True) -> nn.Module:
-    """Returns a plain model of merged weights, as they are now: for attacking and serving. No hooks, no gradients.
+    """Returns a plain model of merged weights, as they are now: for attacking and serving. No gradients.
 
     It shares the base's unchanged parameters and copies its buffers; later training of the adapter does not move it.
-    Raises as `plug` does.
+    Raises as `plug` does, at the first batch too; from then on it has no hooks.
     """
     check_fits(base, adapter, hashed=check)
     merged_model = copy_model(base, share=True)
     update_merged(merged_model, base, adapter)
+    watch(merged_model, base, adapter)
     return merged_model
 
 
@@ -144,18 +145,14 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
 class _Branch:
     """Adds B(A x) to a layer's output: cheaper to train than a changed weight, which pays for its full gradient.
 
-    `gain` multiplies the output's channels, where the layer's own weights hold the normalisation behind it. The `name` of
-    the layer is added to `reached` when a forward pass comes by.
+    `gain` multiplies the output's channels, where the layer's own weights hold the normalisation behind it.
     """
 
     delta: Delta
     gain: Tensor | None
-    name: str
-    reached: set[str]
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (x,) = args
-        self.reached.add(self.name)
         branch = self._through(module, x, self.delta.a, self.delta.b)
         if self.delta.init_factors is not None:
             branch = branch - self._through(module, x, *self.delta.init_factors)
@@ -176,12 +173,11 @@ class _Branch:
 class _Composed(nn.Module):
     """The changed weight itself, where a branch would be wrong."""
 
-    def __init__(self, delta: Delta, name: str, reached: set[str]) -> None:
+    def __init__(self, delta: Delta) -> None:
         super().__init__()
-        self.delta, self.name, self.reached = delta, name, reached
+        self.delta = delta
 
     def forward(self, weight: Tensor) -> Tensor:
-        self.reached.add(self.name)
         return self.delta.changed(weight)
 
 
