@@ -46,7 +46,7 @@ def scaled(net: nn.Module, z: Tensor) -> Tensor:
 
 
 def tied(net: Net) -> Net:
-    net.a.weight = net.e.weight
+    net.get_submodule("a").register_parameter("weight", net.get_submodule("e").get_parameter("weight"))
     return net
 
 

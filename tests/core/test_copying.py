@@ -202,9 +202,9 @@ def test_activations_in_any_holder_come_without_their_graph(holder: str) -> None
 
 
 class Recurrent(nn.Module):
-    def __init__(self, kind: type[nn.RNNBase], **options: Any) -> None:
+    def __init__(self, kind: Callable[..., nn.Module], **options: Any) -> None:
         super().__init__()
-        self.block, self.rnn = Block(), kind(4, 4, batch_first=True, **options)  # type: ignore[call-arg]
+        self.block, self.rnn = Block(), kind(4, 4, batch_first=True, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.rnn(self.block(x).flatten(2).transpose(1, 2))[0].mean(1)
@@ -214,16 +214,17 @@ class Recurrent(nn.Module):
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}], ids=str)
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_layers_are_copied(kind: type[nn.RNNBase], options: dict[str, Any], share: bool) -> None:
+def test_recurrent_layers_are_copied(kind: Callable[..., nn.Module], options: dict[str, Any], share: bool) -> None:
     net = Recurrent(kind, **options).eval()
     copied = copy_model(net, share=share)
     before = net(images())
     torch.testing.assert_close(copied(images()), before)
     assert depends_on_itself(net)
-    assert [ref() for ref in copied.rnn._flat_weight_refs] == list(copied.rnn.parameters())  # type: ignore[operator, union-attr]
+    rnn: Any = copied.rnn
+    assert [ref() for ref in rnn._flat_weight_refs] == list(rnn.parameters())
     if not share:
         with torch.no_grad():
-            copied.rnn.weight_hh_l0.add_(1)  # type: ignore[operator]
+            rnn.weight_hh_l0.add_(1)
         assert not torch.equal(copied(images()), before)
         torch.testing.assert_close(net(images()), before)
 

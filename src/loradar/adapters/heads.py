@@ -163,7 +163,7 @@ class _Trial:
         except BadConfigError as error:
             raise BadTargetError(f"no head is known: {error}; or head=False") from error
 
-    def _beyond(self, cut: Iterable[nn.Module]) -> set[Tensor]:
+    def _beyond(self, cut: Iterable[nn.Module]) -> set[nn.Parameter]:
         """The matrices that the logits depend on, other than through the outputs that are cut."""
         logits = self._run(cut)
         ours = [p for p in self.model.parameters() if _is_matrix(p) and p.numel() > self.classes]

@@ -57,7 +57,9 @@ class _FirstBatch:
     def __call__(self, model: nn.Module, args: tuple[object, ...]) -> None:
         if model.training or not args or not isinstance(args[0], Tensor) or not len(args[0]):
             return
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack():  # type: ignore[attr-defined]
+        # a tracer would keep the look as a part of the model
+        tracing = torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack()  # type: ignore[no-untyped-call, attr-defined]
+        if tracing or torch.compiler.is_compiling():
             return
         with _LOOKING:
             if self.is_busy:  # this is the look itself
@@ -134,7 +136,8 @@ def _swapped(model: nn.Module, backbone: nn.Module, layers: Sequence[str]) -> It
         for module in model.modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue
-            for held in (module._parameters, module._buffers):
+            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for held in tables:
                 for leaf, tensor in held.items():
                     if tensor is not None and (id(tensor) in copies or held is module._buffers):
                         saved.append((held, leaf, tensor))
@@ -153,7 +156,7 @@ def _raw_weight(module: nn.Module) -> Tensor:
     return weight
 
 
-class _Flow(TorchDispatchMode):
+class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows what depends on what through one pass, by the memory of tensors; gradients or their lack do not matter.
 
     Each name has two bits: of its change, and of its original, wherever else than in the layer's own call it is used.
@@ -167,7 +170,7 @@ class _Flow(TorchDispatchMode):
         own: Mapping[str, Tensor],
         known: Sequence[object],
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._names = list(changed)
         self._bits: dict[int, int] = {}
         self._kept: list[object] = []  # or else their memory would be used for others
