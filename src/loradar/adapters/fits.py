@@ -40,6 +40,11 @@ def check_fits(base: nn.Module, adapter: Adapter, *, hashed: bool = True) -> Non
             shape = dense_shape(module)
         _check_one(card.name, f"{name}.{weight_name(module)}", delta.a, delta.shape, shape, weight)
         _check_kind(card.name, backbone, name, delta)
+        if not delta.is_sane(weight.detach()):
+            raise WrongBaseError(
+                f"adapter {card.name!r} changes {name} by values too large for {_dtype(weight)} (its scale is "
+                f"{delta.scale:.4g}); get another adapter, or one with a smaller lora_alpha"
+            )
     own = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
     for name, tensor in adapter.modules_to_save.items():
         if name not in own:
