@@ -162,13 +162,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "lora_alpha 1e308": (lambda f: configured(f, lora_alpha=1e308), ("bound", "schema 2")),
     "lora_alpha 1e39": (lambda f: configured(f, lora_alpha=1e39), ("bound", "schema 2")),
     "scale 1e308": (lambda f: reseal(f, {"deltas": {"layer1.0.conv1": {"scale": 1e308}}}), ("PEFT",)),
-    "scale -1e39, of nothing": (
-        lambda f: (
-            rewrite(f, lambda t: t | {B: t[B] * 0}),
-            reseal(f, {"deltas": {"layer1.0.conv1": {"scale": -1e39}}}),
-        ),
-        ("PEFT",),
-    ),
+    "scale -1e39": (lambda f: reseal(f, {"deltas": {"layer1.0.conv1": {"scale": -1e39}}}), ("PEFT",)),
     "huge factors": (lambda f: rewrite(f, lambda t: t | {A: t[A] * 0 + 1e38, B: t[B] * 0 + 1e38}), ()),
     "huge factors of a tiny product": (lambda f: rewrite(f, lambda t: t | {A: t[A] * 0 + 3e38, B: t[B] * 0}), ()),
     "huge factors in float16": (lambda f: rewrite(f, cast16), ("PEFT",)),  # PEFT's are read as float32

@@ -118,7 +118,7 @@ class Delta:
             change = self.weight().to(dtype)
             if weight is not None and change.shape == weight.shape:
                 change = self.changed(weight)
-            return _largest(change) < most**0.5
+            return bool(_largest(change) < most**0.5)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """A (all ranks, in) and B (out, all ranks) of the same change, the frozen part included: scale * B @ A."""

@@ -12,6 +12,7 @@ from loradar.adapters.adapter import Adapter
 from loradar.adapters.delta import Delta
 from loradar.adapters.fits import check_fits
 from loradar.adapters.layers import (
+    bias_name,
     dense_weight,
     has_statistics,
     is_branch_equivalent,
@@ -53,7 +54,12 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterab
         else:
             parametrize.register_parametrization(module, weight_name(module), _Composed(delta))
         if delta.bias is not None:
-            module.register_forward_hook(_Shift(delta.bias, delta.scale, gain))
+            own = bias_name(module)
+            if name not in beside and isinstance(module._parameters.get(own), Tensor):
+                # the layer may never be called: an nn.MultiheadAttention hands its projection's weights to a function
+                parametrize.register_parametrization(module, own, _Moved(delta.bias, delta.scale))
+            else:
+                module.register_forward_hook(_Shift(delta.bias, delta.scale, gain))
     for name, tensor in adapter.modules_to_save.items():
         _replace(backbone, name, tensor)
     for name, module in backbone.named_modules():
@@ -100,10 +106,10 @@ def _merge_one(module: nn.Module, source: nn.Module, weight: Tensor, delta: Delt
     merged = merged.add_(delta.weight().detach()) if delta.magnitude is None else delta.changed(merged).detach()
     module.register_parameter(weight_name(module), nn.Parameter(merged, requires_grad=False))
     if delta.bias is not None:
-        own = source.bias
+        own = source._parameters.get(bias_name(source))
         shift = (delta.bias.detach() * delta.scale).to(merged.dtype)
         bias = own.detach() + shift if isinstance(own, Tensor) else shift
-        module.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
+        module.register_parameter(bias_name(module), nn.Parameter(bias, requires_grad=False))
 
 
 def _is_beside(backbone: nn.Module, name: str, delta: Delta) -> bool:
@@ -179,6 +185,17 @@ class _Composed(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         return self.delta.changed(weight)
+
+
+class _Moved(nn.Module):
+    """The changed bias itself."""
+
+    def __init__(self, shift: Tensor, scale: float) -> None:
+        super().__init__()
+        self.shift, self.scale = [shift], scale  # in a list: it is the adapter's, no parameter of the model
+
+    def forward(self, bias: Tensor) -> Tensor:
+        return bias + (self.shift[0] * self.scale).to(bias.dtype)
 
 
 @dataclass(frozen=True, eq=False)
