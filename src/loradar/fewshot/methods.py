@@ -22,6 +22,7 @@ MAIN_METHODS = (FULL, TRANSDUCTIVE, NO_TUNING, CLEAN, RANDOM)
 """The full method, and those that it is to be compared with first."""
 CHOSEN = "single member by a classifier of validation tasks"
 OTHERWISE: dict[Scoring, tuple[str, Scoring]] = {
+    "held-out": ("AMT, members scored under attack", "attacked"),
     "compactness": ("AMT, members scored by loss", "loss"),
     "loss": ("AMT, members scored by compactness", "compactness"),
     "attacked": ("AMT, members scored by compactness", "compactness"),

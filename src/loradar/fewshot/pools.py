@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -27,6 +26,7 @@ from loradar.core.names import ADAPTER_CONFIG, RUN
 from loradar.core.types import Images
 from loradar.data import varied
 from loradar.evaluation import device_of
+from loradar.fewshot.heads import HeadKind
 from loradar.fewshot.tasks import Domain
 from loradar.models import (
     MultiStageFeatures,
@@ -49,6 +49,12 @@ def open_pool(folder: Path) -> AdapterPool:
     if not found:
         raise BadFileError(f"{folder} holds no pool; expected {POOL}/NAME/ as `loradar meta-tune` writes it")
     return AdapterPool(found)
+
+
+def head_of_pool(pool: Mapping[str, Adapter] | None) -> HeadKind:
+    """Returns the kind of head that a pool was tuned under, as its cards say; ridge without a pool."""
+    kinds = {adapter.card.data.get("head") for adapter in (pool or {}).values()}
+    return "centroid" if kinds == {"centroid"} else "ridge"
 
 
 def open_baselines(folder: Path) -> dict[str, Adapter]:
@@ -100,6 +106,7 @@ class PoolModels:
     n_augmentations: int
     seed: int
     from_output: bool
+    _optimized: dict[str, nn.Module] = field(default_factory=dict, init=False)
 
     @classmethod
     def of(
@@ -154,10 +161,11 @@ class PoolModels:
     def device(self) -> torch.device:
         return device_of(self.features)
 
-    @cached_property
-    def optimized_members(self) -> dict[str, nn.Module]:
-        """Copies of the members for attacking, by name."""
-        return {name: self.optimized(self.fixed[name]) for name in self.members}
+    def optimized_fixed(self, name: str) -> nn.Module:
+        """Returns the copy of fixed weights for attacking, which is made once."""
+        if name not in self._optimized:
+            self._optimized[name] = self.optimized(self.fixed[name])
+        return self._optimized[name]
 
     def optimized(self, features: nn.Module) -> nn.Module:
         """Makes a copy for attacking, in the precision asked for."""
