@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ def run(job: FitJob, *, progress: Progress | None = None) -> Fitted:
 
 def _fit(job: FitJob, progress: Progress | None) -> Fitted:
     models, way = job.models, len(job.classes)
-    x, y = job.x.to(models.device), job.y.to(models.device)
+    order = _order(job.x, job.y)
+    x, y = job.x[order].to(models.device), job.y[order].to(models.device)
     task = Task.of_support(x, y, way)
     engine = TaskEngine(models=models, cache=FeatureCache(models=models, fetch=lambda i: x[i.to(x.device)]), task=task)
     steps = (3 if models.pool else 0) + 2 + job.fine_tune
@@ -193,6 +195,12 @@ def _fit(job: FitJob, progress: Progress | None) -> Fitted:
         error=error,
         rate=rate,
     )
+
+
+def _order(x: Images, y: Labels) -> torch.Tensor:
+    """Indices that bring a support into one order, whatever order it is given in: by class, and by what is on the images."""
+    marks = [(int(label), sha256(image.numpy().tobytes()).digest()) for image, label in zip(x.cpu(), y, strict=True)]
+    return torch.tensor(sorted(range(len(marks)), key=lambda i: marks[i]))
 
 
 def _held_out(name: str, engine: TaskEngine, model: TaskModel, blending: Blending) -> tuple[AccuracyResult, ...]:
