@@ -61,7 +61,7 @@ def test_features_are_those_before_the_head(name: str) -> None:
     found = feature_extractor(base.model)(x)
     backbone = unwrap(base.model)
     normalised = (x - base.model.mean) / base.model.std
-    assert torch.equal(found, backbone.forward_head(backbone.forward_features(normalised), pre_logits=True))
+    assert torch.equal(found, backbone.forward_head(backbone.forward_features(normalised), pre_logits=True))  # type: ignore[operator]
     # timm's own model without a head, of the same weights
     options = dict(part.split("=") for part in TABLE[name][0].split(",") if "num_classes" not in part)
     own = timm.create_model(name, num_classes=0, **{key: int(value) for key, value in options.items()}).eval()
