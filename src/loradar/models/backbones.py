@@ -42,16 +42,18 @@ def build(architecture: str, *, num_classes: int, seed: int = 0, **options: Any)
 def without_classes(model: nn.Module) -> nn.Module:
     """Gives the head of a timm model no rows, in place: logits (batch, 0), and features as before.
 
-    A layer stays in the head's place for what is named by it: a few-shot task's own head. Raises BadConfigError for a head
-    that is none of timm's.
+    A layer stays in the head's place for what is named by it: a few-shot task's own head. Raises BadConfigError where the
+    head is not known, or is no Linear layer.
     """
-    names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
+    if not names:
+        raise BadConfigError(f"timm does not say which layer of {type(model).__name__} is the head; give num_classes=N")
     if not getattr(model, "num_classes", 0):
         model.reset_classifier(1)  # type: ignore[operator]
     for name in (names,) if isinstance(names, str) else names:
         layer = model.get_submodule(name)
         if not isinstance(layer, nn.Linear):
-            raise BadConfigError(f"the head {name} of {type(model).__name__} is a {type(layer).__name__}, not a Linear")
+            raise BadConfigError(f"the head {name} of {type(model).__name__} is a {type(layer).__name__}; give num_classes=N")
         for leaf, value in list(layer.named_parameters()):
             layer.register_parameter(leaf, nn.Parameter(value.detach()[:0].clone()))
         layer.out_features = 0
