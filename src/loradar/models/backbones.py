@@ -53,7 +53,9 @@ def without_classes(model: nn.Module) -> nn.Module:
     for name in (names,) if isinstance(names, str) else names:
         layer = model.get_submodule(name)
         if not isinstance(layer, nn.Linear):
-            raise BadConfigError(f"the head {name} of {type(model).__name__} is a {type(layer).__name__}; give num_classes=N")
+            raise BadConfigError(
+                f"the head {name} of {type(model).__name__} is a {type(layer).__name__}; give num_classes=N"
+            )
         for leaf, value in list(layer.named_parameters()):
             layer.register_parameter(leaf, nn.Parameter(value.detach()[:0].clone()))
         layer.out_features = 0
