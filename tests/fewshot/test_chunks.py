@@ -118,6 +118,19 @@ def test_moving_statistics_get_one_pass() -> None:
     assert not torch.allclose(found, model.eval()(task.support))
 
 
+def test_measuring_draws_nothing_and_counts_the_mode() -> None:
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 64), nn.Dropout(0.5)), torch.rand(4, 3, 2, 2)
+    kept = {}
+    for mode in (False, True):
+        model.train(mode)
+        torch.manual_seed(0)
+        expected = model(x)
+        torch.manual_seed(0)
+        assert torch.equal(in_chunks(model, x), expected)
+        kept[mode] = chunks._bytes_kept(model, x[:1])
+    assert kept[True] > kept[False]
+
+
 def test_memory_is_counted_per_image_and_halved_between_two() -> None:
     model, x = extractor("timm:test_resnet", torch.float32), torch.rand(9, 3, 32, 32)
     assert images_at_once(model, x) > 100

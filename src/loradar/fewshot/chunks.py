@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from loradar.adapters.layers import has_statistics
-from loradar.core.modules import evaluating
 from loradar.core.types import Images
 
 _MEMORY, _SHARE = 8 * 2**30, 5 / 8
@@ -37,12 +36,12 @@ def memory_bound(count: float | None = None, *, parts: int = 1) -> Iterator[None
 
 
 def images_at_once(model: nn.Module, x: Images) -> int:
-    """Counts the images, like those of `x` (n, c, h, w), that may pass `model` together: 1 or more."""
+    """Counts the images, like those of `x` (n, c, h, w), that may pass `model` together in its mode of now: 1 or more."""
     kept = _KEPT.setdefault(model, {})
-    shape = tuple(x.shape[1:])
-    if shape not in kept:
-        kept[shape] = max(1, _bytes_kept(model, x[:1]))
-    return max(1, int(min(_bytes(x.device) / kept[shape], torch.iinfo(torch.int64).max)))
+    key = (model.training, *x.shape[1:])
+    if key not in kept:
+        kept[key] = max(1, _bytes_kept(model, x[:1]))
+    return max(1, int(min(_bytes(x.device) / kept[key], torch.iinfo(torch.int64).max)))
 
 
 def in_chunks(model: nn.Module, x: Images) -> Tensor:
@@ -59,7 +58,7 @@ def in_chunks(model: nn.Module, x: Images) -> Tensor:
         ...     in_chunks(model, torch.rand(3, 1, 2, 2)).shape
         torch.Size([3, 4])
     """
-    if len(x) < 2 or (count := images_at_once(model, x)) >= len(x) or _moves(model):
+    if len(x) < 2 or _moves(model) or (count := images_at_once(model, x)) >= len(x):
         whole: Tensor = model(x)
         return whole
     parts = torch.split(x, count)
@@ -91,7 +90,9 @@ def _bytes_kept(model: nn.Module, x: Images) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+    # in its own mode: dropout keeps its mask, whatever its rate; and no draw of it may change those of later passes
+    forked = torch.random.fork_rng([x.device] if x.device.type == "cuda" else [])
+    with forked, torch.inference_mode(False), torch.enable_grad():
         x = x.clone().requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             held = model(x)
