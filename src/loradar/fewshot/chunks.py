@@ -14,8 +14,8 @@ from loradar.core.types import Images
 
 _MEMORY, _SHARE = 8 * 2**30, 1 / 2
 """Bytes of memory that every task fits, and the share that a pass may keep for its gradient: the rest is for weights, images,
-what one layer needs for a moment, and what the allocator holds back. A GPU counts as large as it is, not by what is free: that changes from run to run, and
-with it how sums are rounded."""
+what one layer needs for a moment, and what the allocator holds back. A GPU counts as large as it is, not by what is free: that
+changes from run to run, and with it how sums are rounded."""
 _LIMIT: ContextVar[tuple[float | None, int]] = ContextVar("_LIMIT", default=(None, 1))
 """Another number of bytes, if any, and how many models share them."""
 _KEPT: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], int]] = WeakKeyDictionary()
