@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from loradar.cli import main
-from tests.data.pictures import digits_folder
+from tests.data.pictures import digits_folder, png
+from tests.data.tfrecords import example, write_records, write_spec
 
 
 def loradar(monkeypatch: pytest.MonkeyPatch, *args: str | Path) -> None:
@@ -104,6 +105,14 @@ BAD = {
         ["eval", "--pool", "{pool}", "--domain", "a={support}", "--setting", "3w2s"],
         "needs 2 and one to ask about",
     ),
+    "no converted data set": (
+        ["eval", "--pool", "{pool}", "--domain", "a=meta-dataset:{support}:split=test"],
+        "dataset_spec.json: No such file",
+    ),
+    "no corruption of that name": (
+        ["eval", "--pool", "{pool}", "--domain", "a=cifar-c:{support}:corruption=fog,severity=3"],
+        "holds no corruption such as fog.npy",
+    ),
     "no domain": (["eval", "--pool", "{pool}"], "domain is missing"),
     "an unknown attack": (
         ["eval", "--pool", "{pool}", "--domain", "a=digits", "--attacks", "pdg"],
@@ -143,4 +152,23 @@ def test_unreadable_pictures_are_named(
         loradar(monkeypatch, "few-shot", "fit", tmp_path / "images", "--pool", pool, "--out", tmp_path / "task")
     assert stopped.value.code == 2
     assert "x.png cannot be read as an image" in capsys.readouterr().err
+    assert not (tmp_path / "task").exists()
+
+
+def test_a_damaged_record_is_one_line_and_exit_2(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        write_records(tmp_path / f"aircraft/{number}.tfrecords", [example(png(k), number) for k in range(3)])
+    spec = {"classes_per_split": {"TEST": 2}, "images_per_class": {"0": 3, "1": 3}, "class_names": {"0": "a", "1": "b"}}
+    write_spec(tmp_path / "aircraft", spec | {"file_pattern": "{}.tfrecords"})
+    data = bytearray((tmp_path / "aircraft/1.tfrecords").read_bytes())
+    data[-30] ^= 1
+    (tmp_path / "aircraft/1.tfrecords").write_bytes(data)
+    source = f"meta-dataset:{tmp_path / 'aircraft'}:split=test"
+    with pytest.raises(SystemExit) as stopped:
+        loradar(monkeypatch, "few-shot", "fit", source, "--pool", pool, "--out", tmp_path / "task")
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "aircraft/1.tfrecords, record 2 is damaged" in line
     assert not (tmp_path / "task").exists()

@@ -1,10 +1,10 @@
 """Every door, by name."""
 
 from loradar.data import load_source
-from tests.fuzz import folders, images, texts
+from tests.fuzz import folders, images, published, texts
 from tests.fuzz.doors import Door
 
-DOORS: dict[str, Door] = {**folders.DOORS, **images.DOORS, **texts.DOORS}
+DOORS: dict[str, Door] = {**folders.DOORS, **images.DOORS, **published.DOORS, **texts.DOORS}
 
 
 def warm_up() -> None:

@@ -28,7 +28,10 @@ from loradar.core.names import RUN
 Count = int | None
 
 BASE = "The model: FOLDER, torchvision:NAME, timm:NAME, hub:OWNER/NAME or FILE:architecture=NAME,num_classes=N."
-DATA = "The images: digits (built in), an image folder, parquet files, a CIFAR-10 folder, or hub:OWNER/NAME."
+DATA = (
+    "The images: digits (built in), an image folder, parquet files, a CIFAR-10 folder, hub:OWNER/NAME, "
+    "meta-dataset:FOLDER:split=test, cifar-c:FOLDER:corruption=fog,severity=3, isic:FOLDER or chestx:FOLDER."
+)
 MAX_TEST_IMAGES = (
     "Images to report on: the first of the test split. Default: at most 1,000; a fifth of all images where there is no "
     "test split."

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from loradar.core.errors import BadFileError
 from loradar.core.temporaries import OLD, put_back, temporary_beside
@@ -26,13 +26,18 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_regular(path: Path) -> bytes:
-    """Reads a regular file. Raises OSError for anything else, such as a pipe, on which a plain read would wait forever."""
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a regular file to read. Raises OSError for anything else, such as a pipe, on which reading would wait forever."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    with os.fdopen(handle, "rb") as file:
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """Reads a regular file whole. Raises OSError as `open_regular` does."""
+    with open_regular(path) as file:
         return file.read()
 
 

@@ -10,17 +10,20 @@ import torch
 from loradar.core.errors import BadDataError
 from loradar.core.files import read_regular
 from loradar.core.types import Labels
+from loradar.data.corruptions import SEVERITIES
 from loradar.data.gathering import gather
 from loradar.data.images import ImageSet
 from loradar.data.labels import sorted_names
 from loradar.data.pictures import SUFFIXES, loose_pictures, pictures_below, visible_folders
 from loradar.data.source import TEST, TRAIN, Source
 
-__all__ = ["SUFFIXES", "folder_source"]
+__all__ = ["SUFFIXES", "PictureFiles", "folder_source"]
+
+_SEVERITIES = {str(i + 1) for i in range(SEVERITIES)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Files:
+class PictureFiles:
     """Pictures in files; an error calls one by its path below `root`."""
 
     root: Path
@@ -69,7 +72,9 @@ def folder_source(root: Path, *, size: tuple[int, int] | None) -> Source:
     def split_set(split: str) -> ImageSet:
         chosen = [file for name in classes for file in files[split][name]]
         labels: Labels = torch.tensor([i for i, name in enumerate(classes) for _ in files[split][name]])
-        return gather(_Files(root=root, files=chosen), labels, classes=classes, name=f"{title}/{split}", size=size)
+        return gather(
+            PictureFiles(root=root, files=chosen), labels, classes=classes, name=f"{title}/{split}", size=size
+        )
 
     return Source(name=title, classes=classes, splits={split: partial(split_set, split) for split in splits})
 
@@ -114,6 +119,7 @@ def _by_class(root: Path) -> dict[str, list[Path]]:
     """Map each class to its pictures, sorted."""
     folders = visible_folders(root)
     _refuse_wrapping(root, folders)
+    _refuse_severities(root, folders)
     seen: set[Path] = set()
     files = {folder.name: sorted(pictures_below(folder, seen)) for folder in folders}
     for name, pictures in files.items():
@@ -127,4 +133,15 @@ def _refuse_wrapping(root: Path, folders: Sequence[Path]) -> None:
     if len(folders) == 1 and len(visible_folders(folders[0])) > 1 and not loose_pictures(folders[0]):
         raise BadDataError(
             f"{root} holds one folder, and that one holds folders; expected classes (give {folders[0]}?)"
+        )
+
+
+def _refuse_severities(root: Path, folders: Sequence[Path]) -> None:
+    """Raise where the folders are not classes but ImageNet-C's severities of a corruption, or its corruptions."""
+    inside = [{folder.name for folder in visible_folders(path)} for path in folders]
+    if {path.name for path in folders} == _SEVERITIES and len(inside[0]) > 1 and all(i == inside[0] for i in inside):
+        raise BadDataError(f"{root} holds the severities of one corruption; give one of them (such as {root / '3'})")
+    if all(names == _SEVERITIES for names in inside) and visible_folders(folders[0] / "1"):
+        raise BadDataError(
+            f"{root} holds corruptions by severity; give one severity of one of them (such as {folders[0] / '3'})"
         )

@@ -1,19 +1,31 @@
 """Sources of data by a one-line name."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from loradar.core.errors import BadDataError, did_you_mean
 from loradar.core.files import expand_home
 from loradar.core.specs import split_spec
 from loradar.data.batches import batches_source, has_batches
+from loradar.data.cifar_c import cifar_c_source
 from loradar.data.digits import digits_source
 from loradar.data.folders import folder_source
+from loradar.data.listed import chestx_source, isic_source
+from loradar.data.meta_dataset import meta_dataset_source
 from loradar.data.source import Source
 from loradar.data.tables import hub_source, parquet_files, parquet_source
 
 _COLUMNS = ("image", "label", "group")
+_READERS: dict[str, tuple[Callable[..., Source], tuple[str, ...]]] = {
+    "meta-dataset": (meta_dataset_source, ("split",)),
+    "cifar-c": (cifar_c_source, ("corruption", "severity")),
+    "isic": (isic_source, ()),
+    "chestx": (chestx_source, ()),
+}
+"""What opens a folder by the word before it, and its options."""
 _KINDS = (
-    "digits, hub:owner/name, a parquet file, or a folder of parquet files, of images by class or of CIFAR-10 batches"
+    f"digits, hub:owner/name, {', '.join(f'{kind}:FOLDER' for kind in _READERS)}, a parquet file, or a folder of parquet "
+    "files, of images by class or of CIFAR-10 batches"
 )
 
 
@@ -27,6 +39,10 @@ def load_source(spec: str, *, size: tuple[int, int] | None = None) -> Source:
     | a `.parquet` file, or a folder of `train-*.parquet` and `test-*.parquet` | options: image=, label=, group=COLUMN |
     | a folder with a folder for each class, or `train/` and `test/` (or `val/`) above those | |
     | a folder `cifar-10-batches-py`, or the one above it | CIFAR-10 as its authors and torchvision keep it |
+    | `meta-dataset:records/aircraft` | a data set that Meta-Dataset converted; option: split=train, valid, test or all |
+    | `cifar-c:CIFAR-10-C` | CIFAR-10-C or CIFAR-100-C; options: corruption=NAME, severity=1 to 5 |
+    | `isic:FOLDER` | ISIC 2018, task 3: the training images and the table of their diagnoses |
+    | `chestx:FOLDER` | ChestX-ray8: images with one of BSCD-FSL's seven findings, and no other |
 
     All images come as RGB, turned as their EXIF orientation says. Files that Pillow opens are pictures, whatever their
     name; notes and what systems leave beside them are skipped, and any other file is an error.
@@ -49,6 +65,11 @@ def load_source(spec: str, *, size: tuple[int, int] | None = None) -> Source:
         config = options.pop("config", None)
         _refuse(options, (*_COLUMNS, "config"), what)
         return hub_source(what.removeprefix("hub:"), config=config, columns=columns, size=size)
+    kind, sign, folder = what.partition(":")
+    if sign and kind in _READERS:
+        read, known = _READERS[kind]
+        _refuse(columns | options, known, what)
+        return read(_folder(expand_home(Path(folder))), size=size, **options)
     _refuse(options, _COLUMNS, what)
     if path.suffix.lower() == ".parquet" or (path.is_dir() and parquet_files(path)):
         if not path.exists():
@@ -64,7 +85,13 @@ def load_source(spec: str, *, size: tuple[int, int] | None = None) -> Source:
     return folder_source(path, size=size)
 
 
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise BadDataError(f"there is no folder {path}")
+    return path
+
+
 def _refuse(options: dict[str, str], known: tuple[str, ...], what: str) -> None:
-    for key in options:
+    for key in [key for key in options if key not in known]:
         hint = did_you_mean(key, known) if known else "it takes none"
         raise BadDataError(f"{what!r} has no option {key!r}; {hint}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from loradar.attacks import PGD, parse_attack
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.types import Attack, Images, Labels
+from loradar.fewshot.chunks import in_chunks
 from loradar.fewshot.config import BlendConfig
 from loradar.fewshot.folds import TEMPERATURES
 from loradar.fewshot.heads import (
@@ -128,7 +129,7 @@ def attacked_score(
     `augmented` holds all of the support, with `labels` (n,), one or more times over.
     """
     with torch.no_grad():
-        prototypes = prototypes_of(member(support).float(), labels, way)
+        prototypes = prototypes_of(in_chunks(member, support).float(), labels, way)
     repeated = labels.repeat(len(augmented) // len(labels))
     classifier = TaskClassifier(member, Centroids(prototypes))
     features = []
@@ -136,7 +137,7 @@ def attacked_score(
         with torch.enable_grad():
             attacked = SCORED_UNDER(classifier, x, y)
         with torch.no_grad():
-            features.append(member(attacked).float())
+            features.append(in_chunks(member, attacked).float())
     return blending.score_of(torch.cat(features), repeated, prototypes)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from loradar.core.errors import BadConfigError, BadDataError, did_you_mean
 from loradar.core.modules import Wrapper
 from loradar.core.types import Images, Labels, Logits
+from loradar.fewshot.chunks import in_chunks, memory_bound
 from loradar.fewshot.folds import can_be_left_out
 from loradar.fewshot.ridge import PENALTY, chosen_penalty, ridge
 from loradar.fewshot.transduction import Transduction, TransductiveHead
@@ -163,7 +164,7 @@ class Last(nn.Module):
 class TaskClassifier(Wrapper):
     """A classifier of one task: `wrapped` maps images to features, `head` those to logits.
 
-    Differentiable in the images, so that it can be attacked.
+    Differentiable in the images, so that it can be attacked, in bounded memory however many they are.
     """
 
     def __init__(self, wrapped: nn.Module, head: nn.Module) -> None:
@@ -175,10 +176,10 @@ class TaskClassifier(Wrapper):
     def of(cls, wrapped: nn.Module, head: HeadConfig, support: Images, labels: Labels, way: int) -> "TaskClassifier":
         """`wrapped` as it is now, under the head of a clean support."""
         with torch.no_grad():
-            return cls(wrapped, head(wrapped(support).float(), labels, way))
+            return cls(wrapped, head(in_chunks(wrapped, support).float(), labels, way))
 
     def forward(self, x: Images) -> Logits:
-        logits: Logits = self.head(self.wrapped(x).float())
+        logits: Logits = self.head(in_chunks(self.wrapped, x).float())
         return logits
 
 
@@ -190,4 +191,5 @@ class MeanLogits(nn.Module):
         self.classifiers = nn.ModuleList(classifiers)
 
     def forward(self, x: Images) -> Logits:
-        return torch.stack([classifier(x) for classifier in self.classifiers]).mean(0)
+        with memory_bound(parts=len(self.classifiers)):
+            return torch.stack([classifier(x) for classifier in self.classifiers]).mean(0)

@@ -26,6 +26,7 @@ from loradar.core.names import ADAPTER_CONFIG, RUN
 from loradar.core.types import Images
 from loradar.data import varied
 from loradar.evaluation import device_of
+from loradar.fewshot.chunks import in_chunks
 from loradar.fewshot.heads import HeadKind
 from loradar.fewshot.tasks import Domain
 from loradar.models import (
@@ -77,14 +78,15 @@ def base_of(folder: Path) -> str:
 def targets_of(model: nn.Module, asked: Sequence[str]) -> tuple[str, ...]:
     """Returns the layers asked for; else attention and MLP, or all convolutions, if they are most of the model; else auto.
 
-    Convolutions alone are little of a ConvNeXt, and of an MLP-Mixer its patch embedding.
+    Convolutions alone are little of a ConvNeXt, and of an MLP-Mixer or a small transformer its patch embedding.
     """
     if asked:
         return find_targets(model, asked)
     for preset in ("attention+mlp", "all-conv"):
         with suppress(BadTargetError):
             found = find_targets(model, preset)
-            if target_share(model, found) >= LEAST_SHARE:
+            # one layer is no preset: the patch embedding of a small transformer
+            if len(found) > 1 and target_share(model, found) >= LEAST_SHARE:
                 return found
     return find_targets(model, "auto")
 
@@ -184,9 +186,8 @@ class PoolModels:
 
 @torch.no_grad()
 def features_of(model: nn.Module, x: Images) -> Tensor:
-    """Computes float32 features (n, d) of images (n, c, h, w) in one pass."""
-    features: Tensor = model(x.to(device_of(model)))
-    return features.float()
+    """Computes float32 features (n, d) of images (n, c, h, w)."""
+    return in_chunks(model, x.to(device_of(model))).float()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
