@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from loradar.fewshot.finetune import FineTuning
 from loradar.fewshot.folds import can_be_left_out
 from loradar.fewshot.heads import HeadConfig, HeadKind, TaskClassifier, linear
 from loradar.fewshot.pools import BASE, FeatureCache, PoolModels, base_of, head_of_pool, open_pool
-from loradar.fewshot.tasks import Task, first_of_each
+from loradar.fewshot.tasks import Task, first_of_each, in_order
 from loradar.fewshot.transduction import Transduction
 from loradar.models import Base, open_base, skip_padding
 
@@ -151,8 +150,7 @@ def run(job: FitJob, *, progress: Progress | None = None) -> Fitted:
 
 def _fit(job: FitJob, progress: Progress | None) -> Fitted:
     models, way = job.models, len(job.classes)
-    order = _order(job.x, job.y)
-    x, y = job.x[order].to(models.device), job.y[order].to(models.device)
+    x, y = (part.to(models.device) for part in in_order(job.x, job.y))
     task = Task.of_support(x, y, way)
     engine = TaskEngine(models=models, cache=FeatureCache(models=models, fetch=lambda i: x[i.to(x.device)]), task=task)
     steps = (3 if models.pool else 0) + 2 + job.fine_tune
@@ -195,12 +193,6 @@ def _fit(job: FitJob, progress: Progress | None) -> Fitted:
         error=error,
         rate=rate,
     )
-
-
-def _order(x: Images, y: Labels) -> torch.Tensor:
-    """Indices that bring a support into one order, whatever order it is given in: by class, and by what is on the images."""
-    marks = [(int(label), sha256(image.numpy().tobytes()).digest()) for image, label in zip(x.cpu(), y, strict=True)]
-    return torch.tensor(sorted(range(len(marks)), key=lambda i: marks[i]))
 
 
 def _held_out(name: str, engine: TaskEngine, model: TaskModel, blending: Blending) -> tuple[AccuracyResult, ...]:
@@ -293,7 +285,7 @@ def task_classifier(base: nn.Module, adapter: Adapter, support: tuple[Images, La
     features = skip_padding(merge_weights(feature_extractor(base), adapter, check=False)).eval()
     kind = head_of(adapter)
     if support is not None:
-        x, y = support
+        x, y = in_order(*support)
         rule = HeadConfig(kind=kind, transduction=Transduction())
         return TaskClassifier.of(features, rule, x.to(device_of(base)), y.to(device_of(base)), len(card.classes))
     return TaskClassifier(features, linear(adapter.modules_to_save[f"{card.head}.weight"].detach().flatten(1)))
