@@ -73,6 +73,11 @@ def weight_name(module: nn.Module) -> str:
     return "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
 
 
+def bias_name(module: nn.Module) -> str:
+    """Returns what the bias beside that weight is called."""
+    return weight_name(module).replace("weight", "bias")
+
+
 def weight_of(backbone: nn.Module, name: str) -> Tensor:
     """Returns the weight of layer `name`: of a Conv2d, a Linear, or the fused one of an nn.MultiheadAttention.
 
