@@ -4,6 +4,7 @@ import io
 import json
 import math
 import shutil
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ EVIL = [
     "two\nlines",
     "\x1b[31mred",
     "bell\x07",
+    "\u202e% 01\u202c",
+    "\u2067a\u200f",
     "\udcff",
     "[link=file:///x]x[/link]",
     "日本語の名前",
@@ -89,6 +92,9 @@ def test_escaped_text_is_one_printable_line(text: str) -> None:
     shown = escape(text)
     assert len(shown.splitlines()) <= 1
     assert not any(ord(letter) < 32 or ord(letter) == 127 for letter in shown)
+    assert not any(
+        unicodedata.bidirectional(letter) in ("LRE", "RLE", "LRO", "RLO", "LRI", "RLI", "FSI") for letter in shown
+    )
     shown.encode()
 
 

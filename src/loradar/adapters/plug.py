@@ -54,10 +54,10 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterab
         else:
             parametrize.register_parametrization(module, weight_name(module), _Composed(delta))
         if delta.bias is not None:
-            leaf = bias_name(module)
-            if name not in beside and isinstance(module._parameters.get(leaf), Tensor):
+            bias = bias_name(module)
+            if name not in beside and isinstance(module._parameters.get(bias), Tensor):
                 # the layer may never be called: an nn.MultiheadAttention hands its projection's weights to a function
-                parametrize.register_parametrization(module, leaf, _Moved(delta.bias, delta.scale))
+                parametrize.register_parametrization(module, bias, _Moved(delta.bias, delta.scale))
             else:
                 module.register_forward_hook(_Shift(delta.bias, delta.scale, gain))
     for name, tensor in adapter.modules_to_save.items():

@@ -22,6 +22,11 @@ _WORD = 24
 """Cells that a long word, such as a path, is given before it is broken."""
 
 
+_TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+_MARKS = "\u061c\u200e\u200f"
+"""What turns the direction of text without being a letter of it."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Output:
     """What a command has to say: lines and tables for people, and the same as JSON data."""
@@ -58,13 +63,17 @@ def to_json(data: Any) -> str:
 def escape(text: object) -> str:
     r"""Text on one line and safe to print: control characters and lone surrogates as `\n`, `\x1b`, `\udcff`.
 
+    So are marks that turn the direction of what follows, which would turn the numbers beside a name too.
+
     >>> escape("scan[1]\x1b[31m.png")
     'scan[1]\\x1b[31m.png'
     """
-    return "".join(
-        letter.encode("unicode_escape").decode() if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter
-        for letter in str(text)
-    )
+    return "".join(letter.encode("unicode_escape").decode() if _is_unsafe(letter) else letter for letter in str(text))
+
+
+def _is_unsafe(letter: str) -> bool:
+    turns = unicodedata.bidirectional(letter) in _TURNING or letter in _MARKS
+    return turns or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def prose(text: str) -> Text:

@@ -68,10 +68,15 @@ def plan(config: HardenConfig, attacks: Mapping[str, Attack] | None = None) -> t
     baselines: tuple[Kind, ...] = ("fc-only", "fc+norm") if config.baselines else ()
     full: tuple[Kind, ...] = ("full",) if config.full else ()
     beside = (*literal, *baselines, *full)
-    return (
+    members = (
         *(member(name, "adapter") for name in attacks),
         *(member(name, kind) for name in attacks for kind in beside),
     )
+    names = [one.name for one in members]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BadConfigError(f"an attack is called {twice!r}, as a baseline of another one is; give it another name")
+    check_names(names, "an adapter")
+    return members
 
 
 def _target(spec: str, default: Target) -> Target:

@@ -147,6 +147,7 @@ def make_base(
     check_normalisation(mean, std, channels)
     description = {
         **(notes or {}),
+        **({} if num_classes else {"head": "none"}),
         "architecture": name,
         "num_classes": num_classes,
         "input_size": [channels, height, width],

@@ -21,6 +21,7 @@ from loradar.report.verdict import RULE, next_steps, verdicts
 
 _MARKUP = re.compile(r"[\\`*\[\]<>|~$&#]|(?<![^\W_])_|_(?![^\W_])")
 _LIST = re.compile(r"^(\s*)([-+=]|\d+(?=[.)]))")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SHORT = 12
 
 
@@ -29,7 +30,7 @@ def render(report: Report) -> tuple[str, str]:
     content = _content(report)
     markdown = _environment(escape=False).get_template("page.md.jinja").render(content)
     page = _environment(escape=True).get_template("page.html.jinja").render(content, drawings=_drawings(report))
-    return re.sub(r"\n{3,}", "\n\n", markdown), page
+    return _printable(re.sub(r"\n{3,}", "\n\n", markdown)), _printable(page)
 
 
 def percent(share: float) -> str:
@@ -57,6 +58,11 @@ def code(value: object) -> str:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{fence}{pad}{line}{pad}{fence}" if line else ""
+
+
+def _printable(page: str) -> str:
+    r"""Writes control characters as `\x1b`, and marks that turn the direction of the numbers beside a name as `\u202e`."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), page)
 
 
 def _escaped(start: str) -> str:
