@@ -22,8 +22,9 @@ def find_heads(model: nn.Module, head: str | Sequence[str] = ()) -> tuple[str, .
 
     They are Linear layers or convolutions; a distilled model has several. `head` names them where the user knows. Else
     timm models are asked (`get_classifier`), torchvision's and transformers' have theirs by convention, and any other
-    model is tried on small images: a head is the last layer with weights on a way to the logits. Raises BadTargetError
-    for a name that is no such layer, for a model without a head, and where it cannot be told.
+    model is tried on small images: a head is the last layer with weights on a way to the logits. The answer is the same
+    without gradients and in inference mode. Raises BadTargetError for a name that is no such layer, for a model without a
+    head, by name for anything else that makes the logits (a Conv1d, a matrix), and where it cannot be told.
     """
     backbone = unwrap(model)
     if head:
