@@ -77,9 +77,12 @@ class _FirstBatch:
 
     def _look(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         backbone = unwrap(model)
-        changed = {
-            name: self.deltas[name] if name in self.deltas else [_tensor(backbone, name)] for name in self.originals
-        }
+        try:
+            changed = {
+                name: self.deltas[name] if name in self.deltas else [_tensor(backbone, name)] for name in self.originals
+            }
+        except AttributeError:  # a copy that was folded for speed has layers of its own
+            return
         one = tuple(value[:1] if isinstance(value, Tensor) and value.ndim else value for value in args)
         cached = torch.is_autocast_cache_enabled()
         with ExitStack() as stack:
