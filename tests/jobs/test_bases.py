@@ -37,6 +37,7 @@ def test_a_task_is_audited_on_its_own_classes(task: Path, tmp_path: Path) -> Non
         data=str(task / "query"),
         attacks=["pgd:steps=2"],
         effort="quick",
+        precision="fp32",
         out=tmp_path / "audit",
     )
     report = audit.run(audit.resolve(config)).report
