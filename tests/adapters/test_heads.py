@@ -1,6 +1,7 @@
 """Heads of timm, torchvision and of whatever a user wrote; and the features before them."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
 
 import pytest
@@ -44,6 +45,11 @@ def scaled(net: nn.Module, z: Tensor) -> Tensor:
     return logits
 
 
+def tied(net: Net) -> Net:
+    net.get_submodule("a").register_parameter("weight", net.get_submodule("e").get_parameter("weight"))
+    return net
+
+
 MINE: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "the classifier registered first": (
         lambda: Net(lambda n, z: n.classifier(n.hidden(z)), classifier=nn.Linear(5, 4), hidden=nn.Linear(6, 5)),  # type: ignore[operator]
@@ -77,6 +83,18 @@ MINE: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
         ),
         ("conv",),
     ),
+    "a residual on the logits": (
+        lambda: Net(lambda n, z: (o := n.a(z)) + n.r(o.relu()), a=nn.Linear(6, 4), r=nn.Linear(4, 4)),  # type: ignore[operator]
+        ("a", "r"),
+    ),
+    "logits with a temperature of their own": (
+        lambda: Net(lambda n, z: n.a(z) * n.t(z).sigmoid(), a=nn.Linear(6, 4), t=nn.Linear(6, 1)),  # type: ignore[operator]
+        ("a",),
+    ),
+    "a weight that is an embedding's, too": (
+        lambda: tied(Net(lambda n, z: n.a(z), a=nn.Linear(6, 4, bias=False), e=nn.Embedding(4, 6))),  # type: ignore[operator]
+        ("a",),
+    ),
     "a multilayer perceptron": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Linear(8, 4)), ("2",)),
 }
 
@@ -104,6 +122,89 @@ def test_without_its_heads_an_adapter_says_nothing(make: Callable[[], nn.Module]
     x = images()[:, :, :8, :8] if "2" in heads else images()
     logits = plug(base, adapter)(x)
     assert torch.equal(logits, logits[:1, :1].expand_as(logits))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(("make", "heads"), MINE.values(), ids=list(MINE))
+def test_heads_are_the_same_without_gradients(
+    make: Callable[[], nn.Module], heads: tuple[str, ...], mode: Callable[[], AbstractContextManager[None]]
+) -> None:
+    torch.manual_seed(0)
+    base = Centred(make()).eval()
+    x = images()[:, :, :8, :8] if "2" in heads else images()
+    with mode():
+        assert set(find_heads(base)) == set(heads)
+        features = feature_extractor(base)(x)
+        adapter = init_adapter(base, target_modules=(), rank=0)
+    torch.testing.assert_close(features, feature_extractor(base)(x))
+    assert adapter.card.modules_to_save == find_heads(base)
+    assert not any(tensor.is_inference() for tensor in adapter.modules_to_save.values())
+
+
+class Raw(nn.Module):
+    """Its logits come of a matrix of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z @ self.weight.T
+
+
+def own(net: Net, z: Tensor) -> Tensor:
+    return net.hidden(z) @ net.get_parameter("own.weight").T  # type: ignore[no-any-return, operator]
+
+
+NO_HEAD: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "a Conv1d": (
+        lambda: Net(lambda n, z: n.c(n.hidden(z)[:, :, None])[:, :, 0], hidden=nn.Linear(6, 6), c=nn.Conv1d(6, 4, 1)),  # type: ignore[operator]
+        "made by c, a Conv1d",
+    ),
+    "a Bilinear": (
+        lambda: Net(lambda n, z: n.c(n.hidden(z), z), hidden=nn.Linear(6, 6), c=nn.Bilinear(6, 6, 4)),  # type: ignore[operator]
+        "made by c, a Bilinear",
+    ),
+    "a matrix of a module": (
+        lambda: Net(lambda n, z: n.c(n.hidden(z)), hidden=nn.Linear(6, 6), c=Raw()),  # type: ignore[operator]
+        "made by c, a Raw",
+    ),
+    "a matrix that no call shows": (
+        lambda: Net(own, hidden=nn.Linear(6, 6), own=Raw()),
+        r"made by own\.weight, used without a layer",
+    ),
+    "an embedding's weight": (
+        lambda: Net(own, hidden=nn.Linear(6, 6), own=nn.Embedding(4, 6)),
+        r"made by own\.weight, used without a layer",
+    ),
+    "a Conv1d beside a Linear": (
+        lambda: Net(lambda n, z: n.a(z) + n.c(z[:, :, None])[:, :, 0], a=nn.Linear(6, 4), c=nn.Conv1d(6, 4, 1)),  # type: ignore[operator]
+        "made by c, a Conv1d",
+    ),
+    "a layer for each class": (
+        lambda: Net(lambda n, z: torch.cat([n.a(z), n.b(z)], 1), a=nn.Linear(6, 1), b=nn.Linear(6, 3)),  # type: ignore[operator]
+        "made by a, a Linear; b, a Linear",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "says"), NO_HEAD.values(), ids=list(NO_HEAD))
+def test_what_makes_the_logits_and_is_no_layer_is_named(make: Callable[[], nn.Module], says: str) -> None:
+    with pytest.raises(BadTargetError, match=f"{says}.*say head=NAME"):
+        find_heads(Centred(make()).eval())
+
+
+def test_a_lone_linear_is_no_head_beside_other_matrices() -> None:
+    class Unusual(nn.Module):  # takes no image
+        def __init__(self, **layers: nn.Module) -> None:
+            super().__init__()
+            for name, layer in layers.items():
+                self.add_module(name, layer)
+
+    assert find_heads(Unusual(stem=nn.Conv2d(3, 6, 3), out=nn.Linear(6, 4))) == ("out",)
+    for other in (nn.Conv1d(6, 4, 1), nn.Bilinear(6, 6, 4), nn.Embedding(4, 6), Raw()):
+        with pytest.raises(BadTargetError, match="say head=NAME"):
+            find_heads(Unusual(stem=nn.Conv2d(3, 6, 3), middle=nn.Linear(6, 6), other=other))
 
 
 TIMM = {

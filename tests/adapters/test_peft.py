@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.layers import StdConv2d
 from torch import nn
 
 from loradar.adapters import (
@@ -245,6 +247,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "dora": {"target_modules": ["mlp", "stem"], "use_dora": True},
     "dora, rank-stabilised": {"target_modules": ["mlp"], "use_dora": True, "use_rslora": True},
     "lora_bias": {"target_modules": ["mlp", "stem", "grouped"], "lora_bias": True, "r": 4},
+    "attention with lora_bias": {"target_modules": ["attn"], "lora_bias": True},
     "bias of the layers": {"target_modules": ["mlp", "stem"], "bias": "lora_only"},
     "every bias": {"target_modules": ["mlp"], "bias": "all"},
     "fan_in_fan_out": {"target_modules": ["mlp"], "fan_in_fan_out": True},
@@ -287,6 +290,27 @@ def test_every_kind_of_lora_that_a_vision_model_carries(settings: dict[str, Any]
     assert torch.equal(plug(base, again)(x), plug(base, adapter)(x))
     assert list(again.state()) == list(adapter.state())
     assert verify(tmp_path / "ours", base) == []
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "padding_mode='reflect', where PEFT pads"),
+        (lambda: nn.Conv2d(3, 4, 3, padding=1, dilation=2), "a dilated convolution, where PEFT's branch has no"),
+        (lambda: StdConv2d(3, 4, 3, padding=1), "a StdConv2d, which computes with another weight"),
+    ],
+)
+def test_a_branch_that_no_weight_equals_is_refused_in_words(
+    layer: Callable[[], nn.Module], says: str, tmp_path: Path
+) -> None:
+    theirs = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    written_by_peft(theirs, tmp_path / "theirs", target_modules=["0"])
+    base = nn.Sequential(layer(), *theirs[1:]).eval()
+    (line,) = verify(tmp_path / "theirs", base)
+    assert says in line
+    for apply in (plug, merge_weights):
+        with pytest.raises(WrongBaseError, match=re.escape(says)):
+            apply(base, load(tmp_path / "theirs"))
 
 
 def test_a_norm_that_was_saved_whole_is_the_only_one_that_moves(tmp_path: Path) -> None:

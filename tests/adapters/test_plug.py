@@ -145,7 +145,7 @@ def test_shapes_are_looked_at_even_without_the_hash() -> None:
 
 def test_an_adapter_of_plain_layers_is_not_worn_by_odd_ones() -> None:
     adapter = init_adapter(nn.Sequential(nn.Conv2d(3, 4, 3)), target_modules="0", rank=2, head=False)
-    with pytest.raises(WrongBaseError, match="another kind of layer"):
+    with pytest.raises(WrongBaseError, match="there it is a dilated convolution"):
         plug(nn.Sequential(nn.Conv2d(3, 4, 3, dilation=2)), adapter, check=False)
 
 

@@ -1,5 +1,6 @@
 """`verify` is what `load` and `plug` check, and nothing else: whatever is done to a folder, both say the same."""
 
+import copy
 import json
 import os
 import shutil
@@ -45,7 +46,9 @@ def works(folder: Path) -> bool:
     except LoradarError:
         return False
     with torch.no_grad():
-        assert plugged(X).shape == (2, 4)
+        logits = plugged(X)
+    assert logits.shape == (2, 4)
+    assert bool(logits.isfinite().all())
     return True
 
 
@@ -128,6 +131,11 @@ DEEP: Any = [0]
 for _ in range(100):
     DEEP = [DEEP]
 
+
+def cast16(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return tensors | {key: torch.full_like(tensors[key], 6e4, dtype=torch.float16) for key in (A, B)}
+
+
 # what is done, and for which kinds of folder the adapter is still worn
 CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "nothing": (lambda f: f, ("bound", "schema 2", "PEFT")),
@@ -151,6 +159,13 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "lora_alpha NaN": (lambda f: configured(f, lora_alpha=float("nan")), ("bound", "schema 2")),
     "lora_alpha infinite": (lambda f: configured(f, lora_alpha=float("inf")), ("bound", "schema 2")),
+    "lora_alpha 1e308": (lambda f: configured(f, lora_alpha=1e308), ("bound", "schema 2")),
+    "lora_alpha 1e39": (lambda f: configured(f, lora_alpha=1e39), ("bound", "schema 2")),
+    "scale 1e308": (lambda f: reseal(f, {"deltas": {"layer1.0.conv1": {"scale": 1e308}}}), ("PEFT",)),
+    "scale -1e39": (lambda f: reseal(f, {"deltas": {"layer1.0.conv1": {"scale": -1e39}}}), ("PEFT",)),
+    "huge factors": (lambda f: rewrite(f, lambda t: t | {A: t[A] * 0 + 1e38, B: t[B] * 0 + 1e38}), ()),
+    "huge factors of a tiny product": (lambda f: rewrite(f, lambda t: t | {A: t[A] * 0 + 3e38, B: t[B] * 0}), ()),
+    "huge factors in float16": (lambda f: rewrite(f, cast16), ("PEFT",)),  # PEFT's are read as float32
     "groups 0": (lambda f: reseal(f, {"deltas": {"layer1.0.conv1": {"groups": 0}}}), ("PEFT",)),
     "groups 3": (lambda f: reseal(f, {"deltas": {"layer1.0.conv1": {"groups": 3}}}), ("PEFT",)),
     "more init factors": (lambda f: reseal(f, {"deltas": {"layer1.0.conv1": {"init_factors": 99}}}), ("PEFT",)),
@@ -163,6 +178,16 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a long number": (lambda f: (f / RECORD).write_text('{"schema":' + "9" * 5000 + "}"), ()),
     **{f"a pipe for {name}": (piped(name), ()) for name in (WEIGHTS, CONFIG, RECORD)},
 }
+
+
+def test_a_change_too_large_for_the_base_s_dtype_is_named(folders: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders / "PEFT", tmp_path / "one"))
+    rewrite(folder, lambda t: {A: t[A] * 0 + 1e3, B: t[B] * 0 + 1e3})
+    assert verify(folder, BASE) == []
+    (line,) = verify(folder, copy.deepcopy(BASE).half())
+    assert "changes layer1.0.conv1 by values too large for float16" in line
+    with pytest.raises(LoradarError, match=r"changes layer1\.0\.conv1 by values too large for float16"):
+        plug(copy.deepcopy(BASE).half(), load(folder))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -51,14 +51,15 @@ def test_from_a_folder_to_answers(
             pool,
             "--out",
             tmp_path / "task",
-            "--rank-keep-ratio",
-            "1",
+            "--score",
+            "attacked",
         )
     assert stopped.value.code == 0
     said = capsys.readouterr().out
     assert "classes  digit0, digit1, digit2" in said
     assert "blend    eps-8 1.00" in said
-    for step in ("features", "blend", "trim", "head"):
+    assert "each left out in turn" in said
+    for step in ("choice", "blend", "trim", "head"):
         assert f"{step} " in said
     pictures = [tmp_path / "one.png", tmp_path / "other.png"]
     for label, picture in enumerate(pictures):
@@ -78,7 +79,7 @@ def test_eval_prints_the_averages(
             monkeypatch,
             *("few-shot", "eval", "--pool", pool, "--domain", "digits=digits", "--out", tmp_path, "--setting", "3w1s"),
             *("--query", "2", "--episodes", "2", "--attacked-episodes", "0", "--corrupted-episodes", "0"),
-            *("--no-ablations", "--rank-keep-ratio", "1", "--precision", "fp32"),
+            *("--no-ablations", "--precision", "fp32"),
         )
     assert stopped.value.code == 0
     said = capsys.readouterr().out

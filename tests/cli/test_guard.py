@@ -1,6 +1,7 @@
 """`loradar guard` as a user meets it."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import torch
 from PIL import Image
 
 from loradar.cli import main
+from loradar.cli.guard import _stream
 from loradar.data import load_source
+from loradar.guard.guard import Guard
+from loradar.guard.traffic import open_traffic
 from tests.guard import built as guards
 
 
@@ -79,10 +83,59 @@ def test_watch_takes_what_is_there_and_logs_why(
     assert said.out.count("suspected unknown") == 3
     assert "skipped:" in said.err
     assert "broken.png cannot be read as an image" in said.err
+    assert said.err.count("notes.txt is no picture by its name") == 1
     logged = [json.loads(line) for line in events.read_text().splitlines()]
     assert [event["kind"] for event in logged] == ["raised"]
     assert logged[0]["reason"] == "100% of the last 3 images suspected, which reaches 20%"
     assert "raised: 100%" in said.err
+
+
+def test_watch_judges_a_file_again_when_it_changes(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (work / "in" / "0.png").read_bytes()
+    # name -> what it holds at each look, and how many findings and notes that makes
+    looks: dict[str, tuple[list[bytes], int, int]] = {
+        "half.png": ([whole[: len(whole) // 2], whole, whole], 1, 1),
+        "growing.png": ([b"", whole[:60], whole], 1, 2),
+        "emptied.png": ([whole, b"", b""], 1, 1),
+        "rewritten.png": ([whole, (work / "in" / "1.png").read_bytes(), whole], 3, 0),
+        "broken.png": ([b"none"] * 3, 0, 1),
+        "same.png": ([whole] * 3, 1, 0),
+        "no_suffix": ([whole] * 3, 1, 0),
+        "icon.ico": ([whole] * 3, 1, 0),
+        "film.mp4": ([b"none"] * 3, 0, 1),
+        "notes.txt": ([b"none"] * 3, 0, 1),
+    }
+    known: dict[str, bytes] = {}
+
+    def write(look: int) -> None:
+        for name, (contents, _, _) in looks.items():
+            if known.get(name) != contents[look]:
+                known[name] = contents[look]
+                (tmp_path / name).write_bytes(contents[look])
+                os.utime(tmp_path / name, (look, look))
+
+    write(0)
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "none")
+    (tmp_path / "folder.png").mkdir()
+    traffic = open_traffic(Guard.open(work / "guard"))
+    found: list[str] = []
+    for look in range(3):
+        write(look)
+        # each round ends where a file that the round brings is found
+        (tmp_path / f"~{look}.png").write_bytes(whole)
+        if look == 0:
+            stream = _stream(traffic, tmp_path, 0.01, once=False)
+        for finding, _ in stream:
+            found.append(Path(finding.image).name)
+            if found[-1] == f"~{look}.png":
+                break
+    said = capsys.readouterr().err
+    for name, (_, findings, notes) in looks.items():
+        assert (found.count(name), said.count(name)) == (findings, notes), name
+    assert said.count("nowhere.png") == 1
+    assert "folder.png" not in found
 
 
 BAD = {

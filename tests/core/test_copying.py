@@ -3,8 +3,9 @@
 import functools
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
-from types import MethodType
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,6 +165,78 @@ def test_an_activation_that_is_kept_comes_without_its_graph() -> None:
     assert copied.history[0]["maps"] is copied.last
     assert torch.equal(copied.mean_map, net.mean_map)
     assert net.last.requires_grad
+
+
+class Slots:
+    __slots__ = ("left", "value")
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+HOLDERS: dict[str, Callable[[Tensor], object]] = {
+    "deque": lambda t: deque([t]),
+    "slots": Slots,
+    "slots in a list": lambda t: [Slots({"last": t})],
+    "list": lambda t: [(t,)],
+    "object": lambda t: SimpleNamespace(last=t),
+    "dict with attributes": lambda t: Kind(t),
+}
+
+
+class Kind(dict[str, object]):
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value = value
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_activations_in_any_holder_come_without_their_graph(holder: str) -> None:
+    net: Any = Net()
+    activation = net.block(images())
+    net.kept = HOLDERS[holder](activation)
+    copied = copy_model(net, share=True)
+    assert copied.kept is not net.kept
+    assert activation.grad_fn is not None
+    torch.testing.assert_close(copied(images()), net(images()))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: Callable[..., nn.Module], **options: Any) -> None:
+        super().__init__()
+        self.block, self.rnn = Block(), kind(4, 4, batch_first=True, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.rnn(self.block(x).flatten(2).transpose(1, 2))[0].mean(1)
+        return out
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}], ids=str)
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_are_copied(kind: Callable[..., nn.Module], options: dict[str, Any], share: bool) -> None:
+    net = Recurrent(kind, **options).eval()
+    copied = copy_model(net, share=share)
+    before = net(images())
+    torch.testing.assert_close(copied(images()), before)
+    assert depends_on_itself(net)
+    rnn: Any = copied.rnn
+    assert [ref() for ref in rnn._flat_weight_refs] == list(rnn.parameters())
+    if not share:
+        with torch.no_grad():
+            rnn.weight_hh_l0.add_(1)
+        assert not torch.equal(copied(images()), before)
+        torch.testing.assert_close(net(images()), before)
+
+
+@pytest.mark.parametrize("module", [torch.nn.functional, torch, functools], ids=lambda m: m.__name__)
+def test_a_python_module_that_is_kept_is_the_same_in_a_copy(module: object) -> None:
+    net: Any = Net()
+    net.block.kept, net.several = module, [{"one": module}]
+    copied: Any = copy_model(net, share=True)
+    assert copied.block.kept is module
+    assert copied.several[0]["one"] is module
+    assert depends_on_itself(net)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")

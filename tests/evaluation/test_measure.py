@@ -1,8 +1,11 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from loradar.attacks import BaseAttack
+from loradar.attacks import PGD, BaseAttack
+from loradar.attacks.objectives import fooled_by
 from loradar.core.errors import BadConfigError, BadImagesError
 from loradar.core.types import ProgressBar
 from loradar.evaluation import AccuracyResult, accuracy_row, predict, run_attack
@@ -65,6 +68,57 @@ def test_a_model_that_breaks_is_wrong() -> None:
     x = torch.rand(4, 3, 4, 4)
     assert predict(Broken(), x).tolist() == [-1, 0, 0, 0]
     assert accuracy_row(Broken(), x, torch.zeros(4, dtype=torch.int64), name="broken").correct == 3
+
+
+class Gives(nn.Module):
+    def __init__(self, output: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.output = [output]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output[0](x)
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ([0.0, 1.0, 2.0], 2),
+        ([0.0, torch.nan, 2.0], -1),
+        ([torch.inf, 0.0, 0.0], -1),
+        ([torch.inf, torch.inf, 0.0], -1),
+        ([torch.inf, torch.nan, 0.0], -1),
+        ([-torch.inf] * 3, -1),
+        ([-torch.inf, 1.0, 0.0], 1),  # a class that the model excludes
+    ],
+)
+def test_logits_that_are_not_finite_are_no_answer(row: list[float], answer: int) -> None:
+    model = Gives(lambda x: torch.tensor(row).expand(len(x), 3))
+    x = torch.rand(3, 3, 4, 4)
+    assert predict(model, x).tolist() == [answer] * 3
+    right = accuracy_row(model, x, torch.tensor([0, 1, 2]), name="m")
+    assert right.correct == (answer >= 0)
+    assert fooled_by(model(x), torch.tensor([0, 1, 2])).sum() == 3 - right.correct
+
+
+OUTPUTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "one row": (lambda x: torch.zeros(1, 3), "for 5 images; expected a row for each"),  # noqa: ARG005
+    "one row more": (lambda x: torch.zeros(len(x) + 1, 3), "for 5 images; expected a row for each"),
+    "no row": (lambda x: torch.zeros(0, 3), "for 5 images"),  # noqa: ARG005
+    "swapped": (lambda x: torch.zeros(3, len(x)), r"shape \(3, 5\) for 5 images; .*: transpose them"),
+    "sparse": (lambda x: torch.eye(len(x), 3).to_sparse(), "layout torch.sparse_coo; expected a dense one"),
+}
+
+
+@pytest.mark.parametrize(("output", "says"), OUTPUTS.values(), ids=list(OUTPUTS))
+def test_outputs_that_are_no_rows_of_logits(output: Callable[[Tensor], Tensor], says: str) -> None:
+    x, y = torch.rand(5, 3, 4, 4), torch.arange(5) % 3
+    for use in (
+        lambda: accuracy_row(Gives(output), x, y, name="m"),
+        lambda: predict(Gives(output), x),
+        lambda: PGD(steps=1)(Gives(output), x, y),
+    ):
+        with pytest.raises(BadConfigError, match=says):
+            use()
 
 
 def test_craft_goes_batch_by_batch_and_tells_of_it() -> None:

@@ -9,7 +9,7 @@ from loradar.fewshot.config import MetaTuneConfig
 from loradar.fewshot.engine import TaskEngine
 from loradar.fewshot.episode import Episode
 from loradar.fewshot.pools import FeatureCache, PoolModels, base_of, open_baselines, open_pool
-from loradar.fewshot.tasks import Task, named_domain
+from loradar.fewshot.tasks import Task, in_order, named_domain
 from loradar.models import new_base, open_base, save_base
 
 BASES: dict[str, dict[str, Any]] = {
@@ -60,7 +60,7 @@ def engine_of(place: Path, support: Path, *, n_augmentations: int = 1) -> TaskEn
     )
     domain = named_domain(f"support={support}", size=(32, 32), seed=0)
     every = torch.arange(len(domain.images))
-    x, labels = domain.images.fetch(every)
+    x, labels = in_order(*domain.images.fetch(every))
     episode = Episode(classes=(0, 1, 2), support=every, support_labels=labels, query=every, query_labels=labels)
-    cache = FeatureCache.of_domain(models, domain, 128)
+    cache = FeatureCache(models=models, fetch=lambda indices: x[indices])
     return TaskEngine(models=models, cache=cache, task=Task(episode=episode, support=x, query=x))

@@ -13,6 +13,7 @@ from loradar.fewshot.classify import Answer, resolve, run
 from loradar.fewshot.config import FewShotFitConfig
 from loradar.fewshot.heads import HeadConfig, HeadKind
 from loradar.fewshot.pools import base_of
+from loradar.fewshot.tasks import in_order
 from loradar.fewshot.transduction import Transduction
 from loradar.models import load_base
 from tests.data.pictures import digits_folder
@@ -41,7 +42,7 @@ def test_transductive_is_the_transductive_head_on_the_blend(
     source = load_source(str(support), size=(32, 32))
     images = source.train
     shown = torch.cat([(images.labels == c).nonzero().squeeze(1)[:2] for c in range(3)]).sort().values
-    x, y = images.fetch(shown)
+    x, y = in_order(*images.fetch(shown))
     with torch.no_grad():
         head = HeadConfig(kind=kind, transduction=Transduction())(model(x), y, 3)
         shares = head(model(read_images(pictures, size=(32, 32)))).softmax(1)

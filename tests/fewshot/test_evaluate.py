@@ -27,6 +27,8 @@ def measuring(tuned: Path, out: Path, **changes: object) -> FewShotEvalConfig:
         "setting": ["3w1s", "3w2s"],
         "query": 3,
         "episodes": 3,
+        "score": "compactness",
+        "rank_keep_ratio": 0.9,
         "attacks": ["pgd:eps=4.5/255,steps=1", "pgd:eps=8/255,steps=1"],
         "attacked_episodes": 2,
         "attacked_query": 1,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from loradar.adapters import AdapterPool, feature_extractor, init_adapter, load, merge_weights, plug, save, verify
+from loradar.attacks import PGD
 from loradar.core.errors import BadConfigError, BadDataError, WrongBaseError
 from loradar.core.modules import unwrap
 from loradar.data import load_source
@@ -16,7 +17,7 @@ from loradar.fewshot.config import FewShotFitConfig
 from loradar.fewshot.fit import FitJob, Fitted, run
 from loradar.fewshot.heads import HeadConfig, HeadKind
 from loradar.fewshot.pools import PoolModels, base_of, features_of, open_pool
-from loradar.models import load_base, new_base
+from loradar.models import load_base, new_base, save_base
 from tests.fewshot.made_pools import BASES, engine_of
 
 
@@ -37,7 +38,7 @@ def test_a_folder_of_images_becomes_an_adapter_that_answers(
         support=str(support), pool=runs[kind], out=tmp_path / "task", n_augmentations=1, head=head
     )
     fitted = few_shot_fit(config)
-    assert fitted.seconds.keys() == {"features", "blend", "trim", "head"}
+    assert fitted.seconds.keys() == {"choice", "blend", "trim", "head", "held-out images"}
     base = load_base(base_of(runs[kind])).model
     again = load(tmp_path / "task")
     assert again.card.classes == ("digit0", "digit1", "digit2")
@@ -54,7 +55,7 @@ def test_a_folder_of_images_becomes_an_adapter_that_answers(
     assert all(0.2 < one.confidence <= 1 for one in answers)
 
 
-@pytest.mark.parametrize("score", ["compactness", "loss", "attacked"])
+@pytest.mark.parametrize("score", get_args(Scoring))
 def test_a_fit_blends_as_the_evaluation_does(
     runs: dict[str, Path], support: Path, tmp_path: Path, score: Scoring
 ) -> None:
@@ -64,7 +65,7 @@ def test_a_fit_blends_as_the_evaluation_does(
     )
     fitted = few_shot_fit(settings)
     engine = engine_of(place, support, n_augmentations=settings.n_augmentations)
-    full = Blending.of(settings)
+    full = Blending.of(settings, "centroid")
     assert engine.weights(full) == fitted.weights
     # the very adapter, and the very features: what is evaluated is what is shipped
     blended = engine.blended(full)
@@ -72,7 +73,8 @@ def test_a_fit_blends_as_the_evaluation_does(
     assert torch.equal(features_of(blended.features, x), features_of(fitted.classifier.wrapped, x))
     with torch.no_grad():
         assert torch.equal(engine.answers([blended]), fitted.classifier(x).argmax(1))
-        assert torch.allclose(engine.head(blended)(features_of(blended.features, x)), fitted.classifier(x), atol=1e-5)
+        shipped = features_of(blended.features, x) @ engine.linear_weight(blended).T
+        assert torch.allclose(shipped, fitted.classifier(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", get_args(HeadKind))
@@ -95,6 +97,62 @@ def test_a_head_without_a_bias_holds_a_task(kind: HeadKind) -> None:
     assert torch.equal(merge_weights(base.model, fitted.adapter)(x).argmax(1), expected)
     with pytest.raises(BadConfigError, match="expected a rule without `last`"):
         fitted_under(HeadConfig(last=8))
+
+
+def test_without_a_pool_the_base_gets_a_head(support: Path, tmp_path: Path) -> None:
+    base = str(
+        save_base(tmp_path / "base", new_base("timm:test_resnet", num_classes=7, input_size=(3, 32, 32), seed=1))
+    )
+    fitted = few_shot_fit(FewShotFitConfig(support=str(support), base=base, out=tmp_path / "task"))
+    assert fitted.weights == {}
+    assert not load(tmp_path / "task").deltas
+    assert [(row.model, row.attack == "none", row.total) for row in fitted.held_out] == [
+        ("task", True, 9),
+        ("task", False, 9),
+        ("base", True, 9),
+        ("base", False, 9),
+    ]
+    assert [row.correct for row in fitted.held_out[:2]] == [row.correct for row in fitted.held_out[2:]]
+    with pytest.raises(BadConfigError, match="neither a base nor a pool"):
+        few_shot_fit(FewShotFitConfig(support=str(support), out=tmp_path / "none"))
+
+
+@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("head", get_args(HeadKind))
+def test_what_is_plugged_answers_as_what_was_evaluated(
+    runs: dict[str, Path], support: Path, tmp_path: Path, kind: str, head: HeadKind
+) -> None:
+    settings = FewShotFitConfig(
+        support=str(support), pool=runs[kind], out=tmp_path / "t", head=head, precision="fp32", robust=1
+    )
+    few_shot_fit(settings)
+    engine = engine_of(runs[kind], support, n_augmentations=settings.n_augmentations)
+    evaluated = engine.classifier([engine.blended(Blending.of(settings))])
+    plugged = plug(load_base(base_of(runs[kind])).model, load(tmp_path / "t"))
+    x, y = engine.task.query, engine.task.query_labels
+    attack = PGD(eps=8 / 255, step_size=2 / 255, steps=5)
+    left = []
+    for model in (evaluated, plugged):
+        x_adv = attack(model, x, y)
+        with torch.no_grad():
+            left.append(model(x_adv).argmax(1))
+            logits = model(x)
+        # a scale of probabilities: no gradient is lost in a softmax that is 1
+        assert float(logits.softmax(1).max()) < 0.999
+    assert torch.equal(*left)
+    with torch.no_grad():
+        assert torch.allclose(evaluated(x), plugged(x), atol=1e-4)
+
+
+def test_the_card_tells_what_held_out_images_say(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:
+    settings = FewShotFitConfig(support=str(support), pool=runs["resnet"], out=tmp_path / "t", shot=1)
+    fitted = few_shot_fit(settings)
+    said = load(tmp_path / "t").card.data["held_out"]
+    # one image of a class cannot be left out: two copies of each of the three stand for them
+    assert said["on_copies"]
+    assert [(row["correct"], row["total"]) for row in said["rows"]] == [
+        (row.correct, 6) for row in fitted.held_out if row.model == "task"
+    ]
 
 
 def test_a_truncated_fit_says_its_error(runs: dict[str, Path], support: Path, tmp_path: Path) -> None:

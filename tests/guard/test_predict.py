@@ -87,6 +87,8 @@ BAD = {
     "flat": (lambda x: x.flatten(1), r"expected \(batch, channels, height, width\)"),
     "no image": (lambda x: x[:0], "nothing in the batch"),
     "a list": (lambda x: x.tolist(), "are a list; expected a tensor or numpy array"),
+    "sparse": (lambda x: x.to_sparse(), r"layout torch.sparse_coo; expected a dense tensor of values: x.to_dense\(\)"),
+    "meta": (lambda x: x.to("meta"), "device 'meta', which holds no values"),
     "a path": (lambda _: "photo.png", "are a str; expected a tensor or numpy array"),
 }
 
@@ -94,7 +96,7 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_images_outside_the_contract_are_refused(guard: Guard, x: Tensor, kind: str) -> None:
     make, says = BAD[kind]
-    for ask in (guard.predict, guard.predict_proba, guard.predict_full, guard):
+    for ask in (guard.predict, guard.predict_proba, guard.predict_full, guard.verdict, guard):
         with pytest.raises(BadImagesError, match=says) as error:
             ask(make(x))  # type: ignore[no-untyped-call]
         assert "\n" not in str(error.value)

@@ -91,11 +91,14 @@ def test_a_file_of_other_classes_gets_a_fresh_head_and_says_so(checkpoint: Path)
 
 def test_a_file_without_a_head(tmp_path: Path) -> None:
     options = "architecture=timm:test_vit,img_size=32"
-    save_file(build("timm:test_vit", num_classes=0, seed=3, img_size=32).state_dict(), tmp_path / "net.safetensors")
+    state = build("timm:test_vit", num_classes=0, seed=3, img_size=32).state_dict()
+    del state["head.weight"], state["head.bias"]
+    save_file(state, tmp_path / "net.safetensors")
     base = load_base(f"{tmp_path}/net.safetensors:{options},num_classes=4")
     assert base.description["head"] == "fresh, seed 0: the weights have none"
     assert base.model(torch.rand(1, 3, 32, 32)).shape == (1, 4)
-    state = build("timm:test_vit", num_classes=0, img_size=32).state_dict()
+    of_none = load_base(f"{tmp_path}/net.safetensors:{options},num_classes=0")
+    assert (of_none.num_classes, of_none.description["head"]) == (0, "none")
     del state["norm.weight"]
     save_file(state, tmp_path / "less.safetensors")
     with pytest.raises(BadFileError, match=r"missing: norm\.weight, head\.weight, head\.bias"):

@@ -104,7 +104,7 @@ def test_an_option_that_the_constructor_does_not_have_is_no_network_trouble(offl
     assert offline_timm
 
 
-def test_weights_without_a_head_get_a_fresh_one_or_say_how(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_without_a_head_get_a_fresh_one_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def create(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
         assert pretrained
         model: nn.Module = _create(name, pretrained=False, **{"num_classes": 0, **options})
@@ -112,8 +112,9 @@ def test_weights_without_a_head_get_a_fresh_one_or_say_how(monkeypatch: pytest.M
         return model
 
     monkeypatch.setattr(timm, "create_model", create)
-    with pytest.raises(BadConfigError, match=r"test_vit have no head; .*timm:test_vit:num_classes=10"):
-        load_base("timm:test_vit")
+    of_none = load_base("timm:test_vit:img_size=32")
+    assert (of_none.num_classes, of_none.description["head"]) == (0, "none")
+    assert of_none.model(torch.rand(1, 3, 32, 32)).shape == (1, 0)
     base = load_base("timm:test_vit:num_classes=10,img_size=32,seed=3")
     assert base.num_classes == 10
     assert base.description["head"] == "fresh, seed 3: the weights have none"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from math import inf
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from loradar.adapters.adapter import Adapter, keep
@@ -31,6 +32,7 @@ from loradar.core.modules import unwrap
 from loradar.core.ranks import parse_bytes
 
 
+@torch.inference_mode(False)  # what was made within it could not be trained
 def init_adapter(
     base: nn.Module,
     *,
@@ -98,6 +100,7 @@ def init_adapter(
     return Adapter(deltas=deltas, modules_to_save=whole, card=card)
 
 
+@torch.inference_mode(False)
 def full_adapter(
     base: nn.Module, *, weights: nn.Module | None = None, head: bool = False, seed: int = 0, name: str = "adapter"
 ) -> Adapter:

@@ -98,6 +98,28 @@ class Delta:
         gain: Tensor = self.magnitude.to(weight.dtype) / lengths
         return (changed.flatten(1) * gain[:, None]).view_as(changed)
 
+    def is_sane(self, weight: Tensor | None = None) -> bool:
+        """Whether what the change is computed of is finite, and its values, in the dtype of `weight`, have finite squares.
+
+        Larger ones overflow a layer or two later: the logits would be NaN.
+        """
+        dtype = self.a.dtype if weight is None else weight.dtype
+        most = min(torch.finfo(self.a.dtype).max, torch.finfo(dtype).max)
+        pairs = [(self.a, self.b), *([self.init_factors] if self.init_factors else [])]
+        inner = [a.shape[1] * _largest(a) for a, _ in pairs]
+        outer = [abs(self.scale) * _largest(b) for _, b in pairs]
+        bias = 0.0 if self.bias is None else abs(self.scale) * _largest(self.bias)
+        if max(abs(self.scale), bias, *inner, *outer) > most:
+            return False
+        # a bound of the product, which then need not be made
+        if self.magnitude is None and self.rank * sum(a * b for a, b in zip(inner, outer, strict=True)) < most**0.5:
+            return True
+        with torch.no_grad():
+            change = self.weight().to(dtype)
+            if weight is not None and change.shape == weight.shape:
+                change = self.changed(weight)
+            return bool(_largest(change) < most**0.5)
+
     def factors(self) -> tuple[Tensor, Tensor]:
         """A (all ranks, in) and B (out, all ranks) of the same change, the frozen part included: scale * B @ A."""
         pairs = [(self.a, self.b)]
@@ -137,6 +159,10 @@ def check_low_rank(delta: Delta, layer: str) -> None:
             f"the delta of {layer} has {kind} beside its factors, which cannot be blended or brought to another rank; plug "
             "it or merge its weights as it is"
         )
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.detach().abs().amax()) if tensor.numel() else 0.0
 
 
 def split_rows(matrix: Tensor, groups: int) -> Tensor:

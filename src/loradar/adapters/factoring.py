@@ -18,6 +18,7 @@ from loradar.adapters.heads import find_heads
 from loradar.adapters.init import check_rank, principal_factors
 from loradar.adapters.layers import (
     STATISTICS,
+    bias_name,
     find_affine_norms,
     find_norms,
     is_branch_equivalent,
@@ -213,7 +214,7 @@ def _of_wrappers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _bias_name(backbone: nn.Module, layer: str) -> str:
-    return f"{layer}.{weight_name(backbone.get_submodule(layer)).replace('weight', 'bias')}"
+    return f"{layer}.{bias_name(backbone.get_submodule(layer))}"
 
 
 def _bias(backbone: nn.Module, layer: str, device: torch.device) -> Tensor:

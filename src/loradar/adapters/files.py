@@ -66,6 +66,12 @@ def read_adapter(folder: str | Path, *, key: str | Path | None = None) -> tuple[
     check_dtypes(tensors, str(folder / ADAPTER_WEIGHTS))
     check_finite(tensors, str(folder / ADAPTER_WEIGHTS))
     adapter = from_peft(config, tensors) if record is None else _rebuild(_record(folder, record), tensors)
+    for name, delta in adapter.deltas.items():
+        if not delta.is_sane():
+            raise BadFileError(
+                f"{folder} changes {name} by values too large for {str(delta.a.dtype).removeprefix('torch.')} (its scale is "
+                f"{delta.scale:.4g}); get the folder anew, or one with a smaller lora_alpha"
+            )
     return adapter, digest
 
 

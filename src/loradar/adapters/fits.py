@@ -40,6 +40,15 @@ def check_fits(base: nn.Module, adapter: Adapter, *, hashed: bool = True) -> Non
             shape = dense_shape(module)
         _check_one(card.name, f"{name}.{weight_name(module)}", delta.a, delta.shape, shape, weight)
         _check_kind(card.name, backbone, name, delta)
+        if delta.bias is not None and isinstance(module, nn.MultiheadAttention) and module.in_proj_bias is None:
+            raise WrongBaseError(
+                f"adapter {card.name!r} has a bias for {name}, which has none; take an adapter without"
+            )
+        if not delta.is_sane(weight.detach()):
+            raise WrongBaseError(
+                f"adapter {card.name!r} changes {name} by values too large for {_dtype(weight)} (its scale is "
+                f"{delta.scale:.4g}); get another adapter, or one with a smaller lora_alpha"
+            )
     own = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
     for name, tensor in adapter.modules_to_save.items():
         if name not in own:
@@ -75,10 +84,24 @@ def _check_kind(adapter: str, backbone: nn.Module, name: str, delta: Delta) -> N
                 "PEFT's change never took part in the answers; leave it out of PEFT's target_modules"
             )
         return
+    if delta.branch_equivalent and (odd := _oddity(module)):
+        raise WrongBaseError(
+            f"adapter {adapter!r} changes {name} beside the layer, as PEFT does, but there it is {odd}: no change of its "
+            "weight equals that; leave it out of the target_modules, or load the base that the adapter was trained on"
+        )
     raise WrongBaseError(
         f"adapter {adapter!r} was made for another kind of layer than this base's {name} (its dilation, "
         "groups, padding mode or class differ); load the base that it was trained on"
     )
+
+
+def _oddity(module: nn.Module) -> str:
+    """What makes a branch beside a layer differ from any change of its weight."""
+    if not isinstance(module, nn.Conv2d) or type(module).forward is not nn.Conv2d.forward:
+        return f"a {type(module).__name__}, which computes with another weight than the one that it keeps"
+    if module.padding_mode != "zeros":
+        return f"a convolution with padding_mode={module.padding_mode!r}, where PEFT pads with zeros"
+    return "a dilated convolution, where PEFT's branch has no dilation" if set(module.dilation) != {1} else ""
 
 
 def check_base(adapter: Adapter, found: str) -> None:

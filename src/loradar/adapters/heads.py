@@ -1,7 +1,6 @@
 """Which layers make the logits: the model is asked first, then the conventions of its library, then it is tried."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -105,52 +104,108 @@ def _conventional(backbone: nn.Module) -> set[nn.Module]:
     return found
 
 
-@dataclass(frozen=True)
-class _Call:
-    layer: nn.Module
-    into: Tensor
-    out: Tensor
-
-
 def _tried(backbone: nn.Module) -> set[nn.Module]:
-    """The last layers with weights on each way to the logits, of a forward pass of a copy; empty where none works."""
-    x = find_input(backbone)
-    if x is None:
-        return set()
-    trial = copy_model(backbone, share=True).eval().requires_grad_(True)
-    originals = dict(zip(trial.modules(), backbone.modules(), strict=True))
-    calls: list[_Call] = []
+    """What makes the logits of a copy of the model on small images; empty where it takes none, or gives no gradients.
 
-    def keep(layer: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-        if args and isinstance(args[0], Tensor) and isinstance(out, Tensor):
-            calls.append(_Call(originals[layer], args[0], out))
+    From the last call backwards: what still has a gradient once the outputs of those found are cut is a maker as well.
+    Raises BadTargetError, by its name, for a maker that can be no head.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x = find_input(backbone)
+        if x is None:
+            return set()
+        trial = _Trial(backbone, x)
+        if not trial.logits.requires_grad:
+            return set()
+        layers, odd = trial.makers()
+        heads = [layer for layer in layers if _outputs(layer) == trial.classes]
+        if not odd and layers and (heads == layers or len(layers) == 1):
+            return {trial.originals[layer] for layer in layers}
+        if heads and trial.is_constant_without(heads):
+            return {trial.originals[layer] for layer in heads}
+    named = [
+        f"{name}, a {type(m).__name__}" for name, m in trial.model.named_modules() if m in layers and m not in heads
+    ]
+    raise BadTargetError(
+        f"the logits of {type(backbone).__name__} are made by {'; '.join([*odd, *named])}, which is no Linear or convolution "
+        f"of {trial.classes} outputs that an adapter could own; say head=NAME, or head=False"
+    )
 
-    for module in trial.modules():
-        if _is_layer(module):
-            module.register_forward_hook(keep)
-    with torch.enable_grad():
+
+class _Trial:
+    """A copy of a model, run on `x` again and again with outputs of some layers cut from what made them."""
+
+    def __init__(self, backbone: nn.Module, x: Tensor) -> None:
+        self.model, self.x = copy_model(backbone, share=True).eval(), x
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        self.originals = dict(zip(self.model.modules(), backbone.modules(), strict=True))
+        self.calls: dict[nn.Module, None] = {}
+        for module in self.model.modules():
+            if _is_layer(module) or (_matrices(module) and not any(module.children())):
+                module.register_forward_hook(self._note)
+        self._cut: set[nn.Module] = set()
+        self._is_zero = False
+        self.logits = self._run(())
+        self.classes = self.logits.shape[1]
+
+    def _note(self, layer: nn.Module, _args: object, out: Any) -> Any:
+        self.calls.pop(layer, None)
+        self.calls[layer] = None
+        if layer not in self._cut or not isinstance(out, Tensor):
+            return None
+        return torch.zeros_like(out) if self._is_zero else out.detach()
+
+    def _run(self, cut: Iterable[nn.Module], *, zero: bool = False) -> Tensor:
+        self._cut, self._is_zero = set(cut), zero
         try:
-            logits = check_logits(trial(x))
+            return check_logits(self.model(self.x))
         except BadConfigError as error:
             raise BadTargetError(f"no head is known: {error}; or head=False") from error
-    if not logits.requires_grad:
-        return set()
-    classes = logits.shape[1]
-    ahead = [call for call in calls if _depends(logits, call.out)]
-    return {
-        call.layer
-        for i, call in enumerate(ahead)
-        if _outputs(call.layer) == classes and not any(_depends(later.into, call.out) for later in ahead[i + 1 :])
-    }
+
+    def _beyond(self, cut: Iterable[nn.Module]) -> set[nn.Parameter]:
+        """The matrices that the logits depend on, other than through the outputs that are cut."""
+        logits = self._run(cut)
+        ours = [p for p in self.model.parameters() if _is_matrix(p) and p.numel() > self.classes]
+        if not logits.requires_grad:
+            return set()
+        grads = torch.autograd.grad(logits.sum(), ours, allow_unused=True)
+        return {p for p, grad in zip(ours, grads, strict=True) if grad is not None}
+
+    def makers(self) -> tuple[list[nn.Module], list[str]]:
+        """Layers, and whatever else in words: matrices that no call is known of, modules of other kinds."""
+        calls = list(self.calls)
+        owners = {parameter: name for name, parameter in self.model.named_parameters()}
+        odd = [f"{owners[parameter]}, used without a layer" for parameter in self._beyond(calls)]
+        names = {module: name for name, module in self.model.named_modules()}
+        found: list[nn.Module] = []
+        cut: list[nn.Module] = []
+        left = self._beyond(()) if not odd else set()
+        while left:
+            last = next((call for call in reversed(calls) if call not in cut and left & set(_matrices(call))), None)
+            if last is None:
+                break
+            cut.append(last)
+            if _is_layer(last):
+                found.append(last)
+            else:
+                odd.append(f"{names[last]}, a {type(last).__name__}")
+            left = self._beyond(cut)
+        return found, odd
+
+    def is_constant_without(self, layers: Iterable[nn.Module]) -> bool:
+        """Whether all images have the same logits once these layers give zeros."""
+        with torch.no_grad():
+            first, second = self._run(layers, zero=True)
+        return bool(torch.equal(first, second))
 
 
-def _depends(value: Tensor, on: Tensor) -> bool:
-    if value is on:
-        return True
-    if not (value.requires_grad and on.requires_grad):
-        return False
-    (grad,) = torch.autograd.grad(value.sum(), on, retain_graph=True, allow_unused=True)
-    return grad is not None
+def _is_matrix(parameter: Tensor) -> bool:
+    return parameter.ndim > 1 and parameter.is_floating_point()
+
+
+def _matrices(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if _is_matrix(parameter)]
 
 
 def _only(backbone: nn.Module) -> set[nn.Module]:
@@ -159,7 +214,8 @@ def _only(backbone: nn.Module) -> set[nn.Module]:
     linears = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
     if len(usual) == 1:
         return set(_last(usual[0], None))
-    if len(linears) == 1:
+    plain = {p for m in backbone.modules() if _is_layer(m) for p in m.parameters()}
+    if len(linears) == 1 and all(parameter in plain for parameter in _matrices(backbone)):
         return set(linears.values())
     kind = type(backbone).__name__
     if not linears:

@@ -73,6 +73,11 @@ def weight_name(module: nn.Module) -> str:
     return "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
 
 
+def bias_name(module: nn.Module) -> str:
+    """Returns what the bias beside that weight is called."""
+    return weight_name(module).replace("weight", "bias")
+
+
 def weight_of(backbone: nn.Module, name: str) -> Tensor:
     """Returns the weight of layer `name`: of a Conv2d, a Linear, or the fused one of an nn.MultiheadAttention.
 
@@ -91,12 +96,13 @@ def weight_of(backbone: nn.Module, name: str) -> Tensor:
 
 
 def fused_matrices(backbone: nn.Module, name: str) -> int:
-    """Returns how many matrices stand one above the other in the weight of layer `name`: 3 for a fused query, key and value."""
+    """Returns how many matrices stand one above the other in the weight of layer `name`: 3 for a fused query, key and value,
+    2 for a fused key and value (as SigLIP pools by)."""
     module = backbone.get_submodule(name)
     if isinstance(module, nn.MultiheadAttention):
         return 3
-    square = isinstance(module, nn.Linear) and module.out_features == 3 * module.in_features
-    return 3 if square and name.rpartition(".")[2] == "qkv" else 1
+    count = {"qkv": 3, "kv": 2}.get(name.rpartition(".")[2], 1)
+    return count if isinstance(module, nn.Linear) and module.out_features == count * module.in_features else 1
 
 
 def find_norms(model: nn.Module) -> tuple[str, ...]:

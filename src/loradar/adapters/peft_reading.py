@@ -101,7 +101,11 @@ def from_peft(config: dict[str, Any], tensors: dict[str, Tensor]) -> Adapter:
         projection = f"{name}.out_proj"
         if projection not in deltas:
             raise BadFileError(f"{name!r} is no name of an attention layer in PEFT's folders; get the folder anew")
-        deltas[projection] = dataclasses.replace(deltas[projection], scale=2 * deltas[projection].scale)
+        # but not its bias; and that of the fused weight it never adds
+        bias = deltas[projection].bias
+        halved = None if bias is None else (bias.detach() / 2).requires_grad_()
+        deltas[projection] = dataclasses.replace(deltas[projection], scale=2 * deltas[projection].scale, bias=halved)
+        deltas[name] = dataclasses.replace(deltas[name], bias=None)
     modules = dict.fromkeys(name.rpartition(".")[0] for name in modules_to_save)
     norms = [module for module in modules if f"{module}.running_mean" in modules_to_save]
     others = [module for module in modules if module not in norms and module not in deltas]

@@ -12,6 +12,7 @@ from loradar.adapters.adapter import Adapter
 from loradar.adapters.delta import Delta
 from loradar.adapters.fits import check_fits
 from loradar.adapters.layers import (
+    bias_name,
     dense_weight,
     has_statistics,
     is_branch_equivalent,
@@ -38,22 +39,27 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterab
     Raises WrongBaseError where the adapter was made for another base (`check=False` skips the hash of the weights, not
     the shapes) or is on another device, BadTargetError for a pair in `merge` that is none, and BadConfigError for a base
     that cannot be copied (see `copy_model`). The first batch in eval mode is looked at as well: it raises BadTargetError
-    where the forward pass uses a changed weight without its layer, and where it comes by none of the changes.
+    where the forward pass uses a changed weight without its layer, or the base's, and where it comes by none of the
+    changes.
     """
     check_fits(base, adapter, hashed=check)
     plugged = copy_model(base, share=True)
     backbone = unwrap(plugged)
     beside = tuple(name for name, delta in adapter.deltas.items() if _is_beside(backbone, name, delta))
     gains = _fold_norms(backbone, adapter, merge, set(adapter.deltas) - set(beside))
-    reached: set[str] = set()
     for name, delta in adapter.deltas.items():
         module, gain = backbone.get_submodule(name), gains.get(name)
         if name in beside:
-            module.register_forward_hook(_Branch(delta, gain, name, reached))
+            module.register_forward_hook(_Branch(delta, gain))
         else:
-            parametrize.register_parametrization(module, weight_name(module), _Composed(delta, name, reached))
+            parametrize.register_parametrization(module, weight_name(module), _Composed(delta))
         if delta.bias is not None:
-            module.register_forward_hook(_Shift(delta.bias, delta.scale, gain))
+            bias = bias_name(module)
+            if name not in beside and isinstance(module._parameters.get(bias), Tensor):
+                # the layer may never be called: an nn.MultiheadAttention hands its projection's weights to a function
+                parametrize.register_parametrization(module, bias, _Moved(delta.bias, delta.scale))
+            else:
+                module.register_forward_hook(_Shift(delta.bias, delta.scale, gain))
     for name, tensor in adapter.modules_to_save.items():
         _replace(backbone, name, tensor)
     for name, module in backbone.named_modules():
@@ -62,19 +68,20 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterab
             module.eval()
             # on the instance: `plugged.train()` asks each module in turn, and this one declines
             object.__setattr__(module, "train", MethodType(_stay, module))
-    watch(plugged, adapter, beside, reached)
+    watch(plugged, base, adapter, beside)
     return plugged
 
 
 def merge_weights(base: nn.Module, adapter: Adapter, *, check: bool = True) -> nn.Module:
-    """Returns a plain model of merged weights, as they are now: for attacking and serving. No hooks, no gradients.
+    """Returns a plain model of merged weights, as they are now: for attacking and serving. No gradients.
 
     It shares the base's unchanged parameters and copies its buffers; later training of the adapter does not move it.
-    Raises as `plug` does.
+    Raises as `plug` does, at the first batch too; from then on it has no hooks.
     """
     check_fits(base, adapter, hashed=check)
     merged_model = copy_model(base, share=True)
     update_merged(merged_model, base, adapter)
+    watch(merged_model, base, adapter)
     return merged_model
 
 
@@ -99,10 +106,10 @@ def _merge_one(module: nn.Module, source: nn.Module, weight: Tensor, delta: Delt
     merged = merged.add_(delta.weight().detach()) if delta.magnitude is None else delta.changed(merged).detach()
     module.register_parameter(weight_name(module), nn.Parameter(merged, requires_grad=False))
     if delta.bias is not None:
-        own = source.bias
+        own = source._parameters.get(bias_name(source))
         shift = (delta.bias.detach() * delta.scale).to(merged.dtype)
         bias = own.detach() + shift if isinstance(own, Tensor) else shift
-        module.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
+        module.register_parameter(bias_name(module), nn.Parameter(bias, requires_grad=False))
 
 
 def _is_beside(backbone: nn.Module, name: str, delta: Delta) -> bool:
@@ -144,18 +151,14 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
 class _Branch:
     """Adds B(A x) to a layer's output: cheaper to train than a changed weight, which pays for its full gradient.
 
-    `gain` multiplies the output's channels, where the layer's own weights hold the normalisation behind it. The `name` of
-    the layer is added to `reached` when a forward pass comes by.
+    `gain` multiplies the output's channels, where the layer's own weights hold the normalisation behind it.
     """
 
     delta: Delta
     gain: Tensor | None
-    name: str
-    reached: set[str]
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (x,) = args
-        self.reached.add(self.name)
         branch = self._through(module, x, self.delta.a, self.delta.b)
         if self.delta.init_factors is not None:
             branch = branch - self._through(module, x, *self.delta.init_factors)
@@ -176,13 +179,23 @@ class _Branch:
 class _Composed(nn.Module):
     """The changed weight itself, where a branch would be wrong."""
 
-    def __init__(self, delta: Delta, name: str, reached: set[str]) -> None:
+    def __init__(self, delta: Delta) -> None:
         super().__init__()
-        self.delta, self.name, self.reached = delta, name, reached
+        self.delta = delta
 
     def forward(self, weight: Tensor) -> Tensor:
-        self.reached.add(self.name)
         return self.delta.changed(weight)
+
+
+class _Moved(nn.Module):
+    """The changed bias itself."""
+
+    def __init__(self, shift: Tensor, scale: float) -> None:
+        super().__init__()
+        self.shift, self.scale = [shift], scale  # in a list: it is the adapter's, no parameter of the model
+
+    def forward(self, bias: Tensor) -> Tensor:
+        return bias + (self.shift[0] * self.scale).to(bias.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from loradar.core.checks import check_images, check_labels
 from loradar.core.errors import BadConfigError
 from loradar.core.losses import cross_entropy, margin
-from loradar.core.modules import check_logits, evaluating
+from loradar.core.modules import answers_of, check_logits, evaluating
 from loradar.core.types import Images, Labels, Logits
 
 # images in one forward pass, by their pixels (height * width): 64 images of 32 x 32 stay in a processor's cache
@@ -52,7 +52,7 @@ def images_at_once(x: Images) -> int:
 
 def logits_of(model: nn.Module, x: Images) -> Logits:
     """(batch, classes), in single precision at least: half precision rounds small losses to 0."""
-    logits = check_logits(model(x))
+    logits = check_logits(model(x), len(x))
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 
@@ -143,8 +143,8 @@ def kept(objective: Objective, last: Images) -> Images:
 
 
 def fooled_by(logits: Logits, y: Labels) -> Tensor:
-    """(batch,) bool: the answer is wrong. A model that answers NaN is wrong, whatever stands first."""
-    return (logits.argmax(1) != y) | logits.isnan().any(1)
+    """(batch,) bool: the answer is wrong. A model whose logits are not finite is wrong, whatever stands first."""
+    return answers_of(logits) != y
 
 
 def check_divergence_starts_at_random(loss: str, *, random_start: bool) -> None:

@@ -132,11 +132,16 @@ def summary(page: Path) -> Output:
 
 
 def fitted(result: "Fitted", folder: Path) -> Output:
-    """Which members were blended, how large the adapter is, and how long each step took."""
+    """Which members were blended, how images that its head did not see are answered, and how long each step took."""
+    from loradar.cli.show import percent
+    from loradar.evaluation import NO_ATTACK, short_names
+    from loradar.fewshot.pools import BASE
+
     weights = {name: weight for name, weight in result.weights.items() if weight}
+    blend = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
     facts = {
         "classes": ", ".join(result.adapter.card.classes),
-        "blend": ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items()),
+        "blend": blend or "none; the base is as it was, under a new head",
         "time": ", ".join(f"{name} {value:.2f} s" for name, value in result.seconds.items()),
     }
     if result.rate is not None:
@@ -151,11 +156,23 @@ def fitted(result: "Fitted", folder: Path) -> Output:
         "adapter": folder,
         "classes": list(result.adapter.card.classes),
         "weights": weights,
+        "held_out": [dataclasses.asdict(row) for row in result.held_out],
+        "on_copies": result.on_copies,
         "seconds": result.seconds,
         "learning_rate": result.rate,
         "truncation_error": result.error,
     }
-    return Output(text=[Facts(facts), f"adapter: {folder}"], data=data)
+    images = "copies of the support (too high as a rule)" if result.on_copies else "support, each left out in turn"
+    names = short_names(row.attack for row in result.held_out)
+    table = Rows(
+        ("model", images, "right (95 % interval)", "n"),
+        [
+            (row.model, "clean" if row.attack == NO_ATTACK else names[row.attack], percent(row), row.total)
+            for row in result.held_out
+            if result.weights or row.model != BASE
+        ],
+    )
+    return Output(text=[Facts(facts), table, f"adapter: {folder}"], data=data)
 
 
 def answered(answers: "Sequence[Answer]") -> Output:

@@ -125,9 +125,9 @@ def _watch(
     key: Key = None,
 ) -> None:
     """Classify images as they arrive in a folder; the level of alarm follows the traffic. Stop with Ctrl-C."""
-    from loradar.guard.traffic import pictures_below
+    from loradar.guard.traffic import arrivals
 
-    pictures_below(incoming)
+    arrivals(incoming)
     if events is not None:
         _append(events, "")  # fails now, not at the first alarm
     traffic = _open(folder, base, level, window, key=key)
@@ -155,14 +155,20 @@ def _open(
 
 
 def _stream(traffic: "Traffic", incoming: Path, every: float, once: bool) -> "Iterator[tuple[Finding, list[Event]]]":
-    """Findings as files come; one that cannot be read is named on standard error and skipped."""
-    from loradar.guard.traffic import classify, pictures_below
+    """Findings as files come, and anew where one has changed; what is no picture is named on standard error, once per state."""
+    from loradar.data.pictures import is_note
+    from loradar.guard.traffic import arrivals, classify
 
-    done: set[Path] = set()
+    known: dict[Path, tuple[int, ...]] = {}
     while True:
-        new = [path for path in pictures_below(incoming) if path not in done]
+        # states are of before the reading: what is written meanwhile is read again
+        found = arrivals(incoming)
+        new = [path for path, state in found.items() if known.get(path) != state]
+        known = found
         for path in new:
-            done.add(path)
+            if is_note(path):
+                note(f"skipped: {path} is no picture by its name", style="yellow")
+                continue
             try:
                 yield from classify(traffic, [path])
             except BadDataError as error:

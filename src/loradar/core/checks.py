@@ -9,7 +9,12 @@ from loradar.core.types import Images, Labels
 
 
 def check_images(x: Images) -> None:
-    """Raises BadImagesError unless `x` is (batch, channels, height, width), floating point, finite, in [0, 1]."""
+    """Raises BadImagesError unless `x` is a dense tensor (batch, channels, height, width) of finite floats in [0, 1]."""
+    if x.layout != torch.strided or x.is_meta:
+        kind = "on the device 'meta', which holds no values" if x.is_meta else f"of layout {x.layout}"
+        raise BadImagesError(
+            f"images are {kind}; expected a dense tensor of values" + ("" if x.is_meta else ": x.to_dense()")
+        )
     if x.ndim != 4:
         hint = "; a single image is x[None]" if x.ndim == 3 else ""
         raise BadImagesError(f"images have shape {tuple(x.shape)}; expected (batch, channels, height, width){hint}")
@@ -45,7 +50,7 @@ def as_images(x: object, *, input_size: tuple[int, int, int] | None = None) -> I
         raise BadImagesError(
             f"images are a {type(x).__name__}; expected a tensor or numpy array (batch, channels, height, width)"
         )
-    images = x.float() if x.is_floating_point() else x
+    images = x.float() if x.is_floating_point() and x.layout == torch.strided else x
     if input_size is not None and images.ndim == 4 and images.shape[1:] != input_size:
         found, expected = ("x".join(map(str, size)) for size in (images.shape[1:], input_size))
         channels_last = images.shape[1:] == (*input_size[1:], input_size[0])

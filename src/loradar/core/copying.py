@@ -1,11 +1,13 @@
 """Copies of models that others wrote. What a copy computes must not come from the original, or it is refused by name."""
 
+import contextlib
 import copy
 import functools
 import threading
 import weakref
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from types import FunctionType, MethodType
+from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ _FUNCTIONS = (FunctionType, functools._lru_cache_wrapper, weakref.ref)
 # without effect on what a module computes; torch leaves the compiled call out of its copies
 _HARMLESS = {"_compiled_call_impl", "extra_repr", "_state_dict_hooks", "_state_dict_pre_hooks"}
 _HARMLESS |= {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_parameters", "_buffers", "_modules"}
+# kept by torch's recurrent layers, whose copies make their own
+_HARMLESS |= {"_flat_weight_refs"}
 _SIMPLE = (str, bytes, int, float, type, type(None))
 
 
@@ -66,6 +70,8 @@ def _prepare(
     for part in _parts(value, own):
         if isinstance(part, _LOCKS):
             memo[id(part)] = type(part)() if isinstance(part, _LOCKS[1]) else threading.Lock()
+        elif isinstance(part, ModuleType):
+            memo[id(part)] = part
         elif isinstance(part, Tensor) and not part.is_leaf:
             memo[id(part)] = part.detach().clone()
         elif isinstance(part, _FUNCTIONS):
@@ -79,7 +85,7 @@ def _prepare(
 
 
 def _is_empty(value: object) -> bool:
-    return isinstance(value, dict | list | tuple | set) and not value
+    return type(value) in (dict, OrderedDict, list, tuple, set) and not value
 
 
 def _parts(value: object, own: set[int]) -> Iterator[object]:
@@ -97,16 +103,28 @@ def _parts(value: object, own: set[int]) -> Iterator[object]:
 
 def _held(part: object) -> Iterable[object]:
     if isinstance(part, dict):
-        return [*part.keys(), *part.values()]
-    if isinstance(part, list | tuple | set | frozenset):
-        return list(part)
+        return [*part.keys(), *part.values(), *_attributes(part)]
+    if isinstance(part, list | tuple | set | frozenset | deque):
+        return [*part, *_attributes(part)]
     if isinstance(part, functools.partial):
         return [part.func, *part.args, *part.keywords.values()]
     if isinstance(part, MethodType):
         return [part.__func__, part.__self__]
-    if isinstance(part, (*_FUNCTIONS, Tensor)):
+    if isinstance(part, (*_FUNCTIONS, Tensor, ModuleType)):
         return []
-    return list(getattr(part, "__dict__", {}).values())
+    return _attributes(part)
+
+
+def _attributes(part: object) -> list[object]:
+    """The values in the `__dict__` and the slots of an object."""
+    held = list(getattr(part, "__dict__", {}).values())
+    for kind in type(part).__mro__:
+        for slot in vars(kind).values():
+            # slots by their descriptors: nothing of the user's is called
+            if isinstance(slot, MemberDescriptorType):
+                with contextlib.suppress(AttributeError):  # a slot that was never filled
+                    held.append(slot.__get__(part))
+    return held
 
 
 def _reaches(function: Any, own: set[int]) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from loradar.core.errors import BadConfigError, BadTargetError, did_you_mean
-from loradar.core.types import Logits
+from loradar.core.types import Labels, Logits
 
 _MIDDLE_STRIDE = 8
 
@@ -49,18 +49,33 @@ def take_logits(output: object) -> Logits:
     return cast(Logits, output)
 
 
-def check_logits(output: object) -> Logits:
-    """Returns the logits (batch, classes) of what a model gave back, of two classes or more.
+def answers_of(logits: Logits) -> Labels:
+    """Returns the likeliest class of each row; -1, which no label equals, where the largest logit is NaN or infinite.
+
+    A class that a model excludes by a logit of minus infinity leaves the others as they are.
+
+    >>> answers_of(torch.tensor([[0.0, 1.0], [torch.nan, 1.0], [torch.inf, 0.0], [-torch.inf, 0.0]])).tolist()
+    [1, -1, -1, 1]
+    """
+    return logits.argmax(1).masked_fill(~logits.amax(1).isfinite(), -1)
+
+
+def check_logits(output: object, count: int | None = None) -> Logits:
+    """Returns the logits (batch, classes) of what a model gave back for `count` images, of two classes or more.
 
     The logits of a dictionary, of a ModelOutput of transformers and of a named tuple are taken by that name. Raises
     BadConfigError for anything else, in one line that says how to mend the model: another container, maps, a single
-    column, and whole numbers, which are answers and have no gradient.
+    column, another number of rows than images, sparse tensors, and whole numbers, which are answers and have no gradient.
     """
     logits = take_logits(output)
     if not isinstance(logits, Tensor):
         raise BadConfigError(f"the model gives {_said(logits)}; expected logits (batch, classes)")
     if not logits.is_floating_point():
         raise BadConfigError(f"the model gives {logits.dtype}; expected logits of a float type, before any argmax")
+    if logits.layout != torch.strided:
+        raise BadConfigError(
+            f"the model gives a tensor of layout {logits.layout}; expected a dense one: logits.to_dense()"
+        )
     shape = tuple(logits.shape)
     if len(shape) == 2 and not shape[1]:
         raise BadConfigError(f"the model gives shape {shape}, of no class; expected logits of two classes or more")
@@ -72,6 +87,11 @@ def check_logits(output: object) -> Logits:
     if len(shape) != 2:
         mend = "add nn.Flatten() behind it" if shape[2:] and set(shape[2:]) == {1} else "pool it first"
         raise BadConfigError(f"the model gives shape {shape}; expected logits (batch, classes): {mend}")
+    if count is not None and len(logits) != count:
+        mend = ": transpose them" if shape[1] == count else ""
+        raise BadConfigError(
+            f"the model gives logits of shape {shape} for {count} images; expected a row for each{mend}"
+        )
     return logits
 
 

@@ -34,6 +34,16 @@ def visible_folders(root: Path) -> list[Path]:
     return [root / entry.name for entry in _entries(root) if entry.is_dir()]
 
 
+def visible_files(root: Path) -> list[Path]:
+    """List what else than folders lies in `root`, without hidden files."""
+    return [root / entry.name for entry in _entries(root) if not entry.is_dir()]
+
+
+def is_note(path: Path) -> bool:
+    """Tell whether a file is what people and systems leave beside pictures, by its name."""
+    return path.suffix.lower() in _NOTES or path.name.lower() in _NOTE_NAMES or path.name.endswith("~")
+
+
 def loose_pictures(root: Path) -> list[Path]:
     """List the files directly in `root` that are pictures by their name."""
     return [root / e.name for e in _entries(root) if Path(e.name).suffix.lower() in SUFFIXES and not e.is_dir()]
@@ -69,12 +79,11 @@ def pictures_below(folder: Path, seen: set[Path]) -> list[Path]:
 
 
 def _is_picture(path: Path, *, is_file: bool) -> bool:
-    name, suffix = path.name.lower(), path.suffix.lower()
-    if suffix in _NOTES or name in _NOTE_NAMES or name.endswith("~"):
+    if is_note(path):
         return False
     if not is_file:
         raise BadDataError(f"{path} is no file that can be read (a broken link?); mend or remove it")
-    if suffix in SUFFIXES or can_open(path):
+    if path.suffix.lower() in SUFFIXES or can_open(path):
         return True
     raise BadDataError(
         f"{path} cannot be read as an image and is no usual note (such as .txt, .json or .csv); convert it (to PNG or "

@@ -10,6 +10,11 @@ from loradar.models import Base
 
 def check_classes(base: Base, source: Source) -> None:
     """Raises BadConfigError where labels of `source` cannot be answers of `base`: another number, or another order."""
+    if not base.num_classes:
+        raise BadConfigError(
+            "the base has no head, so it answers nothing; add num_classes=N to its name for a fresh one, fit one with "
+            "`loradar harden --head new`, or use it for few-shot tasks"
+        )
     if len(source.classes) != base.num_classes:
         raise BadConfigError(
             f"{source.name} has {len(source.classes)} classes, the base {base.num_classes}; expected the same ones"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from loradar.core.checks import check_images, check_labels
 from loradar.core.errors import BadConfigError
 from loradar.core.files import sha256
-from loradar.core.modules import check_logits, evaluating
+from loradar.core.modules import answers_of, check_logits, evaluating
 from loradar.core.randomness import generator
 from loradar.core.types import Attack, Images, Labels, Logits, Progress
 from loradar.evaluation.leak_signs import PlantedAnswers
@@ -47,7 +47,7 @@ def plant(
         return _Asked.of(_logits(model, x_adv, batch_size), labels[rows], x_adv)
 
     # a base that answers nothing (NaN) gets class 0 as what it predicts: some label must be given
-    base_says = _answers(base_logits).clamp_min(0)
+    base_says = answers_of(base_logits).clamp_min(0)
     wrong = _wrong_labels(y, classes, seed)
     planted = [wrong, *_likely_labels(clean, (y, wrong), base_says)]
     everywhere, misses = torch.arange(len(y)), torch.nonzero(base_says != y).squeeze(1)
@@ -59,7 +59,7 @@ def plant(
     digests = list(zip(_digests(x), *(one.digests for one in asked), strict=True))
     return PlantedAnswers(
         y=y,
-        clean=_answers(clean),
+        clean=answers_of(clean),
         labels=labels,
         answers=torch.stack([one.answers for one in asked], 1),
         ranks=torch.stack([one.ranks for one in asked], 1),
@@ -82,7 +82,7 @@ class _Asked:
         planted = logits.gather(1, labels[:, None])
         # what answers NaN ranks nothing
         ranks = (logits > planted).sum(1).masked_fill(logits.isnan().any(1), logits.shape[1])
-        return cls(answers=_answers(logits), ranks=ranks, digests=_digests(x_adv))
+        return cls(answers=answers_of(logits), ranks=ranks, digests=_digests(x_adv))
 
     def with_rows(self, rows: Tensor, others: "_Asked") -> "_Asked":
         """These, but those of `others` at `rows`, (m,) int64."""
@@ -122,13 +122,8 @@ def _logits(model: nn.Module, x: Images, batch_size: int) -> Logits:
     with evaluating(model), torch.no_grad():
         for batch in torch.split(x, batch_size):
             check_images(batch)
-            found.append(check_logits(model(batch.to(device))).float().cpu())
+            found.append(check_logits(model(batch.to(device)), len(batch)).float().cpu())
     return torch.cat(found)
-
-
-def _answers(logits: Logits) -> Tensor:
-    """The likeliest class; -1, which no label equals, where a logit is NaN."""
-    return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
 
 
 def _classes(base: nn.Module, x: Images) -> int:

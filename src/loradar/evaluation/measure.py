@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from loradar.core.checks import check_images, check_labels
 from loradar.core.errors import BadConfigError
-from loradar.core.modules import check_logits, evaluating
+from loradar.core.modules import answers_of, check_logits, evaluating
 from loradar.core.types import Attack, Images, Labels, NullProgress, Progress, Threat
 from loradar.evaluation.intervals import wilson
 
@@ -107,8 +107,9 @@ def device_of(model: nn.Module) -> torch.device:
 def predict(model: nn.Module, images: Images | Iterable[Images], *, batch_size: int = 256) -> Tensor:
     """(n,) int64 answers on the CPU, from one tensor of images or from batches of them.
 
-    The model is asked in eval mode, on its own device. Where its logits hold NaN the answer is -1, which no label
-    equals: a model that breaks is wrong, and the other images still count. Raises BadImagesError.
+    The model is asked in eval mode, on its own device. Where its logits are not finite the answer is -1, which
+    no label equals: a model that breaks is wrong, and the other images still count. Raises BadImagesError, and
+    BadConfigError for an output that is not a row of logits for each image.
     """
     _check_batch_size(batch_size)
     batches = torch.split(images, batch_size) if isinstance(images, Tensor) else images
@@ -117,8 +118,8 @@ def predict(model: nn.Module, images: Images | Iterable[Images], *, batch_size: 
     with evaluating(model), torch.no_grad():
         for batch in batches:
             check_images(batch)
-            logits = check_logits(model(batch.to(device)))
-            answers.append(logits.argmax(1).masked_fill(logits.isnan().any(1), -1).cpu())
+            logits = check_logits(model(batch.to(device)), len(batch))
+            answers.append(answers_of(logits).cpu())
     return torch.cat(answers) if answers else torch.empty(0, dtype=torch.int64)
 
 

@@ -10,18 +10,29 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from loradar.attacks import PGD
+from loradar.attacks import PGD, parse_attack
 from loradar.core.errors import BadConfigError, did_you_mean
-from loradar.core.types import Images, Labels
+from loradar.core.types import Attack, Images, Labels
+from loradar.fewshot.chunks import in_chunks
 from loradar.fewshot.config import BlendConfig
-from loradar.fewshot.heads import CENTROID, Centroids, HeadConfig, TaskClassifier, cosine_logits, cosines, prototypes_of
+from loradar.fewshot.folds import TEMPERATURES
+from loradar.fewshot.heads import (
+    CENTROID,
+    Centroids,
+    HeadConfig,
+    HeadKind,
+    TaskClassifier,
+    cosine_logits,
+    cosines,
+    prototypes_of,
+)
 
-Scoring: TypeAlias = Literal["compactness", "loss", "attacked"]
+Scoring: TypeAlias = Literal["held-out", "compactness", "loss", "attacked"]
 SCORED_UNDER = PGD(eps=4 / 255, step_size=2 / 255, steps=2)
 """What the augmented support is attacked with where members are scored by it. Where it fools no member, the score says
 nothing: small supports of easy tasks."""
-_TEMPERATURES = tuple(2 ** (step / 2) for step in range(24))
-"""What cosines may be multiplied with, from 1 to 2896, where each member has its own."""
+HELD_OUT_UNDER = PGD(eps=4 / 255, step_size=1 / 255, steps=5)
+"""What held-out images are attacked with."""
 _AT_ONCE = 128
 
 
@@ -29,13 +40,17 @@ _AT_ONCE = 128
 class Blending:
     """How members are scored, weighed, merged and trimmed, and the head on top.
 
-    `score`: compactness and separation as in the paper, the loss on the support, or that on the support attacked through the
-    member, each at the temperature that suits the member. `compactness` weighs closeness against separation, in [0, 1]; `beta`
-    is that of the exponential, `top` how many members share the weight, `rank_keep_ratio` the share of singular values
-    that trimming keeps. `members` are those of the pool that take part, all by default.
+    `score`: how images of the support are answered that a head did not see, clean and under `attack`, with a weight of
+    `robust` in [0, 1] on the attacked ones, and the base among the members (see `weights_by_evidence`). Or compactness and
+    separation as in the paper, the loss on the support, or that on the support attacked through the member, each at the
+    temperature that suits the member: then `compactness` weighs closeness against separation, in [0, 1], `beta` is that of the
+    exponential, and `top` how many members share the weight. `rank_keep_ratio` is the share of singular values that trimming
+    keeps. `members` are those of the pool that take part, all by default.
     """
 
     score: Scoring = "compactness"
+    robust: float = 0.5
+    attack: Attack = HELD_OUT_UNDER
     compactness: float = 0.6
     beta: float = 1.0
     top: int = 2
@@ -48,6 +63,10 @@ class Blending:
             raise BadConfigError(
                 f"there is no score {self.score!r}; {did_you_mean(str(self.score), get_args(Scoring))}"
             )
+        if not 0 <= self.robust <= 1:
+            raise BadConfigError(f"robust is {self.robust}; expected a number from 0 (clean accuracy) to 1 (robust)")
+        if not self.attack.traits.whole_batches:
+            raise BadConfigError(f"{self.attack.spec} goes on with some images alone; expected one without restarts")
         if not 0 <= self.compactness <= 1 or not self.beta >= 0 or self.top < 1 or not 0 < self.rank_keep_ratio <= 1:
             raise BadConfigError(
                 f"compactness {self.compactness}, beta {self.beta}, top {self.top}, rank_keep_ratio {self.rank_keep_ratio}; "
@@ -55,15 +74,17 @@ class Blending:
             )
 
     @classmethod
-    def of(cls, config: BlendConfig) -> "Blending":
-        """The settings of a command."""
+    def of(cls, config: BlendConfig, head: HeadKind = "centroid") -> "Blending":
+        """The settings of a command; `head` is what a pool was tuned under."""
         return cls(
             score=config.score,
+            robust=config.robust,
+            attack=parse_attack(config.support_attack),
             compactness=config.compactness,
             beta=config.beta,
             top=config.top,
             rank_keep_ratio=config.rank_keep_ratio,
-            head=HeadConfig(kind=config.head),
+            head=HeadConfig(kind=config.head or head),
         )
 
     def score_of(self, features: Tensor, labels: Labels, prototypes: Tensor) -> float:
@@ -81,7 +102,7 @@ class Blending:
         similar = cosines(features, prototypes)
         if self.score == "attacked":
             # robust features lie closer together: at one scale for all, members would be judged by that alone
-            return max(_log_probability(t * similar, labels, way) for t in _TEMPERATURES)
+            return max(_log_probability(t * similar, labels, way) for t in TEMPERATURES)
         # a row for each class: the mean cosine of its images with every prototype
         by_class = prototypes_of(similar, labels, way)
         own = by_class.diagonal()
@@ -108,7 +129,7 @@ def attacked_score(
     `augmented` holds all of the support, with `labels` (n,), one or more times over.
     """
     with torch.no_grad():
-        prototypes = prototypes_of(member(support).float(), labels, way)
+        prototypes = prototypes_of(in_chunks(member, support).float(), labels, way)
     repeated = labels.repeat(len(augmented) // len(labels))
     classifier = TaskClassifier(member, Centroids(prototypes))
     features = []
@@ -116,7 +137,7 @@ def attacked_score(
         with torch.enable_grad():
             attacked = SCORED_UNDER(classifier, x, y)
         with torch.no_grad():
-            features.append(member(attacked).float())
+            features.append(in_chunks(member, attacked).float())
     return blending.score_of(torch.cat(features), repeated, prototypes)
 
 

@@ -16,7 +16,7 @@ from loradar.fewshot.blending import Blending, Scoring
 from loradar.fewshot.fit import FEW_SHOT, LABELS, FitJob, base_of_task, head_of, open_task, run, task_classifier
 from loradar.fewshot.heads import HeadConfig, HeadKind, TaskClassifier
 from loradar.fewshot.inputs import Array, Shape, as_images, as_labels, check_features, codes_of, opened
-from loradar.fewshot.pools import PoolModels, open_pool
+from loradar.fewshot.pools import PoolModels, head_of_pool, open_pool
 from loradar.fewshot.transduction import Transduction, TransductiveHead
 from loradar.models import Base
 
@@ -31,12 +31,15 @@ class FewShotClassifier:
     Args:
         base: a module from images in [0, 1] to logits, a `Base`, or a spec such as "runs/base". It is never changed.
         pool: an `AdapterPool` on that base, a folder that `loradar meta-tune` wrote, or None for the untuned base.
-        head: "ridge" regression on features of length 1, or "centroid" (class means, as in the paper).
-        member_score: what members are chosen by: "attacked" (stay right on the support when it is attacked), "compactness" (as
-            in the paper: better on clean images like those of the tuning, weaker under attack), or "loss".
+        head: "ridge" regression on features of length 1, or "centroid" (class means, as in the paper). By default what the
+            pool was tuned under, ridge without a pool.
+        robust: the dial from the best clean accuracy, 0, to the most robust, 1.
+        member_score: what members are chosen by: "held-out" (answers to images of the support that were left out, clean and
+            attacked, with the base among the members), "attacked" (stay right on the support when it is attacked),
+            "compactness" (as in the paper: better on clean images like those of the tuning, weaker under attack), or "loss".
         compactness: weight of closeness against separation in a score by compactness, in [0, 1].
         beta: how much better scores weigh more, 0 or more.
-        top: how many members are blended.
+        top: how many members are blended, but for "held-out".
         rank_keep_ratio: share of the singular values that are kept of the blended weights, in (0, 1].
         n_augmentations: augmented copies of the support that members are scored on.
         features: "head", what the base's classification layer sees, or "output", the output (n, d) of a base that is no
@@ -44,8 +47,6 @@ class FewShotClassifier:
         transductive: answer all images of a call together. Better for many images of several classes, under corruptions
             above all; worse where all are of one class.
         seed: seeds the augmentation.
-
-    The defaults are those of the staged experiment (`docs/figures.md`); the command line's are the paper's.
 
     Attributes:
         classes_: the labels, sorted.
@@ -66,12 +67,13 @@ class FewShotClassifier:
         base: nn.Module | Base | str,
         pool: AdapterPool | Path | str | None = None,
         *,
-        head: HeadKind = "ridge",
-        member_score: Scoring = "attacked",
+        head: HeadKind | None = None,
+        robust: float = 0.5,
+        member_score: Scoring = "held-out",
         compactness: float = 0.6,
         beta: float = 1.0,
         top: int = 2,
-        rank_keep_ratio: float = 0.9,
+        rank_keep_ratio: float = 1.0,
         n_augmentations: int = 2,
         features: Literal["head", "output"] = "head",
         transductive: bool = False,
@@ -80,6 +82,7 @@ class FewShotClassifier:
         self.base = base
         self.pool = pool
         self.head = head
+        self.robust = robust
         self.member_score = member_score
         self.compactness = compactness
         self.beta = beta
@@ -115,14 +118,6 @@ class FewShotClassifier:
             BadDataError: labels that are none, or too few classes.
             WrongBaseError: a pool of another base.
         """
-        blending = Blending(
-            score=self.member_score,
-            compactness=self.compactness,
-            beta=self.beta,
-            top=self.top,
-            rank_keep_ratio=self.rank_keep_ratio,
-            head=HeadConfig(kind=self.head, transduction=Transduction() if self.transductive else None),
-        )
         model, size = opened(self.base)
         x = as_images(x_support, size, "the base")
         labels = as_labels(y_support, len(x))
@@ -130,6 +125,16 @@ class FewShotClassifier:
         if len(classes) < 2:
             raise BadDataError(f"the support has 1 class, {classes.tolist()[0]!r}; a task needs 2 or more")
         pool = open_pool(Path(self.pool)) if isinstance(self.pool, str | Path) else self.pool
+        head, transduction = self.head or head_of_pool(pool), Transduction() if self.transductive else None
+        blending = Blending(
+            score=self.member_score,
+            robust=self.robust,
+            compactness=self.compactness,
+            beta=self.beta,
+            top=self.top,
+            rank_keep_ratio=self.rank_keep_ratio,
+            head=HeadConfig(kind=head, transduction=transduction),
+        )
         if self.features not in ("head", "output") or (self.features == "output" and pool is not None):
             raise BadConfigError(f"features is {self.features!r}; expected 'head', or, without a pool, 'output'")
         try:

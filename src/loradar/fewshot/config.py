@@ -7,6 +7,8 @@ from pydantic import Field
 
 from loradar.core.config import BASE, BATCH_SIZE, DATA, REPORT_FOLDER, Count, RunConfig
 
+POOL = "Folder of a pool, as meta-tune writes it."
+
 
 class MetaTuneConfig(RunConfig):
     """Meta-tunes a pool of adapters on few-shot tasks, each against its own eps, and the baselines beside it."""
@@ -77,26 +79,41 @@ class BlendConfig(RunConfig):
     """Settings of every command that blends a pool."""
 
     base: str | None = Field(None, description="The base. Default: the one that the pool was tuned on.")
-    pool: Path = Field(..., description="Folder of a pool, as meta-tune writes it.")
-    score: Literal["compactness", "loss", "attacked"] = Field(
-        "compactness",
-        description="Score of a member: compactness as in the paper, its loss on the support, or on the attacked support.",
+    score: Literal["held-out", "compactness", "loss", "attacked"] = Field(
+        "held-out",
+        description="Score of a member: its answers to images of the support that were left out, with the base as a member; "
+        "or, without the base, compactness as in the paper, its loss on the support, or on the attacked support.",
+    )
+    robust: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Score held-out: the dial between the best clean accuracy (0) and the most robust (1).",
+    )
+    support_attack: str = Field(
+        "pgd:eps=4/255,step_size=1/255,steps=5", description="Score held-out: the attack on left-out images."
     )
     compactness: float = Field(
         0.6, ge=0, le=1, description="Score compactness: weight of closeness against separation."
     )
     beta: float = Field(1.0, ge=0, description="How strongly better scores gain weight; 0 weighs all alike.")
-    top: int = Field(2, ge=1, description="Members to blend.")
-    rank_keep_ratio: float = Field(0.9, gt=0, le=1, description="Share of the singular values that truncation keeps.")
-    head: Literal["centroid", "ridge"] = Field(
-        "centroid", description="Classifier of the features: class means, or ridge regression."
+    top: int = Field(2, ge=1, description="Members to blend, but for score held-out.")
+    rank_keep_ratio: float = Field(1.0, gt=0, le=1, description="Share of the singular values that truncation keeps.")
+    head: Literal["centroid", "ridge"] | None = Field(
+        None,
+        description="Classifier of the features: class means, or ridge regression. Default: the pool's, ridge without one.",
     )
-    n_augmentations: int = Field(2, ge=1, description="Augmented copies of the support to score members on.")
+    n_augmentations: int = Field(
+        2,
+        ge=1,
+        description="Augmented copies of the support to score members on (held-out: where a class has one image).",
+    )
 
 
 class FewShotEvalConfig(BlendConfig):
     """Measures the blended pool and every baseline on few-shot tasks of any domain, writes the report."""
 
+    pool: Path = Field(..., description=POOL)
     domain: list[str] = Field(..., min_length=1, description="NAME=SOURCE of the images to make tasks of.")
     in_domain: list[str] = Field([], description="Name of a domain that is like the tuning data; averaged apart.")
     out: Path = Field(Path("runs/few-shot"), description=REPORT_FOLDER)
@@ -129,6 +146,7 @@ class FewShotEvalConfig(BlendConfig):
 class FewShotFitConfig(BlendConfig):
     """Makes an adapter for one task out of a folder of images by class."""
 
+    pool: Path | None = Field(None, description=f"{POOL} Default: none; the base stays as it is.")
     support: str = Field(..., description="A folder with a folder of images per class, or any other source.")
     out: Path = Field(Path("runs/task"), description="Folder for the adapter.")
     shot: Count = Field(None, ge=1, description="Images of each class to use. Default: all.")

@@ -16,11 +16,23 @@ from torch import Tensor, nn
 
 from loradar.adapters import Adapter, add_weighted, truncate_spectrum
 from loradar.core.errors import BadConfigError
-from loradar.core.types import Images, NullProgress, ProgressBar
+from loradar.core.types import Attack, Images, NullProgress, ProgressBar
 from loradar.data import varied
 from loradar.fewshot.blending import Blending, attacked_score
-from loradar.fewshot.heads import CENTROID, HeadConfig, MeanLogits, TaskClassifier, cosine_logits, prototypes_of
-from loradar.fewshot.pools import FeatureCache, PoolModels, features_of
+from loradar.fewshot.choosing import Evidence, evidence, weights_by_evidence
+from loradar.fewshot.folds import can_be_left_out
+from loradar.fewshot.heads import (
+    CENTROID,
+    HeadConfig,
+    MeanLogits,
+    TaskClassifier,
+    cosine_logits,
+    linear,
+    prototypes_of,
+    unit_weight,
+)
+from loradar.fewshot.held_out import HeldOut, left_out, on_copies
+from loradar.fewshot.pools import BASE, FeatureCache, PoolModels, features_of
 from loradar.fewshot.tasks import Task
 
 
@@ -91,6 +103,7 @@ class TaskEngine:
     task: Task
     blends: dict[str, TaskModel] = field(default_factory=dict)
     attacked_scores: dict[str, float] = field(default_factory=dict)
+    judged: dict[tuple[str, HeadConfig, str], Evidence] = field(default_factory=dict)
 
     def fixed(self, name: str, head: HeadConfig = CENTROID) -> TaskModel:
         """Raises BadConfigError for weights that the pool's folder does not hold."""
@@ -100,11 +113,28 @@ class TaskEngine:
 
     def head(self, model: TaskModel) -> nn.Module:
         """Makes the head of the support: from the model's features (m, d) to logits (m, way)."""
+        return model.head(self._support_features(model), self.task.support_labels, self.task.way)
+
+    def _shipped_head(self, model: TaskModel) -> nn.Module:
+        """The head as an adapter holds it, where it can: what is attacked is what is plugged."""
+        if model.head.transduction is not None or model.head.last is not None:
+            return self.head(model)
+        return linear(self.linear_weight(model))
+
+    def linear_weight(self, model: TaskModel) -> Tensor:
+        """Makes the head of the support as one linear layer without a bias, (way, d), as an adapter holds it.
+
+        Its answers are those of `head` without transduction, its logits on the scale that suits held-out images.
+        """
+        plain = dataclasses.replace(model, head=dataclasses.replace(model.head, transduction=None))
+        held_out, _ = self.held_out(plain)
+        return unit_weight(self.head(plain)) * (held_out.temperature / held_out.length)
+
+    def _support_features(self, model: TaskModel) -> Tensor:
+        """(n, d)"""
         if model.is_fixed:
-            features = self.cache.features(model.name, self.task.episode.support)
-        else:
-            features = features_of(model.features, self.task.support)
-        return model.head(features, self.task.support_labels, self.task.way)
+            return self.cache.features(model.name, self.task.episode.support)
+        return features_of(model.features, self.task.support)
 
     def prototypes(self, name: str) -> Tensor:
         """Returns the prototypes (way, d) under fixed weights."""
@@ -117,9 +147,41 @@ class TaskEngine:
         found = [self.cache.features(name, self.task.episode.support, copy=1 + i) for i in range(count)]
         return torch.cat(found), self.task.support_labels.repeat(count)
 
+    def held_out(self, model: TaskModel) -> tuple[HeldOut, Images]:
+        """Returns how the head of `model` answers images that it did not see, and these images.
+
+        They are those of the support, each left out in turn; or augmented copies of them, where a class has one image.
+        """
+        task, head = self.task, dataclasses.replace(model.head, transduction=None)
+        labels, way = task.support_labels, task.way
+        features = self._support_features(model)
+        if can_be_left_out(labels, way):
+            return left_out(head, features, labels, way), task.support
+        copies = torch.cat([varied(task.support, self.models.seed + 1 + i) for i in range(self.models.n_augmentations)])
+        seen = self.augmented(model.name)[0] if model.is_fixed else features_of(model.features, copies)
+        return on_copies(head, features, labels, way, seen), copies
+
+    def evidence(self, model: TaskModel, attack: Attack) -> Evidence:
+        """Asks `model` for images of the support that its head did not see, as they are and attacked."""
+        key = model.name, model.head, attack.spec
+        if key not in self.judged:
+            held_out, images = self.held_out(model)
+            models = self.models
+            member = models.optimized_fixed(model.name) if model.is_fixed else models.optimized(model.features)
+            self.judged[key] = evidence(held_out, images, member, attack)
+        return self.judged[key]
+
     def weights(self, blending: Blending) -> dict[str, float]:
-        """Computes the share of each member in the blend for this task, by the support alone."""
+        """Computes the share of each member in the blend for this task, by the support alone.
+
+        By held-out images the untuned base is one of the members.
+        """
         names = list(blending.members or self.models.members)
+        if blending.score == "held-out":
+            found = {name: self.evidence(self.fixed(name, blending.head), blending.attack) for name in (BASE, *names)}
+            return weights_by_evidence(
+                found, robust=blending.robust, images=len(self.task.support), seed=self.models.seed
+            )
         scores = [self._score(blending, name) for name in names]
         return dict(zip(names, blending.weights_of(torch.tensor(scores)).tolist(), strict=True))
 
@@ -130,18 +192,22 @@ class TaskEngine:
         if name not in self.attacked_scores:
             task, models = self.task, self.models
             copies = torch.cat([varied(task.support, models.seed + 1 + i) for i in range(models.n_augmentations)])
-            member = models.optimized_members[name]
+            member = models.optimized_fixed(name)
             score = attacked_score(blending, member, task.support, copies, task.support_labels, task.way)
             self.attacked_scores[name] = score
         return self.attacked_scores[name]
 
     @torch.no_grad()
     def merged(self, weights: Mapping[str, float], rank_keep_ratio: float, watch: Stopwatch | None = None) -> Adapter:
-        """Blends members: W_res + sum of weight_i B_i A_i, trimmed, as an adapter."""
+        """Blends members: W_res + sum of weight_i B_i A_i, trimmed, as an adapter.
+
+        The share of the base is what the others leave of 1.
+        """
         assert self.models.pool is not None, "only members of a pool have weights"
         watch = watch or Stopwatch()
         with watch("blend"):
-            adapter = add_weighted(self.models.pool, {name: weight for name, weight in weights.items() if weight})
+            members = {name: weight for name, weight in weights.items() if weight and name != BASE}
+            adapter = add_weighted(self.models.pool, members)
         with watch("trim"):
             return truncate_spectrum(self.models.base, adapter, rank_keep_ratio)
 
@@ -149,7 +215,7 @@ class TaskEngine:
         """Returns the model of the blend."""
         used = {name: weight for name, weight in self.weights(blending).items() if weight}
         ratio = blending.rank_keep_ratio
-        if len(used) == 1 and ratio == 1:
+        if set(used) == {BASE} or (len(used) == 1 and ratio == 1):
             return self.fixed(next(iter(used)), blending.head)
         name = f"{used} {ratio:g}"
         if name not in self.blends:
@@ -168,7 +234,7 @@ class TaskEngine:
     def classifier(self, models: Sequence[TaskModel]) -> nn.Module:
         """Makes the task's classifier as it is attacked, in the precision asked for: the mean of the logits of `models`."""
         found: list[nn.Module] = [
-            TaskClassifier(self.models.optimized(model.features), self.head(model)) for model in models
+            TaskClassifier(self.models.optimized(model.features), self._shipped_head(model)) for model in models
         ]
         return found[0] if len(found) == 1 else MeanLogits(found)
 

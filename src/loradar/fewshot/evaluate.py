@@ -16,7 +16,7 @@ from loradar.fewshot.config import FewShotEvalConfig
 from loradar.fewshot.episode import Sampler, parse_setting
 from loradar.fewshot.measuring import Measuring, Results
 from loradar.fewshot.methods import methods, peers
-from loradar.fewshot.pools import FeatureCache, PoolModels, base_of, open_baselines, open_pool
+from loradar.fewshot.pools import FeatureCache, PoolModels, base_of, head_of_pool, open_baselines, open_pool
 from loradar.fewshot.reporting import make_report
 from loradar.fewshot.search import Chooser, search, validation_engines
 from loradar.fewshot.tasks import Domain, named_domain
@@ -104,7 +104,7 @@ def run(job: FewShotEvalJob, *, progress: Progress | None = None) -> FewShotEval
 def _measured(job: FewShotEvalJob, progress: Progress) -> FewShotEvalResult:
     config, models = job.config, job.models
     check_run_settings(config, "episodes", "attacked_episodes", "corrupted_episodes", "fine_tune_episodes", "precision")
-    full = Blending.of(config)
+    full = Blending.of(config, head_of_pool(models.pool))
     setting, sampler = next(iter(job.samplers.items()))
     engines = validation_engines(config, models, sampler, job.search) if job.search else []
     choose = Chooser.fitted(engines) if engines else None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from loradar.core.modules import evaluating
 from loradar.core.types import Images, Labels
+from loradar.fewshot.chunks import in_chunks
 from loradar.fewshot.heads import cosine_logits, prototypes_of
 
 Augment = Callable[[Images, int], Images]
@@ -53,5 +54,5 @@ class FineTuning:
 
 
 def _loss(model: nn.Module, x: Images, varied: Images, y: Labels, way: int) -> Tensor:
-    clean, moved = model(torch.cat([x, varied])).split(len(x))
+    clean, moved = torch.split(in_chunks(model, torch.cat([x, varied])), len(x))
     return F.cross_entropy(cosine_logits(moved, prototypes_of(clean, y, way)), y)

@@ -4,11 +4,11 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from loradar.adapters import (
@@ -29,22 +29,23 @@ from loradar.core.files import check_place
 from loradar.core.leases import lease
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_CONFIG
-from loradar.core.types import Images, Labels, NullProgress, Progress
+from loradar.core.types import Images, Labels, NullProgress, Progress, Threat
 from loradar.data import Source, load_source, varied
-from loradar.evaluation import device_of
+from loradar.evaluation import NO_ATTACK, AccuracyResult, device_of
 from loradar.fewshot.blending import Blending
 from loradar.fewshot.config import FewShotFitConfig
 from loradar.fewshot.engine import Stopwatch, TaskEngine, TaskModel
 from loradar.fewshot.finetune import FineTuning
-from loradar.fewshot.heads import Centroids, HeadConfig, HeadKind, Ridge, TaskClassifier
-from loradar.fewshot.pools import BASE, FeatureCache, PoolModels, base_of, open_pool
-from loradar.fewshot.tasks import Task, first_of_each
+from loradar.fewshot.folds import can_be_left_out
+from loradar.fewshot.heads import HeadConfig, HeadKind, TaskClassifier, linear
+from loradar.fewshot.pools import BASE, FeatureCache, PoolModels, base_of, head_of_pool, open_pool
+from loradar.fewshot.tasks import Task, first_of_each, in_order
 from loradar.fewshot.transduction import Transduction
 from loradar.models import Base, open_base, skip_padding
 
-FEW_SHOT, HEAD, LABELS = "few_shot", "head_kind", "labels"
-"""What a card's data call the weights of the members, the kind of the head, and the labels that the classes stand for where
-these are not the card's own names."""
+FEW_SHOT, HEAD, LABELS, HELD_OUT = "few_shot", "head_kind", "labels", "held_out"
+"""What a card's data call the weights of the members, the kind of the head, the labels that the classes stand for where
+these are not the card's own names, and the right answers to images that the head did not see."""
 MOST_TUNED = 500
 """Images that are fine-tuned on at once: the largest support of PMF's variable tasks."""
 
@@ -53,12 +54,16 @@ MOST_TUNED = 500
 class Fitted:
     """A task's adapter, and the classifier that it makes of the base: images (n, c, h, w) to logits (n, way).
 
-    Also the weight of each member, none without a pool; seconds of each step; the relative error of truncation, if any; the
-    rate that fine-tuning chose, if it was asked for: at 0 the blend was left as it is.
+    Also how it ("task") and the untuned base answer images of the support that their heads did not see, clean and attacked:
+    each was left out in turn, or, with `on_copies`, altered copies stand for them, since a class has one image, and the
+    accuracy is too high as a rule. And the weight of each member, none without a pool; seconds of each step; the relative
+    error of truncation, if any; the rate that fine-tuning chose, if it was asked for: at 0 the blend was left as it is.
     """
 
     adapter: Adapter
     classifier: TaskClassifier
+    held_out: tuple[AccuracyResult, ...]
+    on_copies: bool
     weights: dict[str, float]
     seconds: dict[str, float]
     error: float | None
@@ -98,8 +103,13 @@ def resolve(
     """
     if config.fine_tune and config.rank is not None:
         raise BadConfigError("fine_tune moves every weight, and rank asks for a low-rank blend; give one of the two")
-    pool = open_pool(config.pool) if pool is None else pool
-    spec = config.base or (base_of(config.pool) if base is None else "")
+    if pool is None and config.pool is not None:
+        pool = open_pool(config.pool)
+    spec = config.base or ""
+    if not spec and base is None:
+        if config.pool is None:
+            raise BadConfigError("there is neither a base nor a pool; give --base, or the --pool that was tuned on it")
+        spec = base_of(config.pool)
     base = open_base(spec, config.device) if base is None else base
     find_head(base.model)  # an adapter holds one
     source = load_source(config.support, size=base.input_size[1:]) if source is None else source
@@ -113,7 +123,7 @@ def resolve(
     )
     return FitJob(
         models=models,
-        blending=Blending.of(config),
+        blending=Blending.of(config, head_of_pool(pool)),
         x=x,
         y=y,
         classes=source.classes,
@@ -140,16 +150,17 @@ def run(job: FitJob, *, progress: Progress | None = None) -> Fitted:
 
 def _fit(job: FitJob, progress: Progress | None) -> Fitted:
     models, way = job.models, len(job.classes)
-    x, y = job.x.to(models.device), job.y.to(models.device)
+    x, y = (part.to(models.device) for part in in_order(job.x, job.y))
     task = Task.of_support(x, y, way)
     engine = TaskEngine(models=models, cache=FeatureCache(models=models, fetch=lambda i: x[i.to(x.device)]), task=task)
-    steps = (3 if models.pool else 0) + 1 + job.fine_tune
+    steps = (3 if models.pool else 0) + 2 + job.fine_tune
     watch = Stopwatch(bar=(progress or NullProgress()).task("fit", steps, "steps"))
     weights: dict[str, float] = {}
     adapter, error, rate = init_adapter(models.base, target_modules=(), head=False), None, None
     if models.pool is not None:
-        with watch("features"):
+        with watch("choice"):
             weights = engine.weights(job.blending)
+    if is_blend := any(weight for name, weight in weights.items() if name != BASE):
         adapter = engine.merged(weights, job.blending.rank_keep_ratio, watch)
     if job.rank is not None:
         adapter = truncated(adapter, job.rank)
@@ -158,16 +169,44 @@ def _fit(job: FitJob, progress: Progress | None) -> Fitted:
         with watch("fine-tune"):
             adapter, rate = _tuned(models, adapter, task)
     with watch("head"):
-        features = models.with_adapter(adapter) if models.pool or rate else models.fixed[BASE]
-        model = TaskModel(name="fitted", features=features, is_fixed=False, head=job.blending.head)
+        model = engine.fixed(BASE, job.blending.head)
+        if is_blend or rate:
+            model = dataclasses.replace(model, name="fitted", features=models.with_adapter(adapter), is_fixed=False)
         adapter, head = _with_head(engine, model, adapter, job.classes, weights)
-    adapter = adapter.with_card(data={**adapter.card.data, **job.data})
+    with watch("held-out images"):
+        own = _held_out("task", engine, model, job.blending)
+        held_out = own + _held_out(BASE, engine, engine.fixed(BASE, job.blending.head), job.blending)
+    on_copies = not can_be_left_out(task.support_labels, task.way)
+    found = {HELD_OUT: {"on_copies": on_copies, "rows": [dataclasses.asdict(row) for row in own]}}
+    adapter = adapter.with_card(data={**adapter.card.data, **found, **job.data})
     if job.out is not None:
         adapter = adapter.with_card(name=job.out.name)
         save(adapter, job.out, models.base)
     classifier = TaskClassifier(model.features, head)
     return Fitted(
-        adapter=adapter, classifier=classifier, weights=weights, seconds=watch.seconds, error=error, rate=rate
+        adapter=adapter,
+        classifier=classifier,
+        held_out=held_out,
+        on_copies=on_copies,
+        weights=weights,
+        seconds=watch.seconds,
+        error=error,
+        rate=rate,
+    )
+
+
+def _held_out(name: str, engine: TaskEngine, model: TaskModel, blending: Blending) -> tuple[AccuracyResult, ...]:
+    found, row = (
+        engine.evidence(model, blending.attack),
+        partial(AccuracyResult.count, model=name, seed=engine.models.seed),
+    )
+    answers: tuple[tuple[str, Threat, torch.Tensor], ...] = (
+        (NO_ATTACK, "clean", found.right),
+        (blending.attack.spec, "adaptive", found.right_attacked),
+    )
+    return tuple(
+        row(attack=attack, threat=threat, correct=int(right.sum()), total=len(right))
+        for attack, threat, right in answers
     )
 
 
@@ -187,20 +226,17 @@ def _with_head(
 ) -> tuple[Adapter, nn.Module]:
     """The adapter with the task's head as its own, if the base has one layer for it; and the head to answer with.
 
-    Of centroids the rows get length 1: the largest logit is then the largest cosine. Neither kind has a bias: the plugged
-    logits are those of the head times the length of the features, the answers the same, a softmax is not.
+    The head is linear and without a bias, so it answers as its rule does for features of length 1; its scale is that of
+    probabilities, as the held-out images have it.
     """
     rule = model.head
     if rule.last is not None:
         raise BadConfigError("an adapter's head reads all features of its base; expected a rule without `last`")
-    head = engine.head(dataclasses.replace(model, head=dataclasses.replace(rule, transduction=None)))
-    if isinstance(head, Centroids):
-        head = Centroids(F.normalize(head.prototypes, dim=1))
+    weight = engine.linear_weight(model)
     data = {**adapter.card.data, FEW_SHOT: weights, HEAD: rule.kind}
     adapter = adapter.with_card(classes=classes, data=data)
     if name := _head_layer(engine.models):
         layer = unwrap(engine.models.base).get_submodule(name)
-        weight = _weight_of(head)
         modules_to_save = {
             **adapter.modules_to_save,
             f"{name}.weight": nn.Parameter(weight.reshape(-1, *layer.get_parameter("weight").shape[1:])),
@@ -208,7 +244,7 @@ def _with_head(
         if layer.bias is not None:
             modules_to_save[f"{name}.bias"] = nn.Parameter(weight.new_zeros(len(weight)))
         adapter = dataclasses.replace(adapter, modules_to_save=modules_to_save).with_card(head=name)
-    return adapter, engine.head(model) if rule.transduction else head
+    return adapter, engine.head(model) if rule.transduction else linear(weight)
 
 
 def _head_layer(models: PoolModels) -> str:
@@ -217,12 +253,6 @@ def _head_layer(models: PoolModels) -> str:
         return ""
     heads = find_heads(models.base)
     return heads[0] if len(heads) == 1 else ""
-
-
-def _weight_of(head: nn.Module) -> torch.Tensor:
-    """(way, d)"""
-    found = head.weight if isinstance(head, Ridge) else head.get_buffer("prototypes")
-    return found.detach().clone()
 
 
 def open_task(folder: Path | str, *, key: str | Path | None = None) -> Adapter:
@@ -255,12 +285,10 @@ def task_classifier(base: nn.Module, adapter: Adapter, support: tuple[Images, La
     features = skip_padding(merge_weights(feature_extractor(base), adapter, check=False)).eval()
     kind = head_of(adapter)
     if support is not None:
-        x, y = support
+        x, y = in_order(*support)
         rule = HeadConfig(kind=kind, transduction=Transduction())
         return TaskClassifier.of(features, rule, x.to(device_of(base)), y.to(device_of(base)), len(card.classes))
-    # the plugged head is linear: it answers times the length of the features, whose softmax says little
-    weight = adapter.modules_to_save[f"{card.head}.weight"].detach().flatten(1)
-    return TaskClassifier(features, Ridge(weight) if kind == "ridge" else Centroids(weight))
+    return TaskClassifier(features, linear(adapter.modules_to_save[f"{card.head}.weight"].detach().flatten(1)))
 
 
 def support_of(source: Source, shot: int | None) -> tuple[Images, Labels]:

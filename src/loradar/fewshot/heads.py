@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from loradar.core.errors import BadConfigError, BadDataError, did_you_mean
 from loradar.core.modules import Wrapper
 from loradar.core.types import Images, Labels, Logits
+from loradar.fewshot.chunks import in_chunks, memory_bound
+from loradar.fewshot.folds import can_be_left_out
+from loradar.fewshot.ridge import PENALTY, chosen_penalty, ridge
 from loradar.fewshot.transduction import Transduction, TransductiveHead
 
 HeadKind: TypeAlias = Literal["centroid", "ridge"]
@@ -25,20 +28,22 @@ SCALE = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """How a head is made of a support. `penalty` is that of ridge, as a share of the mean square length of the unit features
-    about their mean; `last`, if any, so many of the last features are read and the others ignored; with a `transduction`
-    all queries are answered at once.
+    """How a head is made of a support.
+
+    `penalty` is that of ridge, as a share of the mean square length of the unit features about their mean, or None for the one
+    that answers folds of the support best; `last`, if any, so many of the last features are read and the others ignored; with a
+    `transduction` all queries are answered at once.
     """
 
     kind: HeadKind = "centroid"
-    penalty: float = 1.0
+    penalty: float | None = None
     last: int | None = None
     transduction: Transduction | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(HeadKind):
             raise BadConfigError(f"there is no head {self.kind!r}; {did_you_mean(str(self.kind), get_args(HeadKind))}")
-        if not self.penalty > 0:
+        if self.penalty is not None and not self.penalty > 0:
             raise BadConfigError(f"penalty is {self.penalty}; expected a number above 0")
 
     def __call__(self, features: Tensor, labels: Labels, way: int) -> nn.Module:
@@ -49,16 +54,26 @@ class HeadConfig:
         if self.last is not None:
             features = features[:, -self.last :]
         shares = shares_of(labels, way).to(features)
-        make = partial(self._made, shares.mean(0))
+        make = partial(self._made, shares.mean(0), self.penalty_for(features, labels, way))
         if self.transduction is not None:
             head: nn.Module = TransductiveHead(make, features, shares, self.transduction)
         else:
             head = make(features, shares, features.new_ones(len(features)))
         return head if self.last is None else nn.Sequential(Last(self.last), head)
 
-    def _made(self, frequencies: Tensor, features: Tensor, shares: Tensor, weights: Tensor) -> nn.Module:
+    def penalty_for(self, features: Tensor, labels: Labels, way: int) -> float:
+        """Returns the penalty that is set, or the one that suits a support: features (n, d), labels (n,)."""
+        if self.penalty is not None:
+            return self.penalty
+        if self.kind != "ridge" or not can_be_left_out(labels, way):
+            return PENALTY
+        return chosen_penalty(features, labels, shares_of(labels, way).to(features))
+
+    def _made(
+        self, frequencies: Tensor, penalty: float, features: Tensor, shares: Tensor, weights: Tensor
+    ) -> nn.Module:
         if self.kind == "ridge":
-            return Ridge(ridge(features, shares - frequencies, weights, penalty=self.penalty))
+            return Ridge(SCALE * ridge(features, shares - frequencies, weights, penalty=penalty))
         return Centroids(means_of(features, shares * weights[:, None]))
 
 
@@ -120,6 +135,21 @@ class Ridge(nn.Module):
         return F.linear(F.normalize(features, dim=1), self.weight)
 
 
+def unit_weight(head: nn.Module) -> Tensor:
+    """Returns the weight (way, d) that gives the logits of `head`, centroids or ridge, from features of length 1."""
+    if isinstance(head, Centroids):
+        return SCALE * F.normalize(head.prototypes, dim=1)
+    assert isinstance(head, Ridge), "the head of all features that answers one by one"
+    return head.weight
+
+
+def linear(weight: Tensor) -> nn.Linear:
+    """Makes a layer of `weight` (way, d), without a bias and frozen."""
+    layer = nn.Linear(weight.shape[1], len(weight), bias=False, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    return layer
+
+
 class Last(nn.Module):
     """The last `count` of the features (n, d): of a base that shows several stages, those of its last one."""
 
@@ -131,32 +161,10 @@ class Last(nn.Module):
         return features[:, -self.count :]
 
 
-def ridge(features: Tensor, targets: Tensor, weights: Tensor, *, penalty: float = 1.0) -> Tensor:
-    """Weight (way, d) of the regression from features (n, d), each of length 1, to `targets` (n, way), times `SCALE`; image i
-    counts `weights` (n,) times. Targets are the shares of the classes less how frequent each is in the support: the regression
-    has no intercept, and would fit the frequencies along what all features have in common.
-
-    Solved in the n x n form of Bertinetto et al., "Meta-learning with differentiable closed-form solvers" (R2-D2), 2019,
-    section 3.2. Length 1 is ours: how long features are tells little of their class, and the answer is then that of a linear
-    layer without bias, whatever the length. In float64: n may exceed d. Differentiable in features and targets.
-    """
-    exact, counts = F.normalize(features.double(), dim=1), weights.double()[:, None]
-    mean = (counts * exact).sum(0) / counts.sum()
-    spread = (counts * (exact - mean).square()).sum() / counts.sum()
-    # a support of equal images has nothing to learn from: any penalty above 0 then gives zero weights
-    strength = (penalty * spread).clamp_min(1e-6)
-    rows = counts.sqrt() * exact
-    gram = rows @ rows.T
-    penalised = gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    solved = torch.linalg.solve(penalised, counts.sqrt() * targets.double())
-    weight: Tensor = SCALE * solved.T @ rows
-    return weight.to(features)
-
-
 class TaskClassifier(Wrapper):
     """A classifier of one task: `wrapped` maps images to features, `head` those to logits.
 
-    Differentiable in the images, so that it can be attacked.
+    Differentiable in the images, so that it can be attacked, in bounded memory however many they are.
     """
 
     def __init__(self, wrapped: nn.Module, head: nn.Module) -> None:
@@ -168,10 +176,10 @@ class TaskClassifier(Wrapper):
     def of(cls, wrapped: nn.Module, head: HeadConfig, support: Images, labels: Labels, way: int) -> "TaskClassifier":
         """`wrapped` as it is now, under the head of a clean support."""
         with torch.no_grad():
-            return cls(wrapped, head(wrapped(support).float(), labels, way))
+            return cls(wrapped, head(in_chunks(wrapped, support).float(), labels, way))
 
     def forward(self, x: Images) -> Logits:
-        logits: Logits = self.head(self.wrapped(x).float())
+        logits: Logits = self.head(in_chunks(self.wrapped, x).float())
         return logits
 
 
@@ -183,4 +191,5 @@ class MeanLogits(nn.Module):
         self.classifiers = nn.ModuleList(classifiers)
 
     def forward(self, x: Images) -> Logits:
-        return torch.stack([classifier(x) for classifier in self.classifiers]).mean(0)
+        with memory_bound(parts=len(self.classifiers)):
+            return torch.stack([classifier(x) for classifier in self.classifiers]).mean(0)

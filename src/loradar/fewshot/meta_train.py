@@ -1,5 +1,6 @@
 """One training of a meta-tuning: every epoch is kept on disk, the validation tasks choose among them."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,8 +24,10 @@ from loradar.adapters import (
 from loradar.core.leases import lease
 from loradar.core.names import ADAPTER_CONFIG, CHECKPOINT
 from loradar.core.randomness import generator, mix
+from loradar.core.timing import duration, timed
 from loradar.core.types import Attack, Images, Labels, Progress
 from loradar.evaluation import device_of, predict
+from loradar.fewshot.chunks import in_chunks
 from loradar.fewshot.config import MetaTuneConfig
 from loradar.fewshot.episode import Sampler
 from loradar.fewshot.heads import HeadConfig, TaskClassifier
@@ -110,6 +113,8 @@ def _train(member: MetaMember, job: MetaTuneJob, folder: Path, progress: Progres
     adapter = begun.with_card(
         name=member.name, trained_against=_against(member), attack_target="defended" if member.attacks else ""
     )
+    if not (folder / CHECKPOINT).exists():
+        progress.message(_expected(member, job, adapter))
     settings = job.settings
     if is_clean and config.clean_learning_rate is not None:
         settings = dataclasses.replace(settings, learning_rate=config.clean_learning_rate)
@@ -174,15 +179,16 @@ def _drawn(member: MetaMember, seed: int) -> Attack:
 
 
 def _robust_loss(model: nn.Module, task: Task, x_adv: Images, make_head: HeadConfig, config: MetaTuneConfig) -> Tensor:
-    # one pass, and the head anew at every call: the weights may have been moved in between
-    features = model(torch.cat([task.support, task.query, x_adv]))
-    support, query, attacked = features.split([len(task.support), len(task.query), len(x_adv)])
+    # features and head anew at every call: the weights may have been moved in between
+    features = in_chunks(model, torch.cat([task.support, task.query, x_adv]))
+    support, query, attacked = torch.split(features, [len(task.support), len(task.query), len(x_adv)])
     head = make_head(support, task.support_labels, task.way)
     return trades_loss(head(query), head(attacked), task.query_labels, weight=config.adversarial_weight, kl=config.kl)
 
 
 def _clean_loss(model: nn.Module, task: Task, make_head: HeadConfig) -> Tensor:
-    support, query = model(torch.cat([task.support, task.query])).split([len(task.support), len(task.query)])
+    features = in_chunks(model, torch.cat([task.support, task.query]))
+    support, query = torch.split(features, [len(task.support), len(task.query)])
     return nn.functional.cross_entropy(make_head(support, task.support_labels, task.way)(query), task.query_labels)
 
 
@@ -190,15 +196,40 @@ def _measure(member: MetaMember, job: MetaTuneJob, adapter: Adapter) -> tuple[fl
     """The mean shares of right answers of the adapter of the moment on the validation tasks, clean and attacked."""
     merged = merge_weights(job.features, adapter, check=False)
     features = optimize_for_inference(merged, job.config.precision, merge=foldable_conv_bn(job.features))
-    clean, attacked = [], []
-    for index in range(job.config.validation_episodes):
-        task = job.validation.task(job.sampler, index, job.device)
-        model = _classifier(features, task, member.head)
-        clean.append(_share_right(model, task.query, task.query_labels))
-        if member.attacks:
-            x_adv = _drawn(member, mix(job.config.seed, index))(model, task.query, task.query_labels)
-            attacked.append(_share_right(model, x_adv, task.query_labels))
+    found = [_shares(member, job, features, index) for index in range(job.config.validation_episodes)]
+    clean, attacked = ([share for share in shares if share is not None] for shares in zip(*found, strict=True))
     return sum(clean) / len(clean), sum(attacked) / len(attacked) if attacked else None, 1
+
+
+def _shares(member: MetaMember, job: MetaTuneJob, features: nn.Module, index: int) -> tuple[float, float | None]:
+    """The shares of right answers on one validation task, clean and attacked."""
+    task = job.validation.task(job.sampler, index, job.device)
+    model = _classifier(features, task, member.head)
+    clean = _share_right(model, task.query, task.query_labels)
+    if not member.attacks:
+        return clean, None
+    x_adv = _drawn(member, mix(job.config.seed, index))(model, task.query, task.query_labels)
+    return clean, _share_right(model, x_adv, task.query_labels)
+
+
+def _expected(member: MetaMember, job: MetaTuneJob, adapter: Adapter) -> str:
+    """How long a training of `member` will take, from one task of each kind, of a copy of its adapter."""
+    config, twin = job.config, copy.deepcopy(adapter)
+    loss_of = _loss_of(member, job, twin)
+    features = optimize_for_inference(job.features, config.precision, merge=foldable_conv_bn(job.features))
+
+    def step() -> None:
+        gradients = torch.autograd.grad(loss_of(torch.arange(1), config.seed), twin.parameters(), allow_unused=True)
+        # a GPU is waited for
+        [float(gradient.sum()) for gradient in gradients if gradient is not None]
+
+    counts = config.epochs * config.episodes, config.epochs * config.validation_episodes
+    seconds = timed(step), timed(lambda: _shares(member, job, features, 0))
+    total = sum(count * each for count, each in zip(counts, seconds, strict=True))
+    return (
+        f"{member.name}: about {duration(max(1, total))} ({counts[0]:,} tasks of {seconds[0]:.2g} s, {counts[1]:,} validation "
+        f"tasks of {seconds[1]:.2g} s)"
+    )
 
 
 def _classifier(features: nn.Module, task: Task, head: HeadConfig) -> TaskClassifier:

@@ -16,6 +16,7 @@ from loradar.fewshot.episode import parse_setting
 from loradar.fewshot.heads import CENTROID, HeadConfig
 from loradar.fewshot.meta_train import FREE, Kind, MetaMember, MetaTuneJob, train_member
 from loradar.fewshot.pools import targets_of
+from loradar.fewshot.ridge import PENALTY
 from loradar.fewshot.tasks import Domain, first_of_each, split_classes
 from loradar.models import Base, open_base
 from loradar.training import FitSettings
@@ -90,7 +91,7 @@ def plan(config: MetaTuneConfig) -> tuple[MetaMember, ...]:
     if not config.eps_255 or len(set(config.eps_255)) != len(config.eps_255):
         raise BadConfigError(f"budgets are {config.eps_255}; expected one or more, none of them twice")
     attacks = tuple(_attack(config, budget) for budget in config.eps_255)
-    head = HeadConfig(kind=config.head)
+    head = HeadConfig(kind=config.head, penalty=PENALTY)
     found = [
         MetaMember(name=f"eps-{budget:g}", kind="member", attacks=(attack,), head=head)
         for budget, attack in zip(config.eps_255, attacks, strict=True)

@@ -1,14 +1,17 @@
 """The methods that are measured beside each other, and those that take the full one apart."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from loradar.core.types import Attack, Images, Labels
 from loradar.evaluation import predict
 from loradar.fewshot.blending import Blending, Scoring
+from loradar.fewshot.chunks import images_at_once, memory_bound
 from loradar.fewshot.config import FewShotEvalConfig
 from loradar.fewshot.engine import ModelsKey, TaskEngine, TaskModel, attacked_through
 from loradar.fewshot.heads import CENTROID, HeadConfig
@@ -22,6 +25,7 @@ MAIN_METHODS = (FULL, TRANSDUCTIVE, NO_TUNING, CLEAN, RANDOM)
 """The full method, and those that it is to be compared with first."""
 CHOSEN = "single member by a classifier of validation tasks"
 OTHERWISE: dict[Scoring, tuple[str, Scoring]] = {
+    "held-out": ("AMT, members scored under attack", "attacked"),
     "compactness": ("AMT, members scored by loss", "loss"),
     "loss": ("AMT, members scored by compactness", "compactness"),
     "attacked": ("AMT, members scored by compactness", "compactness"),
@@ -181,7 +185,20 @@ def least_right(
     tried = {tuple(model.key for model in part): part for part in attacked_through(models)}
     for key, part in tried.items():
         if key not in crafted:
-            crafted[key] = attack(engine.classifier(part), x, y)
+            crafted[key] = _crafted(engine, part, attack, x, y)
     classifier = engine.classifier(models)
     # whole batches: a transductive head answers them as one
     return min(share(predict(classifier, crafted[key], batch_size=len(x)), y) for key in tried)
+
+
+def _crafted(engine: TaskEngine, models: Sequence[TaskModel], attack: Attack, x: Images, y: Labels) -> Images:
+    classifier = engine.classifier(models)
+    if not attack.traits.layers:
+        return attack(classifier, x, y)
+    # a layer is read in one pass: of the images that fit, or of all where they are answered together
+    count = len(x)
+    if not any(model.head.transduction for model in models):
+        count = max(1, min(images_at_once(model.features, x) for model in models) // len(models))
+    with memory_bound(math.inf):
+        parts = zip(torch.split(x, count), torch.split(y, count), strict=True)
+        return torch.cat([attack(classifier, *part) for part in parts])

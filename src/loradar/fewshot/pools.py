@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -27,6 +26,8 @@ from loradar.core.names import ADAPTER_CONFIG, RUN
 from loradar.core.types import Images
 from loradar.data import varied
 from loradar.evaluation import device_of
+from loradar.fewshot.chunks import in_chunks
+from loradar.fewshot.heads import HeadKind
 from loradar.fewshot.tasks import Domain
 from loradar.models import (
     MultiStageFeatures,
@@ -51,6 +52,12 @@ def open_pool(folder: Path) -> AdapterPool:
     return AdapterPool(found)
 
 
+def head_of_pool(pool: Mapping[str, Adapter] | None) -> HeadKind:
+    """Returns the kind of head that a pool was tuned under, as its cards say; ridge without a pool."""
+    kinds = {adapter.card.data.get("head") for adapter in (pool or {}).values()}
+    return "centroid" if kinds == {"centroid"} else "ridge"
+
+
 def open_baselines(folder: Path) -> dict[str, Adapter]:
     """Loads what was tuned beside a pool, by name; empty where nothing was."""
     return _adapters(folder / BASELINES)
@@ -71,14 +78,15 @@ def base_of(folder: Path) -> str:
 def targets_of(model: nn.Module, asked: Sequence[str]) -> tuple[str, ...]:
     """Returns the layers asked for; else attention and MLP, or all convolutions, if they are most of the model; else auto.
 
-    Convolutions alone are little of a ConvNeXt, and of an MLP-Mixer its patch embedding.
+    Convolutions alone are little of a ConvNeXt, and of an MLP-Mixer or a small transformer its patch embedding.
     """
     if asked:
         return find_targets(model, asked)
     for preset in ("attention+mlp", "all-conv"):
         with suppress(BadTargetError):
             found = find_targets(model, preset)
-            if target_share(model, found) >= LEAST_SHARE:
+            # one layer is no preset: the patch embedding of a small transformer
+            if len(found) > 1 and target_share(model, found) >= LEAST_SHARE:
                 return found
     return find_targets(model, "auto")
 
@@ -100,6 +108,7 @@ class PoolModels:
     n_augmentations: int
     seed: int
     from_output: bool
+    _optimized: dict[str, nn.Module] = field(default_factory=dict, init=False)
 
     @classmethod
     def of(
@@ -154,10 +163,11 @@ class PoolModels:
     def device(self) -> torch.device:
         return device_of(self.features)
 
-    @cached_property
-    def optimized_members(self) -> dict[str, nn.Module]:
-        """Copies of the members for attacking, by name."""
-        return {name: self.optimized(self.fixed[name]) for name in self.members}
+    def optimized_fixed(self, name: str) -> nn.Module:
+        """Returns the copy of fixed weights for attacking, which is made once."""
+        if name not in self._optimized:
+            self._optimized[name] = self.optimized(self.fixed[name])
+        return self._optimized[name]
 
     def optimized(self, features: nn.Module) -> nn.Module:
         """Makes a copy for attacking, in the precision asked for."""
@@ -176,9 +186,8 @@ class PoolModels:
 
 @torch.no_grad()
 def features_of(model: nn.Module, x: Images) -> Tensor:
-    """Computes float32 features (n, d) of images (n, c, h, w) in one pass."""
-    features: Tensor = model(x.to(device_of(model)))
-    return features.float()
+    """Computes float32 features (n, d) of images (n, c, h, w)."""
+    return in_chunks(model, x.to(device_of(model))).float()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

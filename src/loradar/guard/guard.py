@@ -152,19 +152,23 @@ class Guard(nn.Module):
             raise BadConfigError(f"batch_size is {batch_size}; expected 1 or more")
         images, device = as_images(x, input_size=self.input_size), device_of(self)
         with torch.no_grad():
-            parts = [vars(self.verdict(batch.to(device))) for batch in torch.split(images, batch_size)]
+            parts = [vars(self._judge(batch.to(device))) for batch in torch.split(images, batch_size)]
         return Verdict(**{name: torch.cat([part[name] for part in parts], _dim(name)).cpu() for name in parts[0]})
 
     def forward(self, x: Images) -> Logits:
         if not torch.compiler.is_exporting():
-            return self.verdict(as_images(x, input_size=self.input_size)).logits
+            return self.verdict(x).logits
         # NaN lies between nothing either
         valid = ((x >= 0) & (x <= 1)).flatten(1).all(1)
         torch._assert_async(valid.all(), _INVALID)
-        return self.verdict(x).logits.masked_fill(~valid[:, None], torch.nan)
+        return self._judge(x).logits.masked_fill(~valid[:, None], torch.nan)
 
-    def verdict(self, x: Images) -> Verdict:
-        """Runs the full guard on one batch, unchecked and with gradients."""
+    def verdict(self, x: object) -> Verdict:
+        """Runs the full guard on one batch, with gradients, where it lies. Args and errors as `predict`."""
+        return self._judge(as_images(x, input_size=self.input_size))
+
+    def _judge(self, x: Images) -> Verdict:
+        """The same, unchecked."""
         settings = self.settings
         shared = self.shared_features(x)
         base = self.voter_log_probs(0, shared)

@@ -9,7 +9,7 @@ from torch import Tensor
 from loradar.core.errors import BadDataError
 from loradar.core.types import Images
 from loradar.data import read_images
-from loradar.data.folders import SUFFIXES
+from loradar.data.pictures import visible_files
 from loradar.guard.guard import Guard, Verdict
 from loradar.guard.monitor import Event, TrafficMonitor
 from loradar.guard.policy import Level
@@ -92,11 +92,23 @@ def open_traffic(guard: Guard, *, fixed: Level | None = None, window: int = 200)
     return Traffic(guard=guard, monitor=TrafficMonitor(window=window, minimum=min(20, window), fixed=fixed))
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """Lists the image files in `folder` by name, without hidden ones. Raises BadDataError where there is no such folder."""
+def arrivals(folder: Path) -> dict[Path, tuple[int, ...]]:
+    """Maps the files in `folder`, without hidden ones, to their states: with another state a file is to be read anew.
+
+    Raises BadDataError where there is no such folder.
+    """
     if not folder.is_dir():
         raise BadDataError(f"there is no folder {folder}; expected one that images arrive in")
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return {path: _state(path) for path in visible_files(folder)}
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:  # taken away meanwhile, or a link to nothing
+        return ()
+    # the mode too: what could not be read may be allowed later
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode
 
 
 def classify(traffic: Traffic, paths: Sequence[Path], *, batch_size: int = 32) -> Iterator[tuple[Finding, list[Event]]]:

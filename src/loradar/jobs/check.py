@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from loradar.attacks.objectives import gradient
+from loradar.core.modules import check_logits
 from loradar.core.types import Attack, Progress
 from loradar.data import Source, load_source
 from loradar.jobs import audit
@@ -88,9 +90,10 @@ def run(job: audit.AuditJob, *, progress: Progress | None = None) -> CheckResult
 
 def affordable_images(base: Base, seconds: float) -> int:
     """Counts the images that the default attacks can take in about `seconds`, from one timed batch; 50 to 500."""
-    x = torch.rand(8, *base.input_size).to(next(base.model.parameters(), torch.empty(0)).device).requires_grad_()
-    base.model(x[:1])
+    x = torch.rand(8, *base.input_size).to(next(base.model.parameters(), torch.empty(0)).device)
+    with torch.no_grad():
+        base.model(x[:1])
     began = time.perf_counter()
-    torch.autograd.grad(base.model(x).sum(), x)
+    gradient(lambda images: check_logits(base.model(images), len(images)).sum(1), x)
     per_image = (time.perf_counter() - began) / len(x)
     return int(min(MOST, max(LEAST, seconds / (per_image * _PASSES))))

@@ -1,10 +1,10 @@
 """How long a run will take, from a few timed images of its own base and attacks."""
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from loradar.core.timing import timed
 from loradar.core.types import Attack, Images, Labels
 from loradar.evaluation import Workbench
 from loradar.evaluation.battery import BatteryMember, passes, probe_members
@@ -41,14 +41,14 @@ def seconds_of_harden(
     def per_image(attack: Attack) -> float:
         if attack.spec not in known:
             target = bench.optimized(bench.base.model, attack)
-            known[attack.spec] = _timed(lambda: attack(target, x, y)) / len(x)
+            known[attack.spec] = timed(lambda: attack(target, x, y)) / len(x)
         return known[attack.spec]
 
     def one_pass() -> None:
         leaf = x.detach().requires_grad_()
         torch.autograd.grad(model(leaf).sum(), leaf)
 
-    step = _timed(one_pass) / len(x)
+    step = timed(one_pass) / len(x)
     members = list(members)
     transfer, adaptive = (list(several) for several in attacks)
     found = {"crafting": 0.0, "training": 0.0, "measuring": 0.0}
@@ -109,10 +109,3 @@ def _duration(seconds: float) -> str:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _timed(work: Callable[[], object]) -> float:
-    work()  # the first call allocates and chooses kernels
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

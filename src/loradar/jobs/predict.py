@@ -70,7 +70,7 @@ def run(job: PredictJob, *, progress: Progress | None = None) -> list[Prediction
         chunk = job.pictures[start : start + job.batch_size]
         x = read_images(chunk, size=job.size).to(device_of(job.model))
         with evaluating(job.model), torch.inference_mode():
-            logits = check_logits(job.model(x))
+            logits = check_logits(job.model(x), len(x))
         if tuple(logits.shape) != (len(chunk), len(job.classes)):
             raise BadConfigError(
                 f"the model gives logits {tuple(logits.shape)} for {len(chunk)} pictures and {len(job.classes)} classes"

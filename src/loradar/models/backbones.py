@@ -20,21 +20,57 @@ _CIFAR = "-cifar"
 def build(architecture: str, *, num_classes: int, seed: int = 0, **options: Any) -> nn.Module:
     """A backbone with fresh weights, from *normalised* images to logits; put it in `wrap` for images in [0, 1].
 
-    `options` go to the constructor (timm's `img_size=32`, for one). The same `seed` gives the same weights, whatever
-    the global generator. Raises BadConfigError for a name that does not exist, with its near misses, and for options
-    that the constructor refuses.
+    `options` go to the constructor (timm's `img_size=32`, for one). Of timm models `num_classes=0` means no head (see
+    `without_classes`). The same `seed` gives the same weights, whatever the global generator. Raises BadConfigError for a
+    name that does not exist, with its near misses, and for options that the constructor refuses.
     """
     name = canonical(architecture)
     with seeded_rng(seed):
         try:
             if name.startswith("timm:"):
                 return _timm(name.removeprefix("timm:"), num_classes=num_classes, **options)
+            if not num_classes:
+                raise ValueError("models without a head are timm's alone; expected 1 class or more")
             if name.endswith(_CIFAR):
                 return _cifar(name, num_classes=num_classes, **options)
             return _torchvision(name.removeprefix("torchvision:"), num_classes=num_classes, **options)
         except (TypeError, AssertionError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise BadConfigError(f"{architecture} refuses num_classes={num_classes}, {options}: {reason}") from error
+
+
+def without_classes(model: nn.Module) -> nn.Module:
+    """Gives the head of a timm model no rows, in place: logits (batch, 0), and features as before.
+
+    A layer stays in the head's place for what is named by it: a few-shot task's own head. Raises BadConfigError where the
+    head is not known, or is no Linear layer.
+    """
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
+    if not names:
+        raise BadConfigError(f"timm does not say which layer of {type(model).__name__} is the head; give num_classes=N")
+    if not getattr(model, "num_classes", 0):
+        model.reset_classifier(1)  # type: ignore[operator]
+    for name in (names,) if isinstance(names, str) else names:
+        layer = model.get_submodule(name)
+        if not isinstance(layer, nn.Linear):
+            raise BadConfigError(
+                f"the head {name} of {type(model).__name__} is a {type(layer).__name__}; give num_classes=N"
+            )
+        for leaf, value in list(layer.named_parameters()):
+            layer.register_parameter(leaf, nn.Parameter(value.detach()[:0].clone()))
+        layer.out_features = 0
+    model.num_classes = 0  # type: ignore[assignment]
+    return model
+
+
+def is_headless(architecture: str) -> bool:
+    """Whether the published weights of an architecture by its canonical name have no head, as DINOv2's and SigLIP's."""
+    if not architecture.startswith("timm:"):
+        return False
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(architecture.removeprefix("timm:"))
+    return config is not None and config.num_classes == 0
 
 
 def canonical(architecture: str) -> str:
@@ -109,7 +145,7 @@ def _timm(name: str, **options: Any) -> nn.Module:
     import timm
 
     model: nn.Module = timm.create_model(name, pretrained=False, **options)
-    return model
+    return model if options["num_classes"] else without_classes(model)
 
 
 def _torchvision(name: str, **options: Any) -> nn.Module:

@@ -119,12 +119,7 @@ def _count_classes(model: nn.Module, x: Images) -> int:
             f"{type(model).__name__} does not take images of shape {tuple(x.shape)}: {reason}; say its "
             "input_size=(channels, height, width)"
         ) from error
-    logits = check_logits(output)
-    if len(logits) != len(x):
-        raise BadConfigError(
-            f"{type(model).__name__} gives {tuple(logits.shape)} for {len(x)} images; expected a row for each"
-        )
-    return logits.shape[1]
+    return check_logits(output, len(x)).shape[1]
 
 
 def wrap(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Normalized:
@@ -152,6 +147,7 @@ def make_base(
     check_normalisation(mean, std, channels)
     description = {
         **(notes or {}),
+        **({} if num_classes else {"head": "none"}),
         "architecture": name,
         "num_classes": num_classes,
         "input_size": [channels, height, width],

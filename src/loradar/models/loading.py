@@ -8,7 +8,7 @@ from torch import nn
 from loradar.core.errors import BadConfigError, BadFileError
 from loradar.core.files import expand_home
 from loradar.core.temporaries import put_back
-from loradar.models.backbones import build, canonical
+from loradar.models.backbones import build, canonical, is_headless
 from loradar.models.base import Base, make_base, new_base
 from loradar.models.folders import load_folder
 from loradar.models.imagenet import imagenet_classes
@@ -38,8 +38,9 @@ def load_base(spec: str) -> Base:
 
     All but a folder take mean=0.49/0.48/0.45 and std=0.25/0.24/0.26; without them the normalisation is the weights'
     own, for a file that of the architecture (CIFAR-10's for a CIFAR stem, else ImageNet's or timm's). With another
-    `num_classes` than the weights have, or where they have no head (DINOv2, SigLIP), the head is fresh, which the
-    description says. Weights of 1,000 classes have the names of ImageNet's. Raises BadConfigError and BadFileError, one
+    `num_classes` than the weights have the head is fresh, which the description says. timm's weights without a head
+    (DINOv2, SigLIP), and any timm model with num_classes=0, are bases of 0 classes: of features, for few-shot tasks and for
+    a new head. Weights of 1,000 classes have the names of ImageNet's. Raises BadConfigError and BadFileError, one
     line each.
     """
     is_staged = spec.startswith(_STAGES)
@@ -63,14 +64,18 @@ def _load(spec: Spec) -> Base:
     if family not in ("torchvision", "timm", "hub") or not name:
         raise BadConfigError(f"there is no base {spec.what!r}; expected {_KINDS}")
     if family == "hub":
-        return load_hub(name, num_classes=take_integer(options, "num_classes"), options=options, **normalisation)
-    classes, seed = take_integer(options, "num_classes"), _seed(options)
+        return load_hub(
+            name, num_classes=take_integer(options, "num_classes", least=0), options=options, **normalisation
+        )
+    classes, seed = take_integer(options, "num_classes", least=0), _seed(options)
     load = load_timm if family == "timm" else load_torchvision
     return load(name, num_classes=classes, seed=seed, options=options, **normalisation)
 
 
 def _fresh(architecture: str, options: dict[str, Any], normalisation: dict[str, Any]) -> Base:
-    classes, seed = take_integer(options, "num_classes") or 1000, _seed(options)
+    classes, seed = take_integer(options, "num_classes", least=0), _seed(options)
+    if classes is None:
+        classes = 0 if is_headless(canonical(architecture)) else 1000
     return new_base(architecture, num_classes=classes, seed=seed, **normalisation, **options)
 
 
@@ -82,11 +87,13 @@ def _load_file(path: Path, options: dict[str, Any]) -> Base:
     if architecture is None:
         raise BadConfigError(f"{text}: weights alone do not say what they are; add :architecture=NAME,num_classes=N")
     name = canonical(str(architecture))
-    classes = take_integer(options, "num_classes")
+    classes = take_integer(options, "num_classes", least=0)
     mean, std, size = take_numbers(options, "mean"), take_numbers(options, "std"), take_integer(options, "size")
     if not name.startswith("timm:"):
         refuse_rest(options, _FILE_KEYS, text)
     weights, digest = read_weights(path)
+    if classes is None and is_headless(name):
+        classes = 0
     if classes is None:
         raise BadConfigError(f"{text}: the number of classes is not said; add num_classes=N")
     module = build(name, num_classes=classes, **options)

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from loradar.core.errors import BadConfigError, BadFileError, LoradarError, did_you_mean
 from loradar.core.randomness import seeded_rng
-from loradar.models.backbones import build, canonical
+from loradar.models.backbones import build, canonical, without_classes
 from loradar.models.base import Base, make_base
 from loradar.models.imagenet import imagenet_classes
 from loradar.models.weights import fresh_head, put_weights, with_own_head
@@ -92,9 +92,7 @@ def _from_timm(
     config = module.pretrained_cfg
     published = config.get("num_classes")
     if not module.num_classes:
-        raise BadConfigError(
-            f"the weights of {name} have no head; say how many classes a fresh one is for: timm:{name}:num_classes=10"
-        )
+        without_classes(module)
     channels, height, width = config["input_size"]
     side = options.get("img_size")
     names = config.get("label_names") if module.num_classes == published else None

@@ -49,13 +49,13 @@ def take_numbers(options: dict[str, Value], key: str) -> tuple[float, ...] | Non
         raise BadConfigError(f"{key}={text}: expected numbers between slashes, as in {key}=0.49/0.48/0.45") from None
 
 
-def take_integer(options: dict[str, Value], key: str) -> int | None:
-    """Takes `key` out of `options`: an integer of 1 or more; None where it is not there."""
+def take_integer(options: dict[str, Value], key: str, *, least: int = 1) -> int | None:
+    """Takes `key` out of `options`: an integer of `least` or more; None where it is not there."""
     if key not in options:
         return None
     value = options.pop(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise BadConfigError(f"{key}={value}: expected an integer of 1 or more")
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise BadConfigError(f"{key}={value}: expected an integer of {least} or more")
     return value
 
 

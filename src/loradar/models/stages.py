@@ -40,11 +40,12 @@ class MultiStageFeatures(nn.Module):
         self.last = head.in_features
         probe = torch.rand(2, *input_size, generator=generator(0)).to(head.weight)
         with evaluating(backbone), torch.no_grad():
-            expected = backbone(probe)
             setattr(backbone, name, nn.Identity())
             try:
-                self.head = self._head_like(head, self.features(probe).shape[1])
-                is_same = torch.allclose(self(probe), expected, atol=1e-3 * float(expected.abs().max()))
+                expected, found = backbone(probe), self.features(probe)
+                self.head = self._head_like(head, found.shape[1])
+                last = found[:, -self.last :]
+                is_same = torch.allclose(last, expected, atol=1e-3 * float(expected.abs().max()))
             except (
                 RuntimeError,
                 ValueError,
@@ -59,11 +60,11 @@ class MultiStageFeatures(nn.Module):
 
     def _head_like(self, head: nn.Linear, width: int) -> nn.Linear:
         """`head` for `width` features, of which it ignores all but the last."""
-        wider = nn.Linear(width, head.out_features, bias=head.bias is not None, device=head.weight.device)
-        wider.weight.zero_()
-        wider.weight[:, -self.last :] = head.weight
+        wider = nn.Linear(width, 1, bias=head.bias is not None)
+        wider.weight = nn.Parameter(F.pad(head.weight, (width - self.last, 0)))
         if head.bias is not None:
-            wider.bias.copy_(head.bias)
+            wider.bias = nn.Parameter(head.bias.clone())
+        wider.out_features = head.out_features
         return wider
 
     def forward(self, x: Images) -> Logits:
