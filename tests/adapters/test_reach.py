@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loradar.adapters import Adapter, AdapterSwitch, init_adapter, merge_weights, plug
+from loradar.adapters import Adapter, AdapterSwitch, feature_extractor, init_adapter, merge_weights, plug
 from loradar.core.errors import BadTargetError
-from loradar.models import optimize_for_inference
+from loradar.models import foldable_conv_bn, optimize_for_inference
 from tests.adapters.tiny import images, resnet, step
 
 ELSEWHERE: dict[str, nn.Module] = {}
@@ -221,6 +221,25 @@ def test_a_base_that_is_wired_anew_is_looked_at_again() -> None:
     by_partial(base)
     with pytest.raises(BadTargetError, match="uses the weight of block"):
         merge_weights(base, adapter)(images())
+
+
+def test_a_model_of_features_has_no_head_to_reach() -> None:
+    base = Net().eval()
+    features = feature_extractor(base, "fc")
+    adapter = init_adapter(base, target_modules=(), rank=0, head="fc")
+    headless = copy.deepcopy(merge_weights(base, adapter))
+    headless.get_submodule("").add_module("fc", nn.Identity())
+    assert torch.equal(headless(images()), features(images()))
+
+
+def test_a_normalisation_that_went_into_its_convolution() -> None:
+    base = resnet()
+    adapter = init_adapter(base, target_modules="block-conv1", norm="owned")
+    merged = merge_weights(base, adapter)
+    expected = merge_weights(base, adapter)(images())
+    folded = optimize_for_inference(merged, "fp32", merge=foldable_conv_bn(base))
+    torch.testing.assert_close(folded(images()), expected)
+    assert not folded._forward_pre_hooks
 
 
 def test_a_layer_that_is_not_used_is_no_loss() -> None:

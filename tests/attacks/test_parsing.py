@@ -88,7 +88,9 @@ def test_every_name_is_tried_above() -> None:
 
 def _values(hint: Any, low: float, high: float) -> st.SearchStrategy[Any]:
     if hint == tuple[Attack, ...]:
-        members = st.builds(PGD, norm=st.sampled_from(["linf", "l2"]), eps=st.floats(0, 1), seed=st.integers(0, 3))
+        members = st.builds(
+            PGD, norm=st.sampled_from(["linf", "l2"]), eps=st.floats(2**-20, 1) | st.just(0.0), seed=st.integers(0, 3)
+        )
         return st.lists(members, min_size=1, max_size=3).map(tuple)
     if get_origin(hint) is tuple:
         return st.lists(st.sampled_from(get_args(get_args(hint)[0])), min_size=1, max_size=4).map(tuple)
@@ -103,7 +105,9 @@ def _values(hint: Any, low: float, high: float) -> st.SearchStrategy[Any]:
     if hint is str:
         return st.text(min_size=1, max_size=12)
     fractions = st.integers(1, 255).map(lambda k: k / 255) | st.integers(1, 2550).map(lambda k: k / 10 / 255)
-    return st.floats(low, high) | fractions.filter(lambda v: low <= v <= high)
+    # a radius that moves no pixel is refused
+    values = st.floats(low, high).filter(lambda v: v == 0 or v >= 2**-20)
+    return values | fractions.filter(lambda v: low <= v <= high)
 
 
 @st.composite
@@ -175,6 +179,10 @@ def test_a_literal_that_is_rounded_means_the_fraction() -> None:
         ("pgd:eps=-1", "eps is -1"),
         ("roa:eps=1", "no setting 'eps'"),
         ("pgd:steps=0", "steps is 0"),
+        ("pgd:eps=1e-45", "eps is 1e-45, which moves no pixel"),
+        ("fgsm:eps=1e-8", "eps is 1e-08, which moves no pixel"),
+        ("apgd:norm=l2,eps=1e-30", "eps is 1e-30, which moves no pixel"),
+        ("pgd:eps=1e-400", "eps is '1e-400'"),
         ("pgd:radius=8/255", "radius is now eps"),
         ("pgd:step=1/255", "step is now step_size"),
         ("fia:masks=3", "masks is now n_masks"),

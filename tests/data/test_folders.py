@@ -1,5 +1,7 @@
 """Folders of images."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -213,6 +215,20 @@ def test_names_pass_unchanged(tmp_path: Path) -> None:
     assert _read(_classes(tmp_path / "[data] :x:", *names))[0] == tuple(sorted(names))
 
 
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_file_of_several_names_counts_once_in_a_class(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    root = _classes(tmp_path, "cat", "dog")
+    (file,) = (root / "cat").iterdir()
+    for name in ("0.png", "z.png", "again.jpg"):
+        link(file, root / "cat" / name)
+    (root / "cat" / "deeper").mkdir()
+    link(file, root / "cat" / "deeper" / "one.png")
+    _put(root / "cat" / "copy.png", file.read_bytes())  # a file of its own
+    assert _read(root)[1] == [0, 0, 1]
+    link(file, root / "dog" / "also.png")  # of another class
+    assert _read(root)[1] == [0, 0, 1, 1]
+
+
 def test_links_are_followed_once(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     _put(elsewhere / "5.png", png(5))
@@ -221,7 +237,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (root / "cat" / "2.png").symlink_to(elsewhere / "5.png")
     (root / "eel").symlink_to(tmp_path / "other", target_is_directory=True)
     _put(tmp_path / "other" / "1.png", png(6))
-    assert _read(root) == (("cat", "dog", "eel"), [0, 0, 0, 1, 2])
+    assert _read(root) == (("cat", "dog", "eel"), [0, 0, 1, 2])
     for target in (root, elsewhere, root / "dog"):
         link = root / "cat" / "more too"
         link.symlink_to(target, target_is_directory=True)

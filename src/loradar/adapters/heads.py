@@ -127,8 +127,8 @@ def _tried(backbone: nn.Module) -> set[nn.Module]:
         f"{name}, a {type(m).__name__}" for name, m in trial.model.named_modules() if m in layers and m not in heads
     ]
     raise BadTargetError(
-        f"the logits of {type(backbone).__name__} are made by {'; '.join([*odd, *named])}, which is no Linear or convolution "
-        f"of {trial.classes} outputs that an adapter could own; say head=NAME, or head=False"
+        f"the logits of {type(backbone).__name__} are made by {'; '.join([*odd, *named])}; an adapter owns Linear layers and "
+        f"convolutions of {trial.classes} outputs: say head=NAME, or head=False"
     )
 
 

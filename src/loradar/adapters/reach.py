@@ -37,7 +37,11 @@ def watch(model: nn.Module, base: nn.Module, adapter: Adapter, beside: Sequence[
         key = (tuple(originals), None if beside is None else tuple(beside), wiring)
         factors = {n: [*d.tensors.values(), *(d.init_factors or ())] for n, d in adapter.deltas.items()}
         deltas = {} if beside is None else factors
-        look = _FirstBatch(adapter.card.name, originals, deltas, beside or (), _PASSED.setdefault(base, set()), key)
+        # a merged model without its head is one of features, which a head has no part in
+        needed = bool(adapter.deltas) or beside is not None
+        look = _FirstBatch(
+            adapter.card.name, originals, deltas, beside or (), needed, _PASSED.setdefault(base, set()), key
+        )
         model.register_forward_pre_hook(look)
 
 
@@ -48,14 +52,15 @@ class _FirstBatch:
         originals: dict[str, Tensor],
         deltas: Mapping[str, list[Tensor]],
         beside: Sequence[str],
+        needed: bool,
         passed: set[object],
         key: object,
     ) -> None:
         self.adapter, self.originals, self.deltas, self.beside = adapter, originals, deltas, beside
-        self.passed, self.key, self.is_busy = passed, key, False
+        self.needed, self.passed, self.key, self.is_busy = needed, passed, key, False
 
     def __call__(self, model: nn.Module, args: tuple[object, ...]) -> None:
-        if model.training or not args or not isinstance(args[0], Tensor) or not len(args[0]):
+        if model.training or not args or not isinstance(args[0], Tensor) or not args[0].numel():
             return
         # a tracer would keep the look as a part of the model
         tracing = torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack()  # type: ignore[no-untyped-call, attr-defined]
@@ -77,22 +82,22 @@ class _FirstBatch:
 
     def _look(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         backbone = unwrap(model)
-        try:
-            changed = {
-                name: self.deltas[name] if name in self.deltas else [_tensor(backbone, name)] for name in self.originals
-            }
-        except AttributeError:  # a copy that was folded for speed has layers of its own
+        # layers may be gone since: a head that was taken off, a normalisation that went into its convolution
+        changed = {n: self.deltas.get(n) or _found(backbone, n) for n in self.originals}
+        changed = {name: tensors for name, tensors in changed.items() if tensors}
+        if not changed:
             return
         one = tuple(value[:1] if isinstance(value, Tensor) and value.ndim else value for value in args)
         cached = torch.is_autocast_cache_enabled()
         with ExitStack() as stack:
-            own = stack.enter_context(_swapped(model, backbone, tuple(self.deltas)))
+            own = stack.enter_context(_swapped(model, backbone, [n for n in self.deltas if _found(backbone, n)]))
             stack.enter_context(torch.random.fork_rng([args[0].device] if args[0].is_cuda else []))
             stack.enter_context(torch.no_grad())
             torch.set_autocast_cache_enabled(False)  # what is cached comes from no weight that this pass sees
             stack.callback(torch.set_autocast_cache_enabled, cached)
-            flow = _Flow(changed, self.originals, {name: own[name] for name in self.beside}, [*_tensors(model), *args])
-            for name in self.beside:
+            beside = {name: own[name] for name in self.beside if name in own}
+            flow = _Flow(changed, self.originals, beside, [*_tensors(model), *args])
+            for name in beside:
                 flow.mark(stack, name, backbone.get_submodule(name))
             try:
                 reached, lost = flow.follow(lambda: model(*one))
@@ -101,17 +106,25 @@ class _FirstBatch:
         self._judge(type(backbone).__name__, reached, lost)
 
     def _judge(self, kind: str, reached: list[str], lost: list[str]) -> None:
-        if not reached:
+        if not reached and (lost or self.needed):
             raise BadTargetError(
                 f"the forward pass of {kind} comes by nothing that adapter {self.adapter!r} changes: it computes elsewhere "
                 "than in its own modules (a function, a weight or a model kept outside of them); give the module that computes"
             )
         if lost:
+            first = lost[0].removesuffix(".weight")
             raise BadTargetError(
-                f"the forward pass of {kind} uses the weight of {lost[0]} without calling the layer, or one that was kept "
+                f"the forward pass of {kind} uses the weight of {first} without calling the layer, or one that was kept "
                 f"elsewhere, so what adapter {self.adapter!r} changes there is lost; leave {', '.join(lost[:3])} out of the "
                 "target_modules"
             )
+
+
+def _found(backbone: nn.Module, name: str) -> list[Tensor]:
+    try:
+        return [_tensor(backbone, name)]
+    except AttributeError:
+        return []
 
 
 def _tensor(backbone: nn.Module, name: str) -> Tensor:

@@ -99,6 +99,10 @@ def limits_of(field: "dataclasses.Field[Any]", norm: str) -> Interval | None:
     return limits if isinstance(limits, Interval | None) else limits[norm]
 
 
+_LEAST = 2**-24
+"""Half of this is lost where it is added to a pixel of 1/2 or more in float32."""
+
+
 def check_settings(attack: Any) -> None:
     """Every field held against its type and limits, and put into one form. Raises BadConfigError, one line."""
     hints = hints_of(type(attack))
@@ -111,6 +115,11 @@ def check_settings(attack: Any) -> None:
         limits = limits_of(field, norm)
         if limits is not None and value is not None:
             limits.check(field.name, value)
+        if "by_norm" in field.metadata and 0 < value < _LEAST:
+            raise BadConfigError(
+                f"{field.name} is {value:.4g}, which moves no pixel from 1/2 to 1 in float32; expected 0 (which changes "
+                f"nothing) or {_LEAST:.1g} or more"
+            )
         if isinstance(value, float) and field.metadata.get("pixels"):
             value = snapped(value)
         object.__setattr__(attack, field.name, value)

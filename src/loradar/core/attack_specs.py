@@ -113,11 +113,14 @@ def number(text: str) -> float:
     """
     above, sign, below = text.partition("/")
     try:
-        return float(above) / float(below) if sign else float(above)
+        value = float(above) / float(below) if sign else float(above)
     except ZeroDivisionError as error:
         raise ValueError("expected a number that is not divided by 0") from error
     except ValueError as error:
         raise ValueError("expected a number or a fraction such as 8/255") from error
+    if not value and any(digit in above.lower().partition("e")[0] for digit in "123456789"):
+        raise ValueError("expected 0, or a number that a computer tells from 0")
+    return value
 
 
 def number_text(value: float) -> str:

@@ -14,7 +14,7 @@ from loradar.data.corruptions import SEVERITIES
 from loradar.data.gathering import gather
 from loradar.data.images import ImageSet
 from loradar.data.labels import sorted_names
-from loradar.data.pictures import SUFFIXES, loose_pictures, pictures_below, visible_folders
+from loradar.data.pictures import SUFFIXES, each_once, loose_pictures, pictures_below, visible_folders
 from loradar.data.source import TEST, TRAIN, Source
 
 __all__ = ["SUFFIXES", "PictureFiles", "folder_source"]
@@ -48,6 +48,7 @@ class PictureFiles:
 def folder_source(root: Path, *, size: tuple[int, int] | None) -> Source:
     """Read a folder of class folders; images may lie deeper below them.
 
+    A file that a class has under several names (links) counts once.
     Classes are the names of the folders: sorted by number where all are whole numbers, else as words. Folders are splits
     only where every visible folder is called like one (`train`, `test`, `val` ...) and holds class folders. Hidden
     folders and those of systems (`@eaDir`, `__MACOSX` ...) are neither classes nor contents at any depth;
@@ -121,7 +122,7 @@ def _by_class(root: Path) -> dict[str, list[Path]]:
     _refuse_wrapping(root, folders)
     _refuse_severities(root, folders)
     seen: set[Path] = set()
-    files = {folder.name: sorted(pictures_below(folder, seen)) for folder in folders}
+    files = {folder.name: sorted(each_once(pictures_below(folder, seen))) for folder in folders}
     for name, pictures in files.items():
         if not pictures:
             raise BadDataError(f"{root / name} is an empty class folder; it holds no images: fill or remove it")

@@ -1,6 +1,8 @@
 """Labels to the names of classes and their indices."""
 
+import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -10,26 +12,22 @@ from loradar.core.errors import BadDataError, did_you_mean
 from loradar.core.types import Labels
 
 _FEW = 1000
+_NUMBER = re.compile(r"[+-]?[0-9]+")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
 IMAGE_NAMES = ("image", "img", "images")
 """What columns and keys of labels and images are usually called, the likeliest first."""
 
 
 def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Sort names of classes: by number where all are whole numbers, else as words.
+    """Sort names of classes: by number where all are whole numbers, negative ones too, else as words.
 
-    >>> sorted_names(["2", "10", "0"]), sorted_names(["b", "10", "9"])
-    (('0', '2', '10'), ('10', '9', 'b'))
+    >>> sorted_names(["2", "10", "0"]), sorted_names(["0", "-1", "-10"]), sorted_names(["b", "10", "9"])
+    (('0', '2', '10'), ('-10', '-1', '0'), ('10', '9', 'b'))
     """
     words = sorted(names)
-    if all(word.isascii() and word.isdigit() for word in words):
-        words.sort(key=_number)
+    if all(_NUMBER.fullmatch(word) for word in words):
+        words.sort(key=Decimal)
     return tuple(words)
-
-
-def _number(word: str) -> tuple[int, str]:
-    digits = word.lstrip("0")
-    return len(digits), digits
 
 
 def are_ids(numbers: Iterable[int]) -> bool:
@@ -87,7 +85,8 @@ def column_classes(
 
 def _has_words(column: pa.ChunkedArray, where: str) -> bool:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    # pyarrow has an own kind of short words since its version 16
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or getattr(pa.types, "is_string_view", _never)(kind):
         return True
     if not (pa.types.is_integer(kind) or pa.types.is_null(kind)):
         nested = pa.types.is_nested(kind)
@@ -97,6 +96,10 @@ def _has_words(column: pa.ChunkedArray, where: str) -> bool:
             else "convert them, or say another column (label=NAME)"
         )
         raise BadDataError(f"{where}: labels are {kind}; expected one integer or word in each row ({mend})")
+    return False
+
+
+def _never(_kind: pa.DataType) -> bool:
     return False
 
 

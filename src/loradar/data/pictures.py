@@ -78,6 +78,16 @@ def pictures_below(folder: Path, seen: set[Path]) -> list[Path]:
     return pictures
 
 
+def each_once(paths: list[Path]) -> list[Path]:
+    """List paths without further names (links) of a file: the file itself is kept, else the first name."""
+    by_file: dict[tuple[int, int], Path] = {}
+    for path in sorted(paths, key=lambda path: (path.is_symlink(), path)):
+        found = path.stat()
+        by_file.setdefault((found.st_dev, found.st_ino), path)
+    kept = set(by_file.values())
+    return [path for path in paths if path in kept]
+
+
 def _is_picture(path: Path, *, is_file: bool) -> bool:
     if is_note(path):
         return False
