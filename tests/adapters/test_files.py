@@ -59,6 +59,19 @@ def test_the_model_card_says_how_to_load_and_what_was_measured(adapter: Adapter,
         assert part in text
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("[a](b) $^$", "# \\[a\\](b) \\$^\\$"),
+        ("a\n---\nb", "# a --- b"),
+        ("\x1b[31mred\u202e", "# \\x1b\\[31mred\\u202e"),
+    ],
+)
+def test_the_model_card_shows_names_as_they_are(adapter: Adapter, tmp_path: Path, name: str, shown: str) -> None:
+    lines = (save(adapter.with_card(name=name), tmp_path / "roa") / "README.md").read_text().splitlines()
+    assert shown in lines
+
+
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
 def test_a_truncated_file(folder: Path, keep: int) -> None:
     path = folder / WEIGHTS

@@ -1,6 +1,8 @@
 """One pass and chunks: the same features and gradients, one pass where it fits, and the memory that decides."""
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -176,3 +178,16 @@ def test_an_attack_that_reads_a_layer_reads_it_whole() -> None:
         split = _crafted(Engine(), [one], attack, task.query, SHOWN)  # type: ignore[arg-type]
     assert split.shape == whole.shape
     assert float(((whole - split).abs() > 1e-6).float().mean()) < 1e-2
+
+
+def test_counting_keeps_nothing() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sigmoid(), nn.Flatten())  # a sigmoid keeps its own output
+    alive = weakref.ref(model)
+    outputs: list[weakref.ref[torch.Tensor]] = []
+    model[1].register_forward_hook(lambda _module, _args, output: outputs.append(weakref.ref(output)))
+    assert images_at_once(model, torch.rand(2, 3, 16, 16)) > 0
+    assert outputs
+    assert all(output() is None for output in outputs)
+    del model
+    gc.collect()
+    assert alive() is None

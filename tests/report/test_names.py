@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from loradar.core.markdown import code, text
 from loradar.report.files import read_report, write_report
 from loradar.report.guards import Cost, CostPoint, Reliability
-from loradar.report.page import code, render, text
+from loradar.report.page import render
 from loradar.report.plots import bars_svg, cost_svg, eps_svg, reliability_svg
 from loradar.report.schema import Report
 from tests.report.conftest import few_shot, few_shot_row, guarding, hardening

@@ -5,6 +5,7 @@ from typing import Any
 
 from loradar.adapters.card import Card
 from loradar.adapters.ranks import rank_in_words
+from loradar.core.markdown import code, printable, text
 
 _PEFT = """With PEFT, on the bare backbone (it expects the pixels as the backbone does, that is, normalised):
 
@@ -22,25 +23,25 @@ specially padded convolutions, layers whose weight is used without them), and wo
 
 def model_card(card: Card, ranks: Mapping[str, int], *, readable: bool, size: int) -> str:
     """Markdown: what it is, how to load it, what was measured. `size` is that of the weights, in bytes."""
-    layers = ", ".join(f"`{name}`" for name in ranks) or "none"
-    against = f"`{card.trained_against}`" if card.trained_against else "not recorded"
+    layers = ", ".join(map(code, ranks)) or "none"
+    against = code(card.trained_against) if card.trained_against else "not recorded"
     on = {"base": ", computed on the unmodified base", "defended": ", computed on the defended model"}
-    whole = ", ".join(f"`{name}`" for name in card.modules_to_save) or "nothing"
+    whole = ", ".join(map(code, card.modules_to_save)) or "nothing"
     lines = [
         "---",
         "library_name: peft" if readable else "library_name: loradar",
         "tags: [lora, loradar, adversarial-robustness, image-classification]",
         "---",
         "",
-        f"# {card.name}",
+        f"# {text(card.name)}",
         "",
         "A low-rank adapter for a frozen image classifier, made by loradar.",
         "",
         f"- trained against: {against}{on.get(card.attack_target, '')}",
-        f"- base: fingerprint `{card.base_fingerprint or 'unknown'}`",
+        f"- base: fingerprint {code(card.base_fingerprint or 'unknown')}",
         f"- low-rank layers: {layers}; {rank_in_words(ranks)}, start {card.init}",
         f"- trained whole: {whole}; normalisation: {card.norm}",
-        f"- data: {', '.join(f'{k} {v}' for k, v in card.data.items()) or 'not recorded'}; seed {card.seed}",
+        f"- data: {text(', '.join(f'{k} {v}' for k, v in card.data.items())) or 'not recorded'}; seed {card.seed}",
         f"- size of the weights: {size:,} bytes; loradar {card.loradar_version}, {card.created or 'undated'}",
         "",
         "## Use",
@@ -56,7 +57,7 @@ def model_card(card: Card, ranks: Mapping[str, int], *, readable: bool, size: in
         "",
         *_table(card.measured),
     ]
-    return "\n".join(lines) + "\n"
+    return printable("\n".join(lines)) + "\n"
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
@@ -71,7 +72,5 @@ def _row(row: dict[str, Any]) -> str:
     share = f"{correct / total:.1%}" if isinstance(correct, int) and isinstance(total, int) and total else ""
     low, high = row.get("low"), row.get("high")
     interval = f"{low:.1%} to {high:.1%}" if isinstance(low, float) and isinstance(high, float) else ""
-    attack = str(row.get("attack", "")).replace("|", "\\|")
-    return (
-        f"| {attack} | {row.get('threat', '')} | {correct} of {total} | {share} | {interval} | {row.get('seed', '')} |"
-    )
+    attack, threat, seed = (text(row.get(key, "")) for key in ("attack", "threat", "seed"))
+    return f"| {attack} | {threat} | {correct} of {total} | {share} | {interval} | {seed} |"

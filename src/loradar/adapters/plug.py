@@ -81,7 +81,8 @@ def merge_weights(base: nn.Module, adapter: Adapter, *, check: bool = True) -> n
     check_fits(base, adapter, hashed=check)
     merged_model = copy_model(base, share=True)
     update_merged(merged_model, base, adapter)
-    watch(merged_model, base, adapter)
+    if check:
+        watch(merged_model, base, adapter)
     return merged_model
 
 

@@ -15,7 +15,10 @@ _PANELS = {
         evade_steps
     """,
     "Adapter": "target_modules rank max_bytes lora_alpha init norm head baselines full literal ablations member",
-    "Blending": "score compactness beta top rank_keep_ratio n_augmentations fine_tune fine_tune_episodes transductive",
+    "Blending": """
+        score robust support_attack compactness beta top rank_keep_ratio n_augmentations fine_tune fine_tune_episodes
+        transductive
+    """,
     "Training": """
         recipe clean_weight objective train_steps epochs batch_size optimizer learning_rate clean_learning_rate
         full_learning_rate weight_decay momentum schedule step_size gamma warm_up label_smoothing average_decay

@@ -82,19 +82,19 @@ def _moves(model: nn.Module) -> bool:
 def _bytes_kept(model: nn.Module, x: Images) -> int:
     """Bytes that a pass of `x` keeps for the gradient, its weights not counted."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+            kept[storage.data_ptr()] = storage
+        # not the tensor: an output that its own operation keeps would hold itself in memory for good
+        return tensor.new_empty(0)
 
     # in its own mode: dropout keeps its mask, whatever its rate; and no draw of it may change those of later passes
     forked = torch.random.fork_rng([x.device] if x.device.type == "cuda" else [])
     with forked, torch.inference_mode(False), torch.enable_grad():
         x = x.clone().requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            held = model(x)
-    del held
-    return sum(kept.values())
+            model(x)
+    return sum(storage.nbytes() for storage in kept.values())

@@ -282,7 +282,10 @@ def task_classifier(base: nn.Module, adapter: Adapter, support: tuple[Images, La
     """
     adapter, card = adapter.to(device_of(base)), adapter.card
     merge_weights(base, adapter)  # checks the base by its weights, which those of a part of it are not
-    features = skip_padding(merge_weights(feature_extractor(base), adapter, check=False)).eval()
+    head = f"{card.head}."
+    below = {name: value for name, value in adapter.modules_to_save.items() if not name.startswith(head)}
+    changes = dataclasses.replace(adapter, modules_to_save=below)
+    features = skip_padding(merge_weights(feature_extractor(base), changes, check=False)).eval()
     kind = head_of(adapter)
     if support is not None:
         x, y = in_order(*support)

@@ -25,9 +25,9 @@ from loradar.evaluation import candidates as figures
 from loradar.evaluation.candidates import Candidate, OnBench, ReportedImages
 from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.evaluation.worst_case import WorstCase, worst_case
-from loradar.jobs.bases import at_size
+from loradar.jobs.bases import at_size, open_model, unseen_by
 from loradar.jobs.config import AuditConfig
-from loradar.models import Base, open_base
+from loradar.models import Base
 from loradar.report.files import write_report
 from loradar.report.schema import BASE, Report, Size
 
@@ -65,13 +65,14 @@ def resolve(
     Objects in memory take the place of what `config` names. Raises LoradarError.
     """
     attacks = named_attacks(config.attacks) if attacks is None else attacks
-    base = at_size(open_base(config.base, config.device) if base is None else base, config.size)
+    base = at_size(open_model(config.base, config.device) if base is None else base, config.size)
     adapters = load_named(config.adapter) if adapters is None else adapters
     found = fingerprint(base.model)
     for adapter in adapters.values():
         check_base(adapter, found)
         check_fits(base.model, adapter.to(device_of(base.model)), hashed=False)
-    source = load_source(config.data, size=base.input_size[1:]) if source is None else source
+    if source is None:
+        source = unseen_by(config.base, config.data, load_source(config.data, size=base.input_size[1:]))
     check_classes(base, source)
     splits = split(source, reported=config.max_test_images, seed=config.seed)
     for adapter in adapters.values():

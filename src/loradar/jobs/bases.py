@@ -3,22 +3,56 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from loradar.adapters import feature_extractor, find_head
-from loradar.core.errors import BadConfigError
+from loradar.adapters import feature_extractor, find_head, merge_weights
+from loradar.core.errors import BadConfigError, BadDataError
 from loradar.core.modules import unwrap
+from loradar.core.names import ADAPTER_CONFIG
 from loradar.core.types import NullProgress, Progress
 from loradar.data import ImageSet, Source
-from loradar.evaluation import check_classes
-from loradar.models import Base, new_base
+from loradar.evaluation import check_classes, device_of
+from loradar.fewshot.fit import base_of_task, open_task
+from loradar.models import Base, Normalized, new_base, open_base
 
 Head = Literal["auto", "new"]
 HEAD_IMAGES = 5000
 """Training images that a new head is fitted on at most."""
+
+
+def open_model(spec: str, device: str) -> Base:
+    """Opens a base, or the task that `few-shot fit` wrote into the folder `spec`, plugged: it answers the task's classes."""
+    folder = Path(spec)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return open_base(spec, device)
+    adapter = open_task(folder)
+    base = open_base(base_of_task(folder, adapter), device)
+    classes = adapter.card.classes
+    model = merge_weights(base.model, adapter.to(device_of(base.model)))
+    assert isinstance(model, Normalized), "a copy of the base's own kind"
+    description = base.description | {"task": folder.name, "classes": list(classes), "num_classes": len(classes)}
+    return dataclasses.replace(base, model=model, num_classes=len(classes), classes=classes, description=description)
+
+
+def unseen_by(spec: str, data: str, source: Source) -> Source:
+    """Returns `source` as what to measure the model `spec` on: nothing of a task's was trained on, so all of it counts.
+
+    Raises BadDataError for the images that a task was fitted on.
+    """
+    folder = Path(spec)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return source
+    if open_task(folder).card.data.get("support") == data:
+        raise BadDataError(
+            f"{folder} was fitted on the images of {data}, which says little of it; give others with --data"
+        )
+    if source.test is not None:
+        return source
+    return dataclasses.replace(source, splits={"train": lambda: source.train, "test": lambda: source.train})
 
 
 def at_size(base: Base, size: tuple[int, int] | None) -> Base:

@@ -13,9 +13,9 @@ from loradar.core.modules import check_logits
 from loradar.core.types import Attack, Progress
 from loradar.data import Source, load_source
 from loradar.jobs import audit
-from loradar.jobs.bases import at_size
+from loradar.jobs.bases import at_size, open_model, unseen_by
 from loradar.jobs.config import AuditConfig, CheckConfig
-from loradar.models import Base, open_base
+from loradar.models import Base
 from loradar.report.schema import Report
 from loradar.report.verdict import Verdict, next_steps, verdicts
 
@@ -61,8 +61,9 @@ def resolve(
     attacks: Mapping[str, Attack] | None = None,
 ) -> audit.AuditJob:
     """Opens what `config` names. Without a number of images, as many are taken as `config.seconds` allow."""
-    base = at_size(open_base(config.base, config.device) if base is None else base, config.size)
-    source = load_source(config.data, size=base.input_size[1:]) if source is None else source
+    base = at_size(open_model(config.base, config.device) if base is None else base, config.size)
+    if source is None:
+        source = unseen_by(config.base, config.data, load_source(config.data, size=base.input_size[1:]))
     there = len(source.train if source.test is None else source.test)
     count = min(there, config.max_test_images or affordable_images(base, config.seconds))
     settings = AuditConfig(

@@ -193,7 +193,7 @@ class HardenConfig(DataConfig):
 class AuditConfig(RunConfig):
     """Measures a base and adapters against attacks, writes the report."""
 
-    base: str = Field(..., description=BASE)
+    base: str = Field(..., description=f"{BASE} Or the folder of a few-shot task.")
     adapter: list[Path] = Field([], description="Adapter folder to measure beside the base.")
     data: str = Field("digits", description=DATA)
     size: Size | None = Field(
@@ -227,7 +227,7 @@ class PredictConfig(Settings):
 class CheckConfig(Config):
     """Attacks a base for about a minute and says in words what breaks it."""
 
-    base: str = Field(..., description=BASE)
+    base: str = Field(..., description=f"{BASE} Or the folder of a few-shot task.")
     data: str = Field("digits", description=DATA)
     size: Size | None = Field(
         None, description="Run base and images at this size, in pixels. Default: the base's input size."

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from loradar.core.markdown import code, printable, text
 from loradar.evaluation.battery import RULE as BATTERY_RULE
 from loradar.evaluation.leak import RULE as LEAK_RULE
 from loradar.evaluation.measure import AccuracyResult
@@ -19,9 +20,6 @@ from loradar.report.measured import attack_names, settings_of
 from loradar.report.schema import BASE, Report
 from loradar.report.verdict import RULE, next_steps, verdicts
 
-_MARKUP = re.compile(r"[\\`*\[\]<>|~$&#]|(?<![^\W_])_|_(?![^\W_])")
-_LIST = re.compile(r"^(\s*)([-+=]|\d+(?=[.)]))")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SHORT = 12
 
 
@@ -30,7 +28,7 @@ def render(report: Report) -> tuple[str, str]:
     content = _content(report)
     markdown = _environment(escape=False).get_template("page.md.jinja").render(content)
     page = _environment(escape=True).get_template("page.html.jinja").render(content, drawings=_drawings(report))
-    return _printable(re.sub(r"\n{3,}", "\n\n", markdown)), _printable(page)
+    return printable(re.sub(r"\n{3,}", "\n\n", markdown)), printable(page)
 
 
 def percent(share: float) -> str:
@@ -40,34 +38,6 @@ def percent(share: float) -> str:
     '48.2'
     """
     return f"{100 * share:.1f}"
-
-
-def text(value: object) -> str:
-    r"""Escapes what Markdown would take for markup, also within a table.
-
-    >>> print(text("a|b *c* snake_case _d_"))
-    a\|b \*c\* snake_case \_d\_
-    """
-    line = _MARKUP.sub(r"\\\g<0>", " ".join(str(value).split()))
-    return _LIST.sub(lambda found: f"{found[1]}{_escaped(found[2])}", line)
-
-
-def code(value: object) -> str:
-    """Writes a Markdown code span that holds any text, also within a table."""
-    line = " ".join(str(value).split()).replace("|", "\\|")
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
-    pad = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"{fence}{pad}{line}{pad}{fence}" if line else ""
-
-
-def _printable(page: str) -> str:
-    r"""Writes control characters as `\x1b`, and marks that turn the direction of the numbers beside a name as `\u202e`."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), page)
-
-
-def _escaped(start: str) -> str:
-    # a number is escaped at the dot that makes it a list
-    return f"{start}\\" if start.isdigit() else f"\\{start}"
 
 
 def _environment(*, escape: bool) -> Environment:
