@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from loradar.adapters import Adapter, init_adapter, load, plug, read_adapter, save, verify
-from loradar.core.errors import BadFileError, WrongBaseError
+from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
 from tests.adapters.tiny import as_peft_writes, as_schema_2, images, resnet, trained
 
 WEIGHTS = "adapter_model.safetensors"
@@ -307,3 +307,11 @@ def test_a_wrong_base_is_told_when_saving_and_verifying(folder: Path, adapter: A
         save(adapter, tmp_path / "new", resnet(seed=1))
     (problem,) = verify(folder, resnet(seed=1))
     assert "belongs to the base" in problem
+
+
+@pytest.mark.parametrize("card", [{"name": "caf\udce9"}, {"data": {"note": "\udce9"}}, {"data": {"what": object()}}])
+def test_a_card_that_json_cannot_hold_is_refused_in_a_line(card: dict[str, Any], tmp_path: Path) -> None:
+    adapter = init_adapter(nn.Sequential(nn.Linear(4, 3)), target_modules=["0"], rank=1, head=False)
+    with pytest.raises(BadConfigError, match="holds what JSON cannot say"):
+        save(adapter.with_card(**card), tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field, TypeAdapter
+from pydantic_core import PydanticSerializationError
 from torch import Tensor, nn
 
 from loradar.adapters.card import Card
@@ -18,7 +19,7 @@ from loradar.adapters.layers import STATISTICS
 from loradar.adapters.model_card import model_card
 from loradar.adapters.peft_format import config_of, is_plain_lora, tensors_of
 from loradar.core.digests import DIGEST, digest_of, dump_marked
-from loradar.core.errors import BadFileError
+from loradar.core.errors import BadConfigError, BadFileError
 from loradar.core.files import check_place, folder_atomically, sha256, write_atomically
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_CONFIG, ADAPTER_RECORD, ADAPTER_WEIGHTS
@@ -78,7 +79,13 @@ def save(adapter: Adapter, folder: str | Path, base: nn.Module | None = None) ->
     readable = is_plain_lora(adapter) and not _misread(adapter, base)
     weights = dump_marked(tensors)
     config = config_of(adapter, readable=readable)
-    record = json.loads(RECORD.dump_json(_record(adapter, tensors, weights)))
+    try:
+        record = json.loads(RECORD.dump_json(_record(adapter, tensors, weights)))
+    except PydanticSerializationError as error:
+        raise BadConfigError(
+            f"the card of adapter {adapter.card.name!r:.80} holds what JSON cannot say; expected Unicode text, numbers, lists "
+            "and tables"
+        ) from error
     record[DIGEST] = digest_of(record, bound_settings(config))
     files = {
         ADAPTER_WEIGHTS: weights,

@@ -10,6 +10,7 @@ from loradar.attacks import named_attacks
 from loradar.core.config import check_run_settings
 from loradar.core.errors import BadConfigError
 from loradar.core.leases import lease
+from loradar.core.names import check_names
 from loradar.core.types import Attack, NullProgress, Progress
 from loradar.fewshot.blending import Blending
 from loradar.fewshot.config import FewShotEvalConfig
@@ -136,6 +137,7 @@ def _check(
 ) -> None:
     """Raises BadConfigError, BadDataError for what would only be found after long work."""
     names = [domain.name for domain in domains]
+    check_names(names, "a domain")
     if len(set(names)) != len(names):
         raise BadConfigError(f"domains are called {names}; give each another name")
     for name in config.in_domain:

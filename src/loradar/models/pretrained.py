@@ -122,6 +122,6 @@ def _fetched(fetch: Callable[[], _T], what: str) -> _T:
     except Exception as error:  # each client raises its own kinds: urllib, httpx, huggingface_hub, timm
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadFileError(
-            f"could not fetch {what}: {reason} (is there a network? files once fetched are kept, and a base saved in a "
+            f"could not fetch {what}: {reason:.100} (is there a network? files once fetched are kept, and a base saved in a "
             "folder needs none)"
         ) from error
