@@ -1,5 +1,8 @@
 """Heads answer images that they have not seen, and weights are chosen by these answers."""
 
+import math
+from collections.abc import Mapping
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from loradar.attacks import PGD
-from loradar.fewshot.choosing import MOST_ATTACKED, Evidence, attacked_rows, evidence, weights_by_evidence
+from loradar.fewshot.choosing import MOST_ATTACKED, Evidence, attacked_rows, evidence, greedy_soup
 from loradar.fewshot.folds import folds_of
 from loradar.fewshot.heads import HeadConfig, HeadKind
 from loradar.fewshot.held_out import left_out, on_copies
@@ -86,21 +89,41 @@ def _evidence(clean: float, attacked: float, count: int = 20) -> Evidence:
     return Evidence(clean=clean + spread, attacked=attacked + spread, right=right, right_attacked=right)
 
 
+def _soup(found: dict[str, Evidence], robust: float, blends: float = -9.0) -> dict[str, float]:
+    """The soup, where every blend of several answers with a log-probability of `blends`."""
+
+    def ask(weights: Mapping[str, float]) -> Evidence:
+        return found[next(iter(weights))] if len(weights) == 1 else _evidence(blends, blends)
+
+    return greedy_soup(list(found), ask, robust=robust, images=20)
+
+
 def test_the_dial_says_whose_answers_count() -> None:
     found = {"base": _evidence(-0.1, -5.0), "robust": _evidence(-1.0, -1.0), "poor": _evidence(-2.0, -6.0)}
-    by_dial = [weights_by_evidence(found, robust=robust, images=20) for robust in (0, 0.5, 1)]
-    assert by_dial[0] == {"base": 1.0, "robust": 0.0, "poor": 0.0}
-    assert by_dial[1] == by_dial[2] == {"base": 0.0, "robust": 1.0, "poor": 0.0}
+    assert _soup(found, 0) == {"base": 1.0, "robust": 0.0, "poor": 0.0}
+    assert _soup(found, 0.5) == _soup(found, 1) == {"base": 0.0, "robust": 1.0, "poor": 0.0}
 
 
-@given(count=st.integers(1, 5), robust=st.floats(0, 1))
-def test_equal_answers_weigh_alike(count: int, robust: float) -> None:
-    weights = weights_by_evidence({str(i): _evidence(-1, -2) for i in range(count)}, robust=robust, images=20)
+def test_a_blend_is_taken_where_it_answers_better() -> None:
+    found = {"base": _evidence(-1.0, -5.0), "one": _evidence(-1.0, -1.0), "other": _evidence(-1.1, -1.1)}
+    assert _soup(found, 1, blends=-0.5)["base"] == 0, "once in the soup, equal answers add nothing"
+    assert _soup(found, 1, blends=-0.5) == {"base": 0.0, "one": 0.5, "other": 0.5}
+    assert _soup(found, 1, blends=-2.0) == {"base": 0.0, "one": 1.0, "other": 0.0}
+
+
+@given(gain=st.floats(-2, 2), spread=st.floats(0.1, 5), robust=st.floats(0, 1), seed=st.integers(0, 99))
+def test_the_base_stays_unless_a_member_is_surely_better(gain: float, spread: float, robust: float, seed: int) -> None:
+    noise = spread * torch.randn(2, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    base = _evidence(-1.0, -1.0)
+    member = Evidence(
+        clean=base.clean + gain + noise[0],
+        attacked=base.attacked + gain + noise[1],
+        right=base.right,
+        right_attacked=base.right,
+    )
+    weights = _soup({"base": base, "member": member}, robust)
+    error = math.sqrt((1 - robust) ** 2 * float(noise[0].var()) / 20 + robust**2 * float(noise[1].var()) / 20)
+    better = gain + (1 - robust) * float(noise[0].mean()) + robust * float(noise[1].mean())
+    if abs(better - error) > 1e-6:
+        assert (weights["base"] == 1) == (better < error)
     assert sum(weights.values()) == pytest.approx(1)
-    assert list(weights.values()) == pytest.approx([1 / count] * count)
-
-
-def test_few_images_decide_less_than_many() -> None:
-    found = {"one": _evidence(-1.0, -1.0), "other": _evidence(-1.1, -1.1)}
-    few, many = (weights_by_evidence(found, robust=0.5, images=images)["one"] for images in (5, 100))
-    assert 0.5 < few < 0.7 < many

@@ -41,7 +41,7 @@ class Blending:
     """How members are scored, weighed, merged and trimmed, and the head on top.
 
     `score`: how images of the support are answered that a head did not see, clean and under `attack`, with a weight of
-    `robust` in [0, 1] on the attacked ones, and the base among the members (see `weights_by_evidence`). Or compactness and
+    `robust` in [0, 1] on the attacked ones, and the base among the members (see `greedy_soup`). Or compactness and
     separation as in the paper, the loss on the support, or that on the support attacked through the member, each at the
     temperature that suits the member: then `compactness` weighs closeness against separation, in [0, 1], `beta` is that of the
     exponential, and `top` how many members share the weight. `rank_keep_ratio` is the share of singular values that trimming

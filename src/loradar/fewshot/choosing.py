@@ -1,21 +1,18 @@
 """How much of the base and of each member a task gets, by how they answer images of its support that they did not see."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from loradar.core.randomness import generator
 from loradar.core.types import Attack, Images
 from loradar.fewshot.heads import TaskClassifier
 from loradar.fewshot.held_out import HeldOut
 
 MOST_ATTACKED = 64
 """Held-out images that are attacked for a choice."""
-_DRAWS = 1000
-_LEAST = 0.01
-"""Smaller shares of a blend are left out of it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,10 +25,19 @@ class Evidence:
     right: Tensor
     right_attacked: Tensor
 
-    def gain(self, robust: float, weights: tuple[Tensor, Tensor]) -> Tensor:
-        """(draws,): the mean log-probability, with the weights (draws, m) of clean and (draws, k) of attacked images."""
-        clean, attacked = weights
-        return (1 - robust) * (clean @ self.clean) + robust * (attacked @ self.attacked)
+    def score(self, robust: float) -> float:
+        """The mean log-probability, with a weight of `robust` on the attacked images."""
+        return float((1 - robust) * self.clean.mean() + robust * self.attacked.mean())
+
+    def gain(self, other: "Evidence", robust: float, images: int) -> float:
+        """By how much the score is above that of `other`, image by image, less one standard error of that.
+
+        `images` are those of the support, of which all else are copies.
+        """
+        error = 0.0
+        for weight, difference in ((1 - robust, self.clean - other.clean), (robust, self.attacked - other.attacked)):
+            error += weight**2 * float(difference.var()) / min(images, len(difference))
+        return self.score(robust) - other.score(robust) - math.sqrt(error)
 
 
 def attacked_rows(labels: Tensor) -> Tensor:
@@ -68,26 +74,29 @@ def _log_probability(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.double().log_softmax(1).gather(1, labels[:, None]).squeeze(1)
 
 
-def weights_by_evidence(
-    found: Mapping[str, Evidence], *, robust: float, images: int, seed: int = 0
+def greedy_soup(
+    names: Sequence[str], ask: Callable[[Mapping[str, float]], Evidence], *, robust: float, images: int
 ) -> dict[str, float]:
-    """Returns the share of each in the blend, which sum to 1: how probable it is that it answers best.
+    """Returns the share of each of `names` in the blend, the first of which is the untuned base; they sum to 1.
 
-    Pseudo-Bayesian model averaging with the Bayesian bootstrap (Yao et al., "Using stacking to average Bayesian predictive
-    distributions", 2018, section 3.4): the log-probabilities of `images` support images, with `robust` of the weight on the
-    attacked ones, decide as far as so few images can tell. Where they cannot, all get much the same.
+    The best one that is surely better than the base, else the base itself, then every other in the order of how well it
+    answers, where the average with it answers better (Wortsman et al., "Model soups", 2022, section 2). `ask` tells how a
+    blend answers held-out images; `images` is how many of the support there are.
     """
-    first = next(iter(found.values()))
-    draw = generator(seed)
-    weights = _dirichlet(len(first.clean), draw), _dirichlet(len(first.attacked), draw)
-    scores = torch.stack([images * one.gain(robust, weights) for one in found.values()], 1)
-    shares = scores.softmax(1).mean(0)
-    shares = torch.where(shares < _LEAST, 0.0, shares)
-    return dict(zip(found, (shares / shares.sum()).tolist(), strict=True))
+    base, *members = names
+    found = {name: ask({name: 1.0}) for name in names}
+    surely = [name for name in members if found[name].gain(found[base], robust, images) > 0]
+    order = sorted(names, key=lambda name: found[name].score(robust), reverse=True)
+    chosen = [next((name for name in order if name in surely), base)]
+    best = found[chosen[0]]
+    for name in order:
+        if chosen == [base] or name in chosen:
+            continue
+        tried = ask(_alike([*chosen, name]))
+        if tried.score(robust) > best.score(robust):
+            chosen, best = [*chosen, name], tried
+    return {name: _alike(chosen).get(name, 0.0) for name in names}
 
 
-def _dirichlet(count: int, draw: torch.Generator) -> Tensor:
-    """(draws, count): flat weights of images, each row summing to 1."""
-    uniform = torch.rand(_DRAWS, count, generator=draw, dtype=torch.float64)
-    strength = -torch.log1p(-uniform)
-    return strength / strength.sum(1, keepdim=True)
+def _alike(names: Sequence[str]) -> dict[str, float]:
+    return {name: 1 / len(names) for name in names}

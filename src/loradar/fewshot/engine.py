@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack, Images, NullProgress, ProgressBar
 from loradar.data import varied
 from loradar.fewshot.blending import Blending, attacked_score
-from loradar.fewshot.choosing import Evidence, evidence, weights_by_evidence
+from loradar.fewshot.choosing import Evidence, evidence, greedy_soup
 from loradar.fewshot.folds import can_be_left_out
 from loradar.fewshot.heads import (
     CENTROID,
@@ -178,10 +179,8 @@ class TaskEngine:
         """
         names = list(blending.members or self.models.members)
         if blending.score == "held-out":
-            found = {name: self.evidence(self.fixed(name, blending.head), blending.attack) for name in (BASE, *names)}
-            return weights_by_evidence(
-                found, robust=blending.robust, images=len(self.task.support), seed=self.models.seed
-            )
+            ask = partial(self._evidence_of_blend, blending)
+            return greedy_soup([BASE, *names], ask, robust=blending.robust, images=len(self.task.support))
         scores = [self._score(blending, name) for name in names]
         return dict(zip(names, blending.weights_of(torch.tensor(scores)).tolist(), strict=True))
 
@@ -213,7 +212,13 @@ class TaskEngine:
 
     def blended(self, blending: Blending) -> TaskModel:
         """Returns the model of the blend."""
-        used = {name: weight for name, weight in self.weights(blending).items() if weight}
+        return self._blend(blending, self.weights(blending))
+
+    def _evidence_of_blend(self, blending: Blending, weights: Mapping[str, float]) -> Evidence:
+        return self.evidence(self._blend(blending, weights), blending.attack)
+
+    def _blend(self, blending: Blending, weights: Mapping[str, float]) -> TaskModel:
+        used = {name: weight for name, weight in weights.items() if weight}
         ratio = blending.rank_keep_ratio
         if set(used) == {BASE} or (len(used) == 1 and ratio == 1):
             return self.fixed(next(iter(used)), blending.head)
