@@ -58,7 +58,7 @@ def test_from_a_folder_to_answers(
     said = capsys.readouterr().out
     assert "classes  digit0, digit1, digit2" in said
     assert "blend    eps-8 1.00" in said
-    assert "each left out in turn" in said
+    assert "images left out in turn" in said
     for step in ("choice", "blend", "trim", "head"):
         assert f"{step} " in said
     pictures = [tmp_path / "one.png", tmp_path / "other.png"]

@@ -149,7 +149,7 @@ def test_the_card_tells_what_held_out_images_say(runs: dict[str, Path], support:
     fitted = few_shot_fit(settings)
     said = load(tmp_path / "t").card.data["held_out"]
     # one image of a class cannot be left out: two copies of each of the three stand for them
-    assert said["on_copies"]
+    assert "one image" in said["flattered"] == fitted.flattered
     assert [(row["correct"], row["total"]) for row in said["rows"]] == [
         (row.correct, 6) for row in fitted.held_out if row.model == "task"
     ]
@@ -169,6 +169,7 @@ def test_a_fine_tuned_fit_owns_every_weight_and_answers(runs: dict[str, Path], s
     fitted = few_shot_fit(config)
     again = load(tmp_path / "task")
     assert fitted.rate == again.card.data["fine_tuned_at_rate"]
+    assert fitted.flattered == again.card.data["held_out"]["flattered"] == "the weights were tuned on the images"
     assert fitted.rate in (1e-4, 1e-3, 1e-2), "three classes of digits are learned a little better at some rate"
     assert blended.rate is None
     assert again.card.data["few_shot"] == fitted.weights == blended.weights

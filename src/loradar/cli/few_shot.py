@@ -157,15 +157,15 @@ def fitted(result: "Fitted", folder: Path) -> Output:
         "classes": list(result.adapter.card.classes),
         "weights": weights,
         "held_out": [dataclasses.asdict(row) for row in result.held_out],
-        "on_copies": result.on_copies,
+        "flattered": result.flattered,
         "seconds": result.seconds,
         "learning_rate": result.rate,
         "truncation_error": result.error,
     }
-    images = "copies of the support (too high as a rule)" if result.on_copies else "support, each left out in turn"
+    facts |= {"too high": result.flattered} if result.flattered else {}
     names = short_names(row.attack for row in result.held_out)
     table = Rows(
-        ("model", images, "right (95 % interval)", "n"),
+        ("model", "images left out in turn", "right (95 % interval)", "n"),
         [
             (row.model, "clean" if row.attack == NO_ATTACK else names[row.attack], percent(row), row.total)
             for row in result.held_out

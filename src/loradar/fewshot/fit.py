@@ -55,15 +55,16 @@ class Fitted:
     """A task's adapter, and the classifier that it makes of the base: images (n, c, h, w) to logits (n, way).
 
     Also how it ("task") and the untuned base answer images of the support that their heads did not see, clean and attacked:
-    each was left out in turn, or, with `on_copies`, altered copies stand for them, since a class has one image, and the
-    accuracy is too high as a rule. And the weight of each member, none without a pool; seconds of each step; the relative
-    error of truncation, if any; the rate that fine-tuning chose, if it was asked for: at 0 the blend was left as it is.
+    each was left out in turn. `flattered` says why the accuracy is too high, where it is: a class has one image, for which
+    altered copies stand, or the weights were tuned on the images. And the weight of each member, none without a pool; seconds
+    of each step; the relative error of truncation, if any; the rate that fine-tuning chose, if it was asked for: at 0 the blend
+    was left as it is.
     """
 
     adapter: Adapter
     classifier: TaskClassifier
     held_out: tuple[AccuracyResult, ...]
-    on_copies: bool
+    flattered: str
     weights: dict[str, float]
     seconds: dict[str, float]
     error: float | None
@@ -176,8 +177,10 @@ def _fit(job: FitJob, progress: Progress | None) -> Fitted:
     with watch("held-out images"):
         own = _held_out("task", engine, model, job.blending)
         held_out = own + _held_out(BASE, engine, engine.fixed(BASE, job.blending.head), job.blending)
-    on_copies = not can_be_left_out(task.support_labels, task.way)
-    found = {HELD_OUT: {"on_copies": on_copies, "rows": [dataclasses.asdict(row) for row in own]}}
+    flattered = "the weights were tuned on the images" if rate else ""
+    if not can_be_left_out(task.support_labels, task.way):
+        flattered = "a class has one image, and altered copies stand for it"
+    found = {HELD_OUT: {"flattered": flattered, "rows": [dataclasses.asdict(row) for row in own]}}
     adapter = adapter.with_card(data={**adapter.card.data, **found, **job.data})
     if job.out is not None:
         adapter = adapter.with_card(name=job.out.name)
@@ -187,7 +190,7 @@ def _fit(job: FitJob, progress: Progress | None) -> Fitted:
         adapter=adapter,
         classifier=classifier,
         held_out=held_out,
-        on_copies=on_copies,
+        flattered=flattered,
         weights=weights,
         seconds=watch.seconds,
         error=error,
