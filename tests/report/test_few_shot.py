@@ -22,7 +22,8 @@ def section() -> FewShotSection:
 def test_a_row_is_the_mean_with_its_interval() -> None:
     found = FewShotRow.of([0.2, 0.4, 0.6, 0.8], method="m", domain="d", setting="5w1s", attack="none", seed=1)
     assert found.mean == pytest.approx(0.5)
-    assert found.half_width == pytest.approx(1.96 * (0.2 / 3) ** 0.5 / 2)
+    # three degrees of freedom: 3.182 standard errors, not 1.96
+    assert found.half_width == pytest.approx(3.1824 * (0.2 / 3) ** 0.5 / 2, rel=1e-4)
     assert found.episodes == 4
     with pytest.raises(BadConfigError, match="1 tasks for m on d"):
         FewShotRow.of([0.2], method="m", domain="d", setting="5w1s", attack="none", seed=1)
