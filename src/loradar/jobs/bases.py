@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from loradar.adapters import feature_extractor, find_head, merge_weights
 from loradar.core.errors import BadConfigError, BadDataError
+from loradar.core.files import expand_home
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_CONFIG
 from loradar.core.types import NullProgress, Progress
@@ -26,8 +28,8 @@ HEAD_IMAGES = 5000
 
 def open_model(spec: str, device: str) -> Base:
     """Opens a base, or the task that `few-shot fit` wrote into the folder `spec`, plugged: it answers the task's classes."""
-    folder = Path(spec)
-    if not (folder / ADAPTER_CONFIG).is_file():
+    folder = _task(spec)
+    if folder is None:
         return open_base(spec, device)
     adapter = open_task(folder)
     base = open_base(base_of_task(folder, adapter), device)
@@ -43,8 +45,8 @@ def unseen_by(spec: str, data: str, source: Source) -> Source:
 
     Raises BadDataError for the images that a task was fitted on.
     """
-    folder = Path(spec)
-    if not (folder / ADAPTER_CONFIG).is_file():
+    folder = _task(spec)
+    if folder is None:
         return source
     if open_task(folder).card.data.get("support") == data:
         raise BadDataError(
@@ -53,6 +55,14 @@ def unseen_by(spec: str, data: str, source: Source) -> Source:
     if source.test is not None:
         return source
     return dataclasses.replace(source, splits={"train": lambda: source.train, "test": lambda: source.train})
+
+
+def _task(spec: str) -> Path | None:
+    """The folder of an adapter, if `spec` is one."""
+    folder = expand_home(Path(spec))
+    with suppress(OSError):  # of a folder that may not be read, the base's own line says so
+        return folder if (folder / ADAPTER_CONFIG).is_file() else None
+    return None
 
 
 def at_size(base: Base, size: tuple[int, int] | None) -> Base:
