@@ -112,7 +112,7 @@ def main() -> None:
     base = open_base(sys.argv[1], "cpu")
     with watching(Console(stderr=True)) as progress:
         rows = measured(base, progress)
-    said: dict[str, Any] = {"base": base.description, "domains": DOMAINS, "rows": rows}
+    said: dict[str, Any] = {"base": base.description["architecture"], "domains": DOMAINS, "rows": rows}
     write_atomically(HERE / "fitting.json", (json.dumps(said, indent=1) + "\n").encode())
     text = table(rows, str(base.description["architecture"]))
     write_atomically(HERE / "fitting.md", text.encode())
