@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
-LOWEST_TESTS := tests/cli/test_help.py tests/core tests/adapters/test_files.py tests/data/test_tables.py tests/guard/test_threads.py
+LOWEST_TESTS := tests/cli/test_help.py tests/core tests/adapters/test_files.py tests/data/test_tables.py tests/guard/test_threads.py \
+	tests/jobs/test_harden.py
 INPUTS ?= 10000
 SEED ?= 0
 READY := $(VENV)/.ready
@@ -36,7 +37,7 @@ test-lowest: ## Run a part of the tests with the lowest versions that pyproject.
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
 	uv venv --quiet --allow-existing --python 3.11 $(LOWEST)
 	uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
-		--editable '.[autoattack,onnx,sign]' 'pytest>=8.2' 'hypothesis>=6.100'
+		--editable '.[autoattack,onnx,sign,tensorboard]' 'pytest>=8.2' 'hypothesis>=6.100'
 	@# what others deprecate in one another is not ours to mend in old versions
 	PYTHONPATH=src:. $(LOWEST)/bin/python -m pytest -o filterwarnings=default $(LOWEST_TESTS)
 
