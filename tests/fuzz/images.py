@@ -121,7 +121,9 @@ def folder(given: Sequence[tuple[str, str, str]], place: Path) -> None:
     images, labels = source.train.fetch(torch.arange(len(source.train)))
     require(len(images) == len(labels), "images and labels differ in number")
     said = Counter(source.classes[one] for one in labels.tolist())
-    parts = [path.resolve().relative_to(root.resolve()).parts for path in made if path.suffix != ".txt"]
+    # notes and editors' copies are no pictures, whatever they hold
+    pictures = [path for path in made if path.suffix != ".txt" and not path.name.endswith("~")]
+    parts = [path.resolve().relative_to(root.resolve()).parts for path in pictures]
     seen = [part for part in parts if not any(each.startswith(".") or each == "@eaDir" for each in part)]
     on_disk = Counter(part[0] for part in seen)
     require(said == on_disk or "train" in on_disk or "test" in on_disk, f"{said}, on disk {on_disk}")
