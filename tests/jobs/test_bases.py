@@ -55,7 +55,7 @@ def test_the_images_of_the_fit_say_nothing_of_a_task(task: Path, tmp_path: Path)
     with pytest.raises(BadDataError, match="was fitted on the images of"):
         audit.resolve(AuditConfig(out=tmp_path, **config))
     with pytest.raises(BadDataError, match="was fitted on the images of"):
-        check.resolve(CheckConfig(**config))
+        check.resolve(CheckConfig(**config | {"data": f"{task}/query/../support"}))
 
 
 def test_an_adapter_of_no_task_is_no_model(tmp_path: Path) -> None:

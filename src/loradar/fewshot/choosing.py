@@ -87,15 +87,15 @@ def greedy_soup(
     found = {name: ask({name: 1.0}) for name in names}
     surely = [name for name in members if found[name].gain(found[base], robust, images) > 0]
     order = sorted(names, key=lambda name: found[name].score(robust), reverse=True)
-    chosen = [next((name for name in order if name in surely), base)]
+    chosen = [name for name in order if name in surely][:1]
+    if not chosen:
+        return {name: float(name == base) for name in names}
     best = found[chosen[0]]
-    for name in order:
-        if chosen == [base] or name in chosen:
-            continue
+    for name in (name for name in order if name != chosen[0]):
         tried = ask(_alike([*chosen, name]))
         if tried.score(robust) > best.score(robust):
             chosen, best = [*chosen, name], tried
-    return {name: _alike(chosen).get(name, 0.0) for name in names}
+    return dict.fromkeys(names, 0.0) | _alike(chosen)
 
 
 def _alike(names: Sequence[str]) -> dict[str, float]:

@@ -158,9 +158,14 @@ class TaskEngine:
         features = self._support_features(model)
         if can_be_left_out(labels, way):
             return left_out(head, features, labels, way), task.support
-        copies = torch.cat([varied(task.support, self.models.seed + 1 + i) for i in range(self.models.n_augmentations)])
+        copies = self._copies()
         seen = self.augmented(model.name)[0] if model.is_fixed else features_of(model.features, copies)
         return on_copies(head, features, labels, way, seen), copies
+
+    def _copies(self) -> Images:
+        """The augmented support, whose features `augmented` gives."""
+        count, seed = self.models.n_augmentations, self.models.seed
+        return torch.cat([varied(self.task.support, seed + 1 + i) for i in range(count)])
 
     def evidence(self, model: TaskModel, attack: Attack) -> Evidence:
         """Asks `model` for images of the support that its head did not see, as they are and attacked."""
@@ -190,9 +195,8 @@ class TaskEngine:
             return blending.score_of(features, labels, self.prototypes(name))
         if name not in self.attacked_scores:
             task, models = self.task, self.models
-            copies = torch.cat([varied(task.support, models.seed + 1 + i) for i in range(models.n_augmentations)])
             member = models.optimized_fixed(name)
-            score = attacked_score(blending, member, task.support, copies, task.support_labels, task.way)
+            score = attacked_score(blending, member, task.support, self._copies(), task.support_labels, task.way)
             self.attacked_scores[name] = score
         return self.attacked_scores[name]
 

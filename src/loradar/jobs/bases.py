@@ -48,7 +48,9 @@ def unseen_by(spec: str, data: str, source: Source) -> Source:
     folder = _task(spec)
     if folder is None:
         return source
-    if open_task(folder).card.data.get("support") == data:
+    support = str(open_task(folder).card.data.get("support", ""))
+    # the same folder by another path too
+    if support and Path(support).resolve() == Path(data).resolve():
         raise BadDataError(
             f"{folder} was fitted on the images of {data}, which says little of it; give others with --data"
         )
