@@ -97,7 +97,9 @@ class BlendConfig(RunConfig):
         0.6, ge=0, le=1, description="Score compactness: weight of closeness against separation."
     )
     beta: float = Field(1.0, ge=0, description="How strongly better scores gain weight; 0 weighs all alike.")
-    top: int = Field(2, ge=1, description="Members to blend, but for score held-out.")
+    top: int = Field(
+        2, ge=1, description="Members to blend; by score held-out at most so many, the base counting as one."
+    )
     rank_keep_ratio: float = Field(1.0, gt=0, le=1, description="Share of the singular values that truncation keeps.")
     head: Literal["centroid", "ridge"] | None = Field(
         None,
@@ -129,6 +131,9 @@ class FewShotEvalConfig(BlendConfig):
     attacked_query: int = Field(5, ge=1, description="Attacked query images per class.")
     corrupted_episodes: int = Field(
         75, ge=0, description="Tasks with corrupted query images: 15 corruptions at 5 severities."
+    )
+    dial: list[float] = Field(
+        [], description="Score held-out: further value of --robust; with several, the curve between clean and robust."
     )
     search: str | None = Field(
         None,

@@ -185,7 +185,9 @@ class TaskEngine:
         names = list(blending.members or self.models.members)
         if blending.score == "held-out":
             ask = partial(self._evidence_of_blend, blending)
-            return greedy_soup([BASE, *names], ask, robust=blending.robust, images=len(self.task.support))
+            return greedy_soup(
+                [BASE, *names], ask, robust=blending.robust, images=len(self.task.support), top=blending.top
+            )
         scores = [self._score(blending, name) for name in names]
         return dict(zip(names, blending.weights_of(torch.tensor(scores)).tolist(), strict=True))
 
