@@ -204,15 +204,10 @@ class TaskEngine:
 
     @torch.no_grad()
     def merged(self, weights: Mapping[str, float], rank_keep_ratio: float, watch: Stopwatch | None = None) -> Adapter:
-        """Blends members: W_res + sum of weight_i B_i A_i, trimmed, as an adapter.
-
-        The share of the base is what the others leave of 1.
-        """
-        assert self.models.pool is not None, "only members of a pool have weights"
+        """Blends members, the base among them: W_res + sum of weight_i B_i A_i, trimmed, as an adapter."""
         watch = watch or Stopwatch()
         with watch("blend"):
-            members = {name: weight for name, weight in weights.items() if weight and name != BASE}
-            adapter = add_weighted(self.models.pool, members)
+            adapter = add_weighted(self.models.as_pool, weights)
         with watch("trim"):
             return truncate_spectrum(self.models.base, adapter, rank_keep_ratio)
 
