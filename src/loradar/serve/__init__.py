@@ -1,0 +1,1 @@
+"""A server of guards, tasks, adapters and bases over HTTP."""
