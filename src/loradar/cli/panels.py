@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 _PANELS = {
-    "Model": "base adapter architecture guard candidate pool key",
+    "Model": "models base adapter architecture guard candidate pool key",
     "Data": """
         data size train validation max_test_images support shot domain in_domain images_per_class validation_data
         validation_classes validation_episodes calibration calibration_data
@@ -26,6 +26,9 @@ _PANELS = {
     """,
     "Fusion and identification": "fusion base_votes abstain cascade answered_by gate_fnr max_fpr strangers",
     "Defenses": "respond force forbid rectangle masks",
+    "Serving": """
+        host port keys repository queue timeout max_body_bytes max_pixels max_images max_connections rate memory level window
+    """,
     "Output": "out wait cache tensorboard",
     "Computing": "precision device seed seconds",
 }

@@ -1,7 +1,6 @@
 """Names of models and their versions: which one answers, loading and swapping beside running answers."""
 
 import itertools
-import logging
 import math
 import random
 import threading
@@ -10,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-from loradar.core.errors import LoradarError
 from loradar.serve.errors import Refused
 from loradar.serve.models import Served
 from loradar.serve.names import check_name
@@ -18,7 +16,6 @@ from loradar.serve.names import check_name
 State: TypeAlias = Literal["loading", "loaded", "failed", "evicted"]
 Opener: TypeAlias = Callable[[str, str, str], Served]
 """Opens a place under the name and the version that it gets: `open(place, name, version)`."""
-_LOG = logging.getLogger("loradar.serve")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,9 +173,7 @@ class Registry:
                     version,
                     Version(place=place, state="loaded", served=served, fingerprint=served.fingerprint),
                 )
-        except Exception as error:
-            reason = str(error) if isinstance(error, LoradarError) else f"{type(error).__name__}: {error}"
-            _LOG.error("%s@%s could not be loaded: %s", name, version, reason)
+        except BaseException:
             with self._lock:
                 self._put(self._models[name], version, Version(place=place, state="failed", fingerprint=expected))
             raise
