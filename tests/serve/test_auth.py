@@ -11,10 +11,9 @@ from loradar.core.errors import BadConfigError, LoradarError
 from loradar.serve.app import create_app
 from loradar.serve.auth import Keys, is_loopback, read_keys, role_for
 from loradar.serve.config import ServeConfig
-from loradar.serve.engine import Engine
 from loradar.serve.registry import Registry
 from loradar.serve.server import bind
-from loradar.serve.service import Service
+from loradar.serve.service import Service, assemble
 from tests.serve.test_registry import made
 
 PREDICT, ADMIN = "p" * 16, "a" * 32
@@ -24,6 +23,8 @@ ROUTES = {
         GET /readyz
     """,
     "predict": """
+        GET /metrics
+        GET /v1/traffic
         GET /v1/models
         GET /v1/models/{name}
         POST /v1/models/{name}/predict
@@ -52,7 +53,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
     config = ServeConfig(models=["m=one"])
-    service = Service(config=config, registry=Registry(made), engine=Engine(batch_size=1, queue=64))
+    service = assemble(config, Registry(made))
     service.registry.load("m", "one")[1].result()
     yield service
     service.close()

@@ -34,9 +34,11 @@ def register(app: typer.Typer) -> None:
         except ImportError as error:
             raise BadConfigError(f'serving needs the package {error.name}: pip install "loradar[serve]"') from error
         from loradar.serve.auth import read_keys
+        from loradar.serve.logs import log_to_stderr
         from loradar.serve.service import open_service
 
         keys = read_keys(config.keys)
+        log_to_stderr()
         who = f"{len(keys.roles)} keys" if keys.roles else "no keys: this machine alone"
         with server.bind(config, keys) as bound:
             service = open_service(config)

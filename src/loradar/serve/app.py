@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 from loradar.core.errors import BadConfigError, BadImagesError
 from loradar.serve.auth import Keys
+from loradar.serve.counting import counted
 from loradar.serve.errors import Refused
 from loradar.serve.limits import door
 from loradar.serve.routes_admin import add_admin
@@ -25,6 +26,7 @@ def create_app(service: Service, keys: Keys) -> FastAPI:
     for kind in (Refused, BadImagesError, BadConfigError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _reply)
     app.add_middleware(door, config=service.config, keys=keys, refuse=refusal)
+    app.add_middleware(counted, metrics=service.metrics)
     return app
 
 

@@ -48,6 +48,11 @@ class ServeConfig(Settings):
         None, description="Fix the level of alarm of guards. Default: the traffic decides."
     )
     window: int = Field(200, ge=1, description="Last images of a guard that its level of alarm depends on.")
+    webhook: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Address that alarms are posted to, as JSON. Default: they are logged alone.",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Number format that guards compute in.")
     device: Device = Field("auto", description=DEVICE)
     batch_size: int = Field(

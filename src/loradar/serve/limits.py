@@ -2,18 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
+from loradar.serve.asgi import App, Message, Receive, Scope, Send
 from loradar.serve.auth import Keys, role_for
 from loradar.serve.config import ServeConfig
 from loradar.serve.errors import Refused
 
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-Scope: TypeAlias = MutableMapping[str, Any]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Refuse: TypeAlias = Callable[[Refused], App]
 """Makes the response that says why a request was declined."""
 

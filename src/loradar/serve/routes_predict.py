@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import UploadFile
 
 from loradar.serve.errors import Refused
@@ -24,6 +24,15 @@ def add_predict(app: FastAPI, service: Service) -> None:
         ready = service.is_ready
         return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
 
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        page = service.metrics.page(service.registry, service.engine, service.board)
+        return Response(page, media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/traffic")
+    async def traffic() -> dict[str, Any]:
+        return {"traffic": service.board.states()}
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"models": [model_reply(model) for model in service.registry.models()]}
@@ -43,6 +52,7 @@ def add_predict(app: FastAPI, service: Service) -> None:
         service.check_open()
         served = choose(service, name, pinned)
         pictures, deadline = await read_pictures(request, service.config.max_images), request.state.deadline
+        request.state.about = {"model": served.name, "version": served.version, "images": len(pictures)}
         images = await service.decode(pictures, served, deadline=deadline)
         answers = await service.answer(served, images, deadline=deadline)
         return answers_reply(served, answers, top=top, voters=voters)

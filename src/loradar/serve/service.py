@@ -12,13 +12,17 @@ from typing import TypeVar
 from torch import Tensor
 
 from loradar.core.errors import BadConfigError
+from loradar.core.types import Images
+from loradar.guard.monitor import Event
 from loradar.serve.config import ServeConfig
 from loradar.serve.engine import Engine
 from loradar.serve.errors import Refused
+from loradar.serve.metrics import Metrics
 from loradar.serve.models import Answer, Opening, Served, open_served
 from loradar.serve.names import read_place
 from loradar.serve.pictures import read_picture
 from loradar.serve.registry import Registry
+from loradar.serve.traffic import Alarms, TrafficBoard
 
 _T = TypeVar("_T")
 
@@ -30,6 +34,9 @@ class Service:
     config: ServeConfig
     registry: Registry
     engine: Engine
+    board: TrafficBoard
+    alarms: Alarms
+    metrics: Metrics
     decoders: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="loradar-decoder")
     )
@@ -76,7 +83,7 @@ class Service:
 
     async def answer(self, served: Served, images: Sequence[Tensor], *, deadline: float) -> list[Answer]:
         """Has a version answer images; all of them, or it raises. `deadline` is a moment of `time.monotonic`."""
-        futures = self.engine.submit(served.answer, images, timeout=deadline - time.monotonic())
+        futures = self.engine.submit(_Watched(served, self), images, timeout=deadline - time.monotonic())
         return await _all([asyncio.wrap_future(future) for future in futures], deadline)
 
     def close(self) -> None:
@@ -85,6 +92,26 @@ class Service:
         self.engine.close()
         self.registry.close()
         self.decoders.shutdown(cancel_futures=True)
+        self.alarms.close()
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A version that answers at the level of its traffic, and whose answers are counted. Equal for the same version."""
+
+    served: Served
+    service: Service
+
+    def __call__(self, x: Images) -> list[Answer]:
+        name, board = self.served.name, self.service.board
+        began = time.perf_counter()
+        if self.served.kind != "guard":
+            answers = self.served.answer(x)
+        else:
+            answers = self.served.answer(x, board.level(name))
+            board.observe(name, answers)
+        self.service.metrics.computed(self.served, answers, time.perf_counter() - began)
+        return answers
 
 
 async def _all(futures: "Sequence[asyncio.Future[_T]]", deadline: float) -> list[_T]:
@@ -124,4 +151,22 @@ def open_service(config: ServeConfig) -> Service:
     except BaseException:
         registry.close()
         raise
-    return Service(config=config, registry=registry, engine=Engine(batch_size=config.batch_size, queue=config.queue))
+    return assemble(config, registry)
+
+
+def assemble(config: ServeConfig, registry: Registry) -> Service:
+    """Makes a service around models: starts its threads."""
+    alarms, metrics = Alarms(config.webhook), Metrics()
+
+    def tell(name: str, event: Event) -> None:
+        metrics.told(name, event)
+        alarms.tell(name, event)
+
+    return Service(
+        config=config,
+        registry=registry,
+        engine=Engine(batch_size=config.batch_size, queue=config.queue),
+        board=TrafficBoard(tell, fixed=config.level, window=config.window),
+        alarms=alarms,
+        metrics=metrics,
+    )
