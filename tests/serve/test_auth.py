@@ -21,6 +21,8 @@ ROUTES = {
     "public": """
         GET /healthz
         GET /readyz
+        GET /v2/health/live
+        GET /v2/health/ready
     """,
     "predict": """
         GET /metrics
@@ -28,6 +30,14 @@ ROUTES = {
         GET /v1/models
         GET /v1/models/{name}
         POST /v1/models/{name}/predict
+        GET /v2
+        GET /v2/models/{name}
+        GET /v2/models/{name}/versions/{version}
+        GET /v2/models/{name}/ready
+        GET /v2/models/{name}/versions/{version}/ready
+        POST /v2/models/{name}/infer
+        POST /v2/models/{name}/versions/{version}/infer
+        POST /v2/repository/index
     """,
     "admin": """
         POST /v1/models/{name}/versions
@@ -35,6 +45,8 @@ ROUTES = {
         POST /v1/models/{name}/rollback
         PUT /v1/models/{name}/weights
         DELETE /v1/models/{name}/versions/{version}
+        POST /v2/repository/models/{name}/load
+        POST /v2/repository/models/{name}/unload
     """,
 }
 """Every route that there is, by who may ask it."""

@@ -156,6 +156,13 @@ class Registry:
             versions = {key: found for key, found in model.versions.items() if key != version}
             return self._set(replace(model, versions=versions, before=tuple(v for v in model.before if v != version)))
 
+    def forget(self, name: str) -> None:
+        """Forgets a model and all of its versions. Raises Refused (404, 409 while one of them is loading)."""
+        with self._lock:
+            if any(version.state == "loading" for version in self.model(name).versions.values()):
+                raise Refused(409, f"{name} has a version that is loading; wait for it")
+            del self._models[name]
+
     def close(self) -> None:
         """Waits for what is loading, and loads nothing more."""
         self._loader.shutdown(cancel_futures=True)

@@ -1,18 +1,13 @@
 """Routes that change which versions there are and which of them answers. They take an admin's key."""
 
-import logging
-from concurrent.futures import Future
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from loradar.serve.models import Served
 from loradar.serve.replies import model_reply
 from loradar.serve.service import Service
-
-_LOG = logging.getLogger("loradar.serve")
 
 
 class _Load(BaseModel):
@@ -26,23 +21,13 @@ class _Version(BaseModel):
     version: str
 
 
-def _log(what: str, done: "Future[Served]") -> None:
-    error = None if done.cancelled() else done.exception()
-    if error is None:
-        _LOG.info("%s was loaded", what)
-    else:  # for the log alone: it may name places
-        _LOG.error("%s could not be loaded: %s: %s", what, type(error).__name__, error)
-
-
 def add_admin(app: FastAPI, service: Service) -> None:
     """Adds the routes. Loading is answered at once (202); the model then says whether the version is loaded or failed."""
     registry = service.registry
 
     @app.post("/v1/models/{name}/versions")
     def load(name: str, body: _Load) -> JSONResponse:
-        service.check_open()
-        version, future = registry.load(name, service.place(body.path), body.version)
-        future.add_done_callback(lambda done: _log(f"{name}@{version}", done))
+        version, _ = service.load(name, body.path, body.version)
         return JSONResponse({"model": name, "version": version, "state": "loading"}, 202)
 
     @app.post("/v1/models/{name}/activate")

@@ -1,10 +1,11 @@
 """Everything that a server has, without HTTP: models, the engine, and what is asked of them."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +25,7 @@ from loradar.serve.pictures import read_picture
 from loradar.serve.registry import Registry
 from loradar.serve.traffic import Alarms, TrafficBoard
 
+_LOG = logging.getLogger("loradar.serve")
 _T = TypeVar("_T")
 
 
@@ -44,8 +46,8 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every model has a version that answers, and more requests are taken."""
-        return not self.draining and all(model.active for model in self.registry.models())
+        """Whether there is a model that answers, and more requests are taken. What loads later changes nothing in it."""
+        return not self.draining and any(model.active for model in self.registry.models())
 
     def check_open(self) -> None:
         """Raises Refused (503) where the server is told to stop."""
@@ -68,6 +70,13 @@ class Service:
         if not inside:
             raise Refused(404, f"there is no folder {path!r:.80} in the repository")
         return str(folder)
+
+    def load(self, name: str, path: str, version: str = "") -> "tuple[str, Future[Served]]":
+        """Begins to load a folder of the repository as a version; see `place` and `Registry.load`."""
+        self.check_open()
+        version, future = self.registry.load(name, self.place(path), version)
+        future.add_done_callback(lambda done: _log(f"{name}@{version}", done))
+        return version, future
 
     async def decode(self, pictures: Sequence[tuple[str, bytes]], served: Served, *, deadline: float) -> list[Tensor]:
         """Decodes named pictures to what a model takes, away from the event loop. Raises Refused."""
@@ -112,6 +121,14 @@ class _Watched:
             board.observe(name, answers)
         self.service.metrics.computed(self.served, answers, time.perf_counter() - began)
         return answers
+
+
+def _log(what: str, done: "Future[Served]") -> None:
+    error = None if done.cancelled() else done.exception()
+    if error is None:
+        _LOG.info("%s was loaded", what)
+    else:  # for the log alone: it may name places
+        _LOG.error("%s could not be loaded: %s: %s", what, type(error).__name__, error)
 
 
 async def _all(futures: "Sequence[asyncio.Future[_T]]", deadline: float) -> list[_T]:
