@@ -20,8 +20,6 @@ from loradar.data import read_images
 from loradar.serve.app import create_app
 from loradar.serve.auth import Keys
 from loradar.serve.config import ServeConfig
-from loradar.serve.errors import Refused
-from loradar.serve.limits import Rate
 from loradar.serve.models import Served
 from loradar.serve.service import Service, open_service
 from tests.serve.conftest import KINDS
@@ -36,6 +34,9 @@ def repository(places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     shutil.copytree(places["other"], folder / "other")
     (folder / "empty").mkdir()
     (folder / "out").symlink_to(places["adapter"])
+    shutil.copytree(places["other"], folder / "within")
+    (folder / "within" / "README.md").unlink()
+    (folder / "within" / "README.md").symlink_to(places["other"] / "README.md")
     return folder
 
 
@@ -248,6 +249,7 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "a folder above": ("POST", f"{POST}/versions", {"json": {"path": "../x"}}, 404, "no folder"),
     "an absolute path": ("POST", f"{POST}/versions", {"json": {"path": "/etc"}}, 404, "no folder"),
     "a link out": ("POST", f"{POST}/versions", {"json": {"path": "out"}}, 404, "no folder"),
+    "a folder with a link out": ("POST", f"{POST}/versions", {"json": {"path": "within"}}, 404, "no folder"),
     "the repository itself": ("POST", f"{POST}/versions", {"json": {"path": "."}}, 404, "no folder"),
     "a path that is none": ("POST", f"{POST}/versions", {"json": {"path": "a\0b"}}, 404, "no folder"),
     "a base of the hub": ("POST", f"{POST}/versions", {"json": {"path": "hub:a/b"}}, 404, "no folder"),
@@ -346,22 +348,6 @@ def test_a_request_that_takes_too_long_is_ended(places: dict[str, Path], images:
     assert client.get("/readyz").status_code == 503
     assert client.get("/healthz").status_code == 200
     service.close()
-
-
-def test_a_rate_is_kept_for_each_name() -> None:
-    now = [0.0]
-    rate = Rate(2, clock=lambda: now[0])
-    for _ in range(4):
-        rate.take("one")
-    with pytest.raises(Refused) as refused:
-        rate.take("one")
-    assert (refused.value.status, refused.value.retry_after) == (429, 1)
-    rate.take("two")
-    now[0] = 0.5
-    rate.take("one")
-    with pytest.raises(Refused):
-        rate.take("one")
-    Rate(None).take("one")
 
 
 def test_more_bytes_than_said_are_not_read(client: TestClient) -> None:

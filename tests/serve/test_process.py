@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import loradar.serve
 from loradar.cli import main
 
 KEY, ADMIN = "0123456789abcdef-predict", "0123456789abcdef-admin"
@@ -136,3 +137,16 @@ def test_what_cannot_be_served_is_one_line(
         assert (stopped.value.code, said.out) == (2, "")
         assert says in said.err
         assert said.err.count("\n") == 1
+
+
+def test_without_the_extra_it_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "loradar.serve.server", raising=False)
+    monkeypatch.delattr(loradar.serve, "server", raising=False)
+    monkeypatch.setattr(sys, "argv", ["loradar", "serve", "x"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert 'pip install "loradar[serve]"' in capsys.readouterr().err

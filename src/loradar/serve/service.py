@@ -55,7 +55,7 @@ class Service:
             raise Refused(503, "the server is shutting down", retry_after=5)
 
     def place(self, path: str) -> str:
-        """Returns the folder that an admin names, which must lie within the repository, also once links are followed.
+        """Returns the folder that an admin names: within the repository, it and all in it, also once links are followed.
 
         Raises Refused.
         """
@@ -65,6 +65,7 @@ class Service:
         try:
             folder = (root / path).resolve()
             inside = folder != root and folder.is_relative_to(root) and folder.is_dir()
+            inside = inside and all(each.resolve().is_relative_to(root) for each in folder.rglob("*"))
         except (OSError, ValueError, RuntimeError):
             inside = False
         if not inside:
