@@ -3,6 +3,7 @@
 import http.server
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from starlette.testclient import TestClient
 
 from loradar.serve.app import create_app
@@ -20,6 +22,8 @@ from loradar.serve.models import Judgement, Served
 from loradar.serve.registry import Registry
 from loradar.serve.service import Service, assemble
 from tests.serve.test_app import PNG, png
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 def suspicious(place: str, name: str, version: str) -> Served:
@@ -177,3 +181,16 @@ def test_what_is_logged_is_one_line_of_json() -> None:
     assert "\n" not in line
     assert json.loads(line)["message"] == "with\n\x1b[31m"
     assert "two" in json.loads(line)["error"]
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(service: Service) -> None:
+    page = TestClient(create_app(service, Keys(roles={})), base_url="http://localhost").get("/metrics").text
+    known = set(re.findall(r"^# TYPE (\w+)", page, flags=re.MULTILINE))
+    panels = json.loads((DEPLOY / "grafana" / "loradar.json").read_text())["panels"]
+    asked = {
+        name for panel in panels for target in panel["targets"] for name in re.findall(r"loradar_\w+", target["expr"])
+    }
+    assert len(asked) > 8
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked} <= known
+    for name in ("compose.yaml", "prometheus.yml", "grafana/datasources.yml", "grafana/dashboards.yml"):
+        assert yaml.safe_load((DEPLOY / name).read_text())
