@@ -31,6 +31,7 @@ def make_base(folder: Path, kind: str) -> str:
 def tuning(base: Path | str, out: Path, **changes: object) -> MetaTuneConfig:
     values: dict[str, object] = {
         "base": str(base),
+        "preset": "paper",
         "data": "digits",
         "images_per_class": 12,
         "validation_classes": 4,

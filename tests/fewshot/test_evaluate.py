@@ -96,6 +96,26 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
     assert list(found.ablation_chain.items())[-1] == ("+ ridge head (the full method)", "AMT")
 
 
+def test_the_dial_is_measured_beside_single_members_and_the_best_that_a_choice_could_do(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    changes = {"score": "held-out", "head": "ridge", "dial": [0.0, 1.0], "attacks": ["pgd:eps=8/255,steps=1"]}
+    found = read_section(few_shot_eval(measuring(runs["resnet"], tmp_path, setting=["3w2s"], **changes)).parent)
+    means = {(row.method, row.attack, row.domain): row.mean for row in found.rows}
+    columns = {(row.attack, row.domain) for row in found.rows}
+    for column in columns:
+        best = means["best member of each task (by its queries)", *column]
+        for method in ("single member by held-out answers", "member eps-8", "no tuning, ridge head"):
+            assert best >= means[method, *column]
+        assert {("AMT, robust 0", *column), ("AMT, robust 1", *column)} <= means.keys()
+    assert found.untuned == "no tuning, ridge head"
+    differences = {(row.method, row.attack, row.domain): row.mean for row in found.differences}
+    assert differences
+    for (method, attack, domain), difference in differences.items():
+        expected = means[method, attack, domain] - means[found.untuned, attack, domain]
+        assert difference == pytest.approx(expected)
+
+
 def test_without_trimming_the_ladder_has_no_such_step(runs: dict[str, Path], tmp_path: Path) -> None:
     config = measuring(runs["resnet"], tmp_path, head="ridge", rank_keep_ratio=1.0, attacks=[], setting=["3w1s"])
     steps = read_section(few_shot_eval(config).parent).ablation_chain
@@ -156,6 +176,8 @@ BAD_MEASURING: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a domain twice": ({"domain": ["a=digits", "a=digits"], "in_domain": []}, BadConfigError, "give each another name"),
     "an unknown inside": ({"in_domain": ["leaves"]}, BadConfigError, "expected one of the domains"),
     "more attacked queries than queries": ({"attacked_query": 4}, BadConfigError, "expected at most query"),
+    "a dial of another score": ({"dial": [0.2]}, BadConfigError, "dial turns the score held-out, not compactness"),
+    "a dial twice": ({"score": "held-out", "dial": [0.2, 0.5]}, BadConfigError, "expected other values, none twice"),
     "a search of reported images": ({"search": "val=digits"}, BadConfigError, "whose figures it would flatter"),
     "no pool": ({"pool": Path("nowhere")}, BadFileError, "holds no pool"),
 }

@@ -89,13 +89,13 @@ def _evidence(clean: float, attacked: float, count: int = 20) -> Evidence:
     return Evidence(clean=clean + spread, attacked=attacked + spread, right=right, right_attacked=right)
 
 
-def _soup(found: dict[str, Evidence], robust: float, blends: float = -9.0) -> dict[str, float]:
+def _soup(found: dict[str, Evidence], robust: float, blends: float = -9.0, top: int = 3) -> dict[str, float]:
     """The soup, where every blend of several answers with a log-probability of `blends`."""
 
     def ask(weights: Mapping[str, float]) -> Evidence:
         return found[next(iter(weights))] if len(weights) == 1 else _evidence(blends, blends)
 
-    return greedy_soup(list(found), ask, robust=robust, images=20)
+    return greedy_soup(list(found), ask, robust=robust, images=20, top=top)
 
 
 def test_the_dial_says_whose_answers_count() -> None:
@@ -108,6 +108,7 @@ def test_a_blend_is_taken_where_it_answers_better() -> None:
     found = {"base": _evidence(-1.0, -5.0), "one": _evidence(-1.0, -1.0), "other": _evidence(-1.1, -1.1)}
     assert _soup(found, 1, blends=-0.5)["base"] == 0, "once in the soup, equal answers add nothing"
     assert _soup(found, 1, blends=-0.5) == {"base": 0.0, "one": 0.5, "other": 0.5}
+    assert _soup(found, 1, blends=-0.5, top=1) == {"base": 0.0, "one": 1.0, "other": 0.0}
     assert _soup(found, 1, blends=-2.0) == {"base": 0.0, "one": 1.0, "other": 0.0}
 
 

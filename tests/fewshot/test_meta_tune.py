@@ -1,5 +1,6 @@
 """Meta-tuning: members of one start that differ, every mistake said first, and a killed run that ends with the same bits."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,12 +12,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from loradar.adapters import load, merge_weights, verify
+from loradar.adapters import AdapterPool, add_weighted, load, merge_weights, verify
+from loradar.attacks import PGD
 from loradar.core.errors import LoradarError
+from loradar.core.modules import unwrap
+from loradar.data import load_source
+from loradar.data.images import DecodedImages
 from loradar.fewshot.config import MetaTuneConfig
+from loradar.fewshot.heads import Centroids, TaskClassifier
 from loradar.fewshot.meta_tune import resolve, run
-from loradar.fewshot.pools import base_of, open_pool
+from loradar.fewshot.pools import PoolModels, base_of, open_pool
 from loradar.models import load_base
 from loradar.training import read_epochs
 from tests.fewshot.made_pools import BASES, tuning
@@ -73,9 +80,76 @@ def test_what_one_setting_moves(case: str, runs: dict[str, Path], tmp_path: Path
     assert load(other / "baselines/clean").card.data["head"] == "centroid"
 
 
+def by_features(runs: dict[str, Path], out: Path, kind: str = "resnet", **changes: object) -> MetaTuneConfig:
+    """Settings of a member that learns to keep the base's features."""
+    settings: dict[str, object] = {"preset": "quick", "batch_size": 8, "eps_255": [8], "precision": "fp32"}
+    small = {
+        "validation_classes": 4,
+        "validation_episodes": 2,
+        "setting": "3w1s",
+        "query": 2,
+        "epochs": 2,
+        "episodes": 2,
+    }
+    return MetaTuneConfig(base=base_of(runs[kind]), data="digits", out=out, **settings | small | changes)
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_attacked_images_keep_the_features_that_the_base_has_of_them_clean(
+    kind: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    job = resolve(by_features(runs, tmp_path, kind, episodes=20, learning_rate=0.01))
+    member = run(job).members["eps-8"]
+    first, last = read_epochs(tmp_path / "work/eps-8/epochs", 2)
+    assert last.loss < first.loss
+    if kind != "vit":  # statistics of a base that was never trained are not those that its features have
+        assert member.card.norm == "owned"
+        return
+    before, after = job.features, merge_weights(job.features, member, check=False)
+    x, _ = job.validation.images.fetch(torch.arange(40))
+    with torch.no_grad():
+        wanted = before(x)
+    x_adv = PGD(eps=8 / 255, steps=5)(TaskClassifier(before, Centroids(wanted)), x, torch.arange(40))
+    with torch.no_grad():
+        kept, lost = (F.cosine_similarity(model(x_adv), wanted, dim=1).mean() for model in (after, before))
+    assert kept > lost
+
+
+def test_labels_do_not_matter_to_features(runs: dict[str, Path], tmp_path: Path) -> None:
+    source = load_source("digits", size=(32, 32))
+    assert isinstance(source.train, DecodedImages)
+    flipped = dataclasses.replace(source.train, labels=source.train.labels.flip(0))
+    relabelled = dataclasses.replace(source, splits={"train": lambda: flipped})
+    found = [
+        run(resolve(by_features(runs, tmp_path / name, epochs=1, warm_up=0), source=one, validation=source))
+        for name, one in (("own", source), ("flipped", relabelled))
+    ]
+    own, others = (result.members["eps-8"].state() for result in found)
+    assert all(torch.equal(own[name], others[name]) for name in own)
+
+
+def test_members_with_statistics_of_their_own_are_blended_with_the_base(runs: dict[str, Path], tmp_path: Path) -> None:
+    job = resolve(by_features(runs, tmp_path, learning_rate=0.05))
+    member = run(job).members["eps-8"]
+    models = PoolModels.of(job.base.model, AdapterPool({"one": member, "two": member}))
+    blend = add_weighted(models.as_pool, {"base": 0.5, "one": 0.25, "two": 0.25})
+    half, own = blend.state(), member.state()
+    base = unwrap(job.base.model).state_dict()
+    assert any(name.endswith("running_var") for name in member.modules_to_save)
+    for name in member.modules_to_save:
+        assert torch.allclose(half[name].float(), (base[name].float() + own[name].float()) / 2, atol=1e-6)
+    merged = {
+        name: unwrap(merge_weights(job.base.model, one)).state_dict()
+        for name, one in (("half", blend), ("own", member))
+    }
+    for layer in member.deltas:
+        mean = (base[f"{layer}.weight"] + merged["own"][f"{layer}.weight"]) / 2
+        assert torch.allclose(merged["half"][f"{layer}.weight"], mean, atol=1e-5)
+
+
 BAD_TUNING: dict[str, tuple[dict[str, Any], str]] = {
     "kl from a zero start": ({"attack": "pgd:random_start=false,loss=kl"}, "a zero start would never leave it"),
-    "another attack": ({"attack": "roa"}, "expected pgd or pyramid"),
+    "another attack": ({"attack": "roa"}, "expected fgsm, pgd or pyramid"),
     "a radius of its own": ({"attack": "pgd:eps=3"}, "which follows from --eps-255"),
     "a budget twice": ({"eps_255": [8, 8]}, "none of them twice"),
     "an unknown member": ({"member": ["eps-9"]}, "did you mean 'eps-8'"),
@@ -94,14 +168,16 @@ def test_mistakes_are_said_before_tuning(case: str, runs: dict[str, Path], tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_a_killed_tuning_ends_with_the_same_bits(runs: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", ["paper", "quick"])
+def test_a_killed_tuning_ends_with_the_same_bits(preset: str, runs: dict[str, Path], tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from loradar.fewshot.meta_tune import resolve, run; "
         "from tests.fewshot.made_pools import tuning; "
-        "run(resolve(tuning(Path(sys.argv[1]), Path(sys.argv[2]), epochs=4, warm_up=0, member=['eps-8'], baselines=False)))"
+        "run(resolve(tuning(Path(sys.argv[1]), Path(sys.argv[2]), preset=sys.argv[3], epochs=4, warm_up=0, member=['eps-8'], "
+        "baselines=False)))"
     )
     base = runs["vit"].parent / "vit"
-    command = [sys.executable, "-c", code, str(base), str(tmp_path / "killed")]
+    command = [sys.executable, "-c", code, str(base), str(tmp_path / "killed"), preset]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[2])
     deadline = time.monotonic() + 100
     while not (tmp_path / "killed" / "work" / "eps-8" / "epochs" / "001.json").exists():
@@ -110,7 +186,7 @@ def test_a_killed_tuning_ends_with_the_same_bits(runs: dict[str, Path], tmp_path
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    settings = {"epochs": 4, "warm_up": 0, "member": ["eps-8"], "baselines": False}
+    settings = {"preset": preset, "epochs": 4, "warm_up": 0, "member": ["eps-8"], "baselines": False}
     files = []
     for name in ("killed", "whole"):
         place = meta_tune(tuning(base, tmp_path / name, **settings)) / "pool" / "eps-8"

@@ -7,19 +7,21 @@ from loradar.core.config import validate
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Attack
 from loradar.jobs.config import HardenConfig
-from loradar.jobs.recipes import DEFAULT, RECIPES, Recipe, table
+from loradar.jobs.recipes import DEFAULT, RECIPES, Recipe
+
+TABLES = RECIPES.tables
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", TABLES)
 def test_a_recipe_sets_all_of_its_settings(name: Recipe) -> None:
     config = validate(HardenConfig, {"base": "b", "recipe": name})
-    assert {key: getattr(config, key) for key in RECIPES[name]} == RECIPES[name]
+    assert {key: getattr(config, key) for key in TABLES[name]} == TABLES[name]
 
 
 def test_all_recipes_say_the_same_settings_and_the_default_is_that_of_the_schema() -> None:
-    assert len({frozenset(settings) for settings in RECIPES.values()}) == 1
-    defaults = {key: HardenConfig.model_fields[key].default for key in RECIPES[DEFAULT]}
-    assert defaults == RECIPES[DEFAULT]
+    assert len({frozenset(settings) for settings in TABLES.values()}) == 1
+    defaults = {key: HardenConfig.model_fields[key].default for key in TABLES[DEFAULT]}
+    assert defaults == TABLES[DEFAULT]
     assert validate(HardenConfig, {"base": "b"}) == validate(HardenConfig, {"base": "b", "recipe": DEFAULT})
 
 
@@ -34,9 +36,9 @@ def test_an_unknown_recipe_is_one_line() -> None:
 
 
 def test_the_table_names_every_setting() -> None:
-    for name, settings in RECIPES.items():
-        assert name in table()
-        assert all(key.replace("_", "-") in table() for key in settings)
+    for name, settings in TABLES.items():
+        assert name in RECIPES.in_words()
+        assert all(key.replace("_", "-") in RECIPES.in_words() for key in settings)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from loradar.cli.printing import Output, console, note, show
 from loradar.cli.report import report
 from loradar.core.errors import LoradarError
 from loradar.fewshot.config import MetaTuneConfig
-from loradar.jobs import recipes
+from loradar.fewshot.presets import PRESETS
 from loradar.jobs.config import AuditConfig, HardenConfig, PredictConfig, PretrainConfig
+from loradar.jobs.recipes import RECIPES
 
 app = typer.Typer(
     name="loradar",
@@ -86,7 +87,7 @@ def _pretrain(config: PretrainConfig) -> Output:
     HardenConfig,
     positional="base",
     resumes=True,
-    more=f"RECIPES\n\n{recipes.table()}",
+    more=f"RECIPES\n\n{RECIPES.in_words()}",
     example="loradar harden torchvision:resnet18 --data path/to/images --attacks pgd --attacks roa:height=7,width=7",
 )
 def _harden(config: HardenConfig) -> Output:
@@ -176,7 +177,8 @@ command(
     MetaTuneConfig,
     positional="base",
     resumes=True,
-    example="loradar meta-tune runs/base --data path/to/images --out runs/pool",
+    more=f"PRESETS\n\n{PRESETS.in_words()}",
+    example="loradar meta-tune runs/base --data path/to/images --preset quick --out runs/pool",
 )(meta_tune)
 
 

@@ -20,7 +20,7 @@ class AttackCopy:
     def __init__(self, base: nn.Module, adapter: Adapter, precision: Precision, *, merge: Iterable[Pair] = ()) -> None:
         pairs = tuple(merge)
         self._base, self._adapter = base, adapter
-        self._merged = merge_weights(base, adapter)
+        self._merged = merge_weights(base, adapter, check=False)
         self.model = optimize_for_inference(self._merged, precision, merge=pairs)
         moved = {*adapter.deltas, *(name.rpartition(".")[0] for name in adapter.modules_to_save)}
         self._pairs = [pair for pair in pairs if moved & set(pair)]

@@ -44,8 +44,8 @@ class Blending:
     `robust` in [0, 1] on the attacked ones, and the base among the members (see `greedy_soup`). Or compactness and
     separation as in the paper, the loss on the support, or that on the support attacked through the member, each at the
     temperature that suits the member: then `compactness` weighs closeness against separation, in [0, 1], `beta` is that of the
-    exponential, and `top` how many members share the weight. `rank_keep_ratio` is the share of singular values that trimming
-    keeps. `members` are those of the pool that take part, all by default.
+    exponential. `top` is how many members share the weight, at most. `rank_keep_ratio` is the share of singular values that
+    trimming keeps. `members` are those of the pool that take part, all by default.
     """
 
     score: Scoring = "compactness"

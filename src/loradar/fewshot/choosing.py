@@ -75,13 +75,13 @@ def _log_probability(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def greedy_soup(
-    names: Sequence[str], ask: Callable[[Mapping[str, float]], Evidence], *, robust: float, images: int
+    names: Sequence[str], ask: Callable[[Mapping[str, float]], Evidence], *, robust: float, images: int, top: int
 ) -> dict[str, float]:
     """Returns the share of each of `names` in the blend, the first of which is the untuned base; they sum to 1.
 
     The best one that is surely better than the base, else the base itself, then every other in the order of how well it
-    answers, where the average with it answers better (Wortsman et al., "Model soups", 2022, section 2). `ask` tells how a
-    blend answers held-out images; `images` is how many of the support there are.
+    answers, where the average with it answers better, until there are `top` (Wortsman et al., "Model soups", 2022, section
+    2). `ask` tells how a blend answers held-out images; `images` is how many of the support there are.
     """
     base, *members = names
     found = {name: ask({name: 1.0}) for name in names}
@@ -92,6 +92,8 @@ def greedy_soup(
         return {name: float(name == base) for name in names}
     best = found[chosen[0]]
     for name in (name for name in order if name != chosen[0]):
+        if len(chosen) == top:
+            break
         tried = ask(_alike([*chosen, name]))
         if tried.score(robust) > best.score(robust):
             chosen, best = [*chosen, name], tried

@@ -1,20 +1,27 @@
 """Settings of meta-tune and the few-shot commands. Imports no torch, so that help is instant."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from loradar.core.config import BASE, BATCH_SIZE, DATA, REPORT_FOLDER, Count, RunConfig
+from loradar.core.ranks import Rank
+from loradar.fewshot.presets import PRESETS, Preset
+
+_default = PRESETS.of_default
 
 POOL = "Folder of a pool, as meta-tune writes it."
 
 
 class MetaTuneConfig(RunConfig):
-    """Meta-tunes a pool of adapters on few-shot tasks, each against its own eps, and the baselines beside it."""
+    """Meta-tunes a pool of adapters, each against its own eps, and the baselines beside it."""
 
     base: str = Field(..., description=f"{BASE} stages:BASE reads features of several stages.")
-    data: str = Field(..., description=f"{DATA} Many classes make better tasks.")
+    preset: Preset = Field(
+        "standard", description="Settings to start from, each of which a flag of its own may change: see PRESETS above."
+    )
+    data: str = Field(..., description=f"{DATA} Many classes make better pools; labels matter to tasks alone.")
     images_per_class: Count = Field(None, ge=2, description="Use the first images of each class. Default: all.")
     validation_data: str | None = Field(
         None, description="Source of the tasks that select the epoch. Default: classes held out of --data."
@@ -23,6 +30,14 @@ class MetaTuneConfig(RunConfig):
         16, ge=2, description="Classes of --data to hold out, where there is no --validation-data."
     )
     validation_episodes: int = Field(20, ge=1, description="Validation tasks that select the epoch.")
+    objective: Literal["features", "tasks"] = Field(
+        _default("objective"),
+        description="What members learn. features: attacked images keep the features that the base has of them clean; tasks: "
+        "to answer few-shot tasks, clean and attacked.",
+    )
+    clean_weight: float = Field(
+        0.0, ge=0, lt=1, description="Objective features: weight of the images as they are, against the attacked ones."
+    )
     out: Path = Field(Path("runs/pool"), description="Folder for the pool.")
     setting: str = Field(
         "5w5s",
@@ -30,25 +45,35 @@ class MetaTuneConfig(RunConfig):
     )
     query: int = Field(10, ge=1, description="Query images per class.")
     eps_255: list[float] = Field(
-        [0.01, 0.1, 6, 8], description="Perturbation size (eps) of a member of the pool, in 255ths."
+        _default("eps_255"), description="Perturbation size (eps) of a member of the pool, in 255ths."
     )
     attack: str = Field(
-        "pgd:steps=2,loss=kl", description="pgd or pyramid, with settings; each member sets its own perturbation size."
+        _default("attack"),
+        description="fgsm, pgd or pyramid, with settings; each member sets its own perturbation size.",
     )
-    step: float = Field(0.5, gt=0, description="Step size of the attack, as a share of the perturbation size.")
+    step: float = Field(
+        _default("step"), gt=0, description="Step size of the attack, as a share of the perturbation size."
+    )
     head: Literal["centroid", "ridge"] = Field(
-        "centroid", description="Classifier of the tasks while tuning; clean meta-tuning always uses centroid."
+        _default("head"),
+        description="Classifier of the tasks while tuning, and of the pool; clean meta-tuning always uses centroid.",
     )
     target_modules: list[str] = Field(
         [],
         description="Layers to adapt. Default: attention+mlp or all-conv, whichever is most of the model, else auto.",
     )
-    rank: int = Field(8, ge=1, description="Rank of each low-rank update; query, key and value have one each.")
+    rank: Rank = Field(
+        _default("rank"),
+        description="Rank of each low-rank update, as harden takes it; query, key and value have one each.",
+    )
+    norm: Literal["frozen", "statistics", "affine", "owned"] = Field(
+        _default("norm"), description="What of the normalisation layers is a member's own, as for harden."
+    )
     init: Literal["svd", "random"] = Field(
-        "svd", description="Initialization of the factors. svd: from the largest singular values."
+        _default("init"), description="Initialization of the factors. svd: from the largest singular values."
     )
     perturbation: Literal["raw", "relative", "none"] = Field(
-        "relative", description="Adversarial weight perturbation of the factors."
+        _default("perturbation"), description="Objective tasks: adversarial weight perturbation of the factors."
     )
     perturbation_step: float = Field(1e-4, gt=0, description="raw: the gradient is scaled by this, each factor alone.")
     gamma: float = Field(
@@ -57,22 +82,37 @@ class MetaTuneConfig(RunConfig):
     kl: Literal["clean-attacked", "attacked-clean"] = Field(
         "clean-attacked", description="Direction of the KL divergence between clean and attacked predictions."
     )
-    adversarial_weight: float = Field(6.0, ge=0, description="Weight of the divergence, added to the clean loss.")
-    epochs: int = Field(30, ge=1, description="Epochs; each ends with the validation tasks.")
-    episodes: int = Field(2000, ge=1, description="Tasks per epoch; one per step.")
-    learning_rate: float = Field(5e-4, gt=0, description="Peak of the cosine schedule.")
+    adversarial_weight: float = Field(
+        6.0, ge=0, description="Objective tasks: weight of the divergence, added to the clean loss."
+    )
+    epochs: int = Field(_default("epochs"), ge=1, description="Epochs; each ends with the validation tasks.")
+    episodes: int = Field(
+        _default("episodes"), ge=1, description="Steps per epoch: one task each, or one batch of images."
+    )
+    batch_size: int = Field(_default("batch_size"), ge=2, description="Objective features: images per step.")
+    optimizer: Literal["adamw", "sgd"] = Field(_default("optimizer"), description="Optimizer of the members.")
+    average_decay: float = Field(
+        _default("average_decay"), ge=0, lt=1, description="Keep an exponential average of the weights. 0: off."
+    )
+    learning_rate: float = Field(_default("learning_rate"), gt=0, description="Peak of the cosine schedule.")
     clean_learning_rate: float | None = Field(
-        None,
+        _default("clean_learning_rate"),
         gt=0,
         description="Learning rate of clean meta-tuning, which trains every weight. Default: --learning-rate.",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
-    warm_up: int = Field(5, ge=0, description="Epochs in which the learning rate rises.")
+    warm_up: int = Field(_default("warm_up"), ge=0, description="Epochs in which the learning rate rises.")
     baselines: bool = Field(
-        True, description="Also train all weights on clean tasks, and one adapter against random perturbation sizes."
+        _default("baselines"),
+        description="Also train all weights on clean tasks, and one adapter against random perturbation sizes.",
     )
     ablations: bool = Field(False, description="Also train one adapter without weight perturbation.")
     member: list[str] = Field([], description="Train this member alone (to use several machines).")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_preset(cls, settings: Any) -> Any:
+        return PRESETS.filled(settings)
 
 
 class BlendConfig(RunConfig):
@@ -97,7 +137,9 @@ class BlendConfig(RunConfig):
         0.6, ge=0, le=1, description="Score compactness: weight of closeness against separation."
     )
     beta: float = Field(1.0, ge=0, description="How strongly better scores gain weight; 0 weighs all alike.")
-    top: int = Field(2, ge=1, description="Members to blend, but for score held-out.")
+    top: int = Field(
+        2, ge=1, description="Members to blend; by score held-out at most so many, the base counting as one."
+    )
     rank_keep_ratio: float = Field(1.0, gt=0, le=1, description="Share of the singular values that truncation keeps.")
     head: Literal["centroid", "ridge"] | None = Field(
         None,
@@ -129,6 +171,9 @@ class FewShotEvalConfig(BlendConfig):
     attacked_query: int = Field(5, ge=1, description="Attacked query images per class.")
     corrupted_episodes: int = Field(
         75, ge=0, description="Tasks with corrupted query images: 15 corruptions at 5 severities."
+    )
+    dial: list[float] = Field(
+        [], description="Score held-out: further value of --robust; with several, the curve between clean and robust."
     )
     search: str | None = Field(
         None,

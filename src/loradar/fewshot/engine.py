@@ -185,7 +185,9 @@ class TaskEngine:
         names = list(blending.members or self.models.members)
         if blending.score == "held-out":
             ask = partial(self._evidence_of_blend, blending)
-            return greedy_soup([BASE, *names], ask, robust=blending.robust, images=len(self.task.support))
+            return greedy_soup(
+                [BASE, *names], ask, robust=blending.robust, images=len(self.task.support), top=blending.top
+            )
         scores = [self._score(blending, name) for name in names]
         return dict(zip(names, blending.weights_of(torch.tensor(scores)).tolist(), strict=True))
 
@@ -202,15 +204,10 @@ class TaskEngine:
 
     @torch.no_grad()
     def merged(self, weights: Mapping[str, float], rank_keep_ratio: float, watch: Stopwatch | None = None) -> Adapter:
-        """Blends members: W_res + sum of weight_i B_i A_i, trimmed, as an adapter.
-
-        The share of the base is what the others leave of 1.
-        """
-        assert self.models.pool is not None, "only members of a pool have weights"
+        """Blends members, the base among them: W_res + sum of weight_i B_i A_i, trimmed, as an adapter."""
         watch = watch or Stopwatch()
         with watch("blend"):
-            members = {name: weight for name, weight in weights.items() if weight and name != BASE}
-            adapter = add_weighted(self.models.pool, members)
+            adapter = add_weighted(self.models.as_pool, weights)
         with watch("trim"):
             return truncate_spectrum(self.models.base, adapter, rank_keep_ratio)
 

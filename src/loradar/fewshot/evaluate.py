@@ -143,6 +143,12 @@ def _check(
     for name in config.in_domain:
         if name not in names:
             raise BadConfigError(f"in_domain names {name!r}; expected one of the domains: {', '.join(names)}")
+    if config.dial and config.score != "held-out":
+        raise BadConfigError(f"dial turns the score held-out, not {config.score}; leave it out, or the other score")
+    if len({config.robust, *config.dial}) != 1 + len(config.dial):
+        raise BadConfigError(
+            f"dial is {config.dial} beside robust {config.robust:g}; expected other values, none twice"
+        )
     if config.attacked_episodes and config.attacked_query > config.query:
         raise BadConfigError(f"attacked_query is {config.attacked_query}; expected at most query, {config.query}")
     for domain in domains:

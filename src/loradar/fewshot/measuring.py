@@ -23,7 +23,7 @@ from loradar.fewshot.engine import ModelsKey, TaskEngine
 from loradar.fewshot.episode import Sampler
 from loradar.fewshot.finetune import FineTuning
 from loradar.fewshot.heads import CENTROID
-from loradar.fewshot.methods import MAIN_METHODS, TUNED, Method, Peer, least_right
+from loradar.fewshot.methods import MAIN_METHODS, TUNED, Method, Peer, least_right, oracle, untuned
 from loradar.fewshot.pools import BASE, FeatureCache, PoolModels, features_of
 from loradar.fewshot.tasks import Domain, share
 from loradar.report.few_shot import CORRUPTIONS, FewShotRow
@@ -85,6 +85,7 @@ class Measuring:
             return {TUNED: self._tuned(engine, index)}
         if what == NO_ATTACK:
             own = {one.name: share(engine.answers(one.models(engine)), labels) for one in self.methods}
+            own |= oracle(own, self.full)
             return own | self._peers(
                 engine,
                 labels,
@@ -100,6 +101,7 @@ class Measuring:
                 for one in self.methods
                 if one.corrupted
             }
+            own |= oracle(own, self.full)
             return own | self._peers(engine, labels, on_base=features_of(base, query), on_blend=query)
         return self._attacked(next(attack for attack in self.every_attack if attack.spec == what), engine)
 
@@ -126,6 +128,7 @@ class Measuring:
             found[one.name] = least_right(engine, own, attack, x, y, crafted)
         if is_curve:
             return found
+        found |= oracle(found, self.full)
         base = self.models.fixed[BASE]
         return found | self._peers(engine, y, on_base=features_of(base, crafted[((BASE, CENTROID),)]))
 
@@ -158,14 +161,19 @@ class Measuring:
         tuned = dataclasses.replace(blend, name="tuned", features=model, is_fixed=False)
         return share(engine.answers([tuned]), engine.task.query_labels)
 
-    def rows(self, domain: str, setting: str, results: Sequence[Results]) -> list[FewShotRow]:
-        """A row for each method and attack that has two tasks or more."""
+    def rows(
+        self, domain: str, setting: str, results: Sequence[Results], *, less_untuned: bool = False
+    ) -> list[FewShotRow]:
+        """A row for each method and attack that has two tasks or more; `less_untuned`: of the differences, task by task, from
+        the base under the full method's head."""
         shares: dict[tuple[str, str], list[float]] = {}
         for result in results:
             for what, by_method in result.items():
-                if what != WEIGHTS:
-                    for method, share in by_method.items():
-                        shares.setdefault((method, NO_ATTACK if what == TUNED else what), []).append(share)
+                if what == WEIGHTS or (less_untuned and untuned(self.full) not in by_method):
+                    continue
+                before = by_method[untuned(self.full)] if less_untuned else 0
+                for method, right in by_method.items():
+                    shares.setdefault((method, NO_ATTACK if what == TUNED else what), []).append(right - before)
         return [
             FewShotRow.of(values, method=method, domain=domain, setting=setting, attack=attack, seed=self.config.seed)
             for (method, attack), values in shares.items()

@@ -30,6 +30,7 @@ from loradar.evaluation import device_of, predict
 from loradar.fewshot.chunks import in_chunks
 from loradar.fewshot.config import MetaTuneConfig
 from loradar.fewshot.episode import Sampler
+from loradar.fewshot.feature_tuning import feature_loss
 from loradar.fewshot.heads import HeadConfig, TaskClassifier
 from loradar.fewshot.pools import BASELINES, POOL
 from loradar.fewshot.tasks import Domain, Task, share
@@ -41,6 +42,7 @@ from loradar.training import (
     RawPerturbation,
     Training,
     Validation,
+    WeightAverage,
     WeightPerturbation,
     best_epoch,
     perturbed_loss,
@@ -115,19 +117,22 @@ def _train(member: MetaMember, job: MetaTuneJob, folder: Path, progress: Progres
     )
     if not (folder / CHECKPOINT).exists():
         progress.message(_expected(member, job, adapter))
-    settings = job.settings
-    if is_clean and config.clean_learning_rate is not None:
-        settings = dataclasses.replace(settings, learning_rate=config.clean_learning_rate)
+    settings, state = job.settings, adapter.state()
+    if is_clean:
+        rate = config.clean_learning_rate or settings.learning_rate
+        settings = dataclasses.replace(settings, learning_rate=rate, optimizer="sgd")
+    average = WeightAverage(state, decay=config.average_decay) if config.average_decay and not is_clean else None
     training = Training(
         name=f"meta-tune {member.name}",
         loss_of=_loss_of(member, job, adapter),
         parameters=adapter.parameters(),
-        state=adapter.state(),
+        state=state,
         count=config.episodes,
         settings=settings,
         checkpoint=folder / CHECKPOINT,
         run=f"{member.name} {member.head!r} {_against(member)} {config.model_dump_json(exclude={'out', 'device', *FREE})}",
-        unit="tasks",
+        unit=_unit(member, config),
+        average=average,
         validation=Validation(
             folder=folder / "epochs", measure=partial(_measure, member, job, adapter), save=partial(save, adapter)
         ),
@@ -155,6 +160,17 @@ def _perturbation(member: MetaMember, config: MetaTuneConfig) -> WeightPerturbat
 def _loss_of(member: MetaMember, job: MetaTuneJob, adapter: Adapter) -> LossOf:
     """The loss of one task: the query attacked at the weights of the moment, then CE + weight * KL at the worst ones."""
     config = job.config
+    if member.attacks and config.objective == "features":
+        return feature_loss(
+            job.features,
+            adapter,
+            job.tuning,
+            partial(_drawn, member),
+            batch_size=config.batch_size,
+            clean_weight=config.clean_weight,
+            precision=config.precision,
+            merge=foldable_conv_bn(job.features),
+        )
     floor, active = residual(job.features, adapter), on_residual(adapter)
     model = skip_padding(plug(floor, active, check=False).train())
     merge = foldable_conv_bn(job.features)
@@ -227,9 +243,14 @@ def _expected(member: MetaMember, job: MetaTuneJob, adapter: Adapter) -> str:
     seconds = timed(step), timed(lambda: _shares(member, job, features, 0))
     total = sum(count * each for count, each in zip(counts, seconds, strict=True))
     return (
-        f"{member.name}: about {duration(max(1, total))} ({counts[0]:,} tasks of {seconds[0]:.2g} s, {counts[1]:,} validation "
-        f"tasks of {seconds[1]:.2g} s)"
+        f"{member.name}: about {duration(max(1, total))} ({counts[0]:,} {_unit(member, config)} of {seconds[0]:.2g} s, "
+        f"{counts[1]:,} validation tasks of {seconds[1]:.2g} s)"
     )
+
+
+def _unit(member: MetaMember, config: MetaTuneConfig) -> str:
+    """What a step of its training takes."""
+    return "batches" if member.attacks and config.objective == "features" else "tasks"
 
 
 def _classifier(features: nn.Module, task: Task, head: HeadConfig) -> TaskClassifier:

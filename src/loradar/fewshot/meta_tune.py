@@ -110,8 +110,8 @@ def plan(config: MetaTuneConfig) -> tuple[MetaMember, ...]:
 
 def _attack(config: MetaTuneConfig, budget: float) -> Attack:
     name, _, settings = config.attack.partition(":")
-    if name not in ("pgd", "pyramid"):
-        raise BadConfigError(f"attack is {config.attack!r}; expected pgd or pyramid, with settings")
+    if name not in ("fgsm", "pgd", "pyramid"):
+        raise BadConfigError(f"attack is {config.attack!r}; expected fgsm, pgd or pyramid, with settings")
     for taken in ("eps", "step_size"):
         if any(part.partition("=")[0].strip() == taken for part in settings.split(",")):
             raise BadConfigError(f"attack sets {taken}, which follows from --eps-255 and --step; leave it out")
@@ -136,7 +136,7 @@ def _settings(config: MetaTuneConfig) -> FitSettings:
     return FitSettings(
         epochs=config.epochs,
         batch_size=1,
-        optimizer="sgd",
+        optimizer=config.optimizer,
         learning_rate=config.learning_rate,
         momentum=config.momentum,
         nesterov=False,
@@ -153,6 +153,7 @@ def _start(config: MetaTuneConfig, base: Base) -> Adapter:
         target_modules=targets_of(base.model, config.target_modules),
         rank=config.rank,
         init=config.init,
+        norm=config.norm,
         head=False,
         fused="split",
         seed=config.seed,

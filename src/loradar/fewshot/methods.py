@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ SEARCHED, TUNED, TRANSDUCTIVE = "AMT, settings searched", "AMT-FT", "AMT, transd
 MAIN_METHODS = (FULL, TRANSDUCTIVE, NO_TUNING, CLEAN, RANDOM)
 """The full method, and those that it is to be compared with first."""
 CHOSEN = "single member by a classifier of validation tasks"
+SINGLE, ORACLE, _MEMBER = "single member by held-out answers", "best member of each task (by its queries)", "member "
 OTHERWISE: dict[Scoring, tuple[str, Scoring]] = {
     "held-out": ("AMT, members scored under attack", "attacked"),
     "compactness": ("AMT, members scored by loss", "loss"),
@@ -33,7 +34,7 @@ OTHERWISE: dict[Scoring, tuple[str, Scoring]] = {
 """By how the full method scores members: the row beside it that scores them the other way."""
 UNPERTURBED = "one adapter, random budgets, unperturbed"
 BY_CENTROID, UNTRIMMED = "AMT, nearest centroid", "AMT without trimming"
-_AT_LAST = "last features"
+_AT_LAST, _AVERAGED = "last features", "average of weights"
 _FOLDERS = {CLEAN: "clean", RANDOM: "random-budget", UNPERTURBED: "random-budget-unperturbed"}
 
 
@@ -52,13 +53,28 @@ def ablation_chain(full: Blending) -> dict[str, str]:
     steps = {
         "adversarial query": UNPERTURBED,
         "+ perturbed singular values and vectors": RANDOM,
-        "+ pool (average of weights)": "average of weights",
+        "+ pool (average of weights)": _AVERAGED,
         "+ blending": UNTRIMMED,
     }
     if full.head == CENTROID:
         return steps | {"+ trimming (the full method)": FULL}
     last = "+ trimming" if full.rank_keep_ratio < 1 else "+ blending"
     return steps | {last: BY_CENTROID, f"+ {full.head.kind} head (the full method)": FULL}
+
+
+def untuned(full: Blending) -> str:
+    """The name of the base under the full method's head."""
+    return NO_TUNING if full.head == CENTROID else _with_head(NO_TUNING, full)
+
+
+def oracle(shares: Mapping[str, float], full: Blending) -> dict[str, float]:
+    """What a choice among the base and the members could gain at most: the largest of their `shares` on a task."""
+    of_members = [share for name, share in shares.items() if name.startswith(_MEMBER)]
+    return {ORACLE: max(shares[untuned(full)], *of_members)} if of_members else {}
+
+
+def _with_head(name: str, full: Blending) -> str:
+    return f"{name}, {full.head.kind} head"
 
 
 def methods(
@@ -71,6 +87,7 @@ def methods(
 ) -> list[Method]:
     """The full method first, then every baseline, then what takes it apart; `choose` names a member for a task."""
     found = [_blend(FULL, full)]
+    found += [_blend(f"{FULL}, robust {at:g}", dataclasses.replace(full, robust=at)) for at in config.dial]
     found += [_blend(SEARCHED, searched)] if searched else []
     if config.transductive:
         transductive = dataclasses.replace(full.head, transduction=Transduction())
@@ -80,9 +97,11 @@ def methods(
     found += [_fixed(name, folder) for name, folder in _FOLDERS.items() if folder in models.fixed]
     found += [
         Method(name="single member by support loss", models=lambda engine: [engine.of_least_loss()]),
-        _fixed("average of weights", AVERAGE),
+        _fixed(_AVERAGED, AVERAGE),
         Method(name="average of logits", models=lambda engine: [engine.fixed(name) for name in engine.models.members]),
     ]
+    if full.score == "held-out":
+        found.append(_blend(SINGLE, dataclasses.replace(full, top=1)))
     if choose:
         found.append(Method(name=CHOSEN, models=lambda engine: [engine.fixed(choose(engine))]))
     name, other = OTHERWISE[full.score]
@@ -95,8 +114,7 @@ def _other_heads(models: PoolModels, full: Blending) -> list[Method]:
     by_centroid, found = dataclasses.replace(full, head=CENTROID), []
     if full.head != by_centroid.head:
         found.append(_blend(BY_CENTROID, by_centroid))
-        named = f"{full.head.kind} head"
-        found += [_fixed(f"{name}, {named}", weights, head=full.head) for name, weights in _peers_of(models)]
+        found += [_fixed(_with_head(name, full), weights, head=full.head) for name, weights in _peers_of(models)]
     if full.rank_keep_ratio < 1:
         found.append(_blend(UNTRIMMED, dataclasses.replace(by_centroid, rank_keep_ratio=1.0)))
     if models.last:
@@ -111,16 +129,16 @@ def _other_heads(models: PoolModels, full: Blending) -> list[Method]:
 def _peers_of(models: PoolModels) -> list[tuple[str, str]]:
     """The baselines of one set of weights each that are measured under the full method's heads too, and their weights."""
     tuned = [(name, _FOLDERS[name]) for name in (CLEAN, RANDOM) if _FOLDERS[name] in models.fixed]
-    return [(NO_TUNING, BASE), *tuned]
+    return [(NO_TUNING, BASE), *tuned, (_AVERAGED, AVERAGE)]
 
 
 def _taken_apart(models: PoolModels, full: Blending) -> list[Method]:
     untrimmed = dataclasses.replace(full, rank_keep_ratio=1.0)
     names = models.members
-    found = [_fixed(f"member {name}", name, head=full.head, attacked=False) for name in names]
+    found = [_fixed(f"{_MEMBER}{name}", name, head=full.head) for name in names]
     for top in range(1, len(names) + 1):
         # under the nearest centroid, the full method without trimming is this very row
-        if top != full.top or full.head != CENTROID:
+        if (top != full.top or full.head != CENTROID) and not (top == 1 and full.score == "held-out"):
             part = dataclasses.replace(untrimmed, top=top)
             found.append(_blend(f"top-{top}, untrimmed", part, main=False))
     # the first members of the pool are those of the smallest budgets, so the other end goes first
@@ -130,8 +148,8 @@ def _taken_apart(models: PoolModels, full: Blending) -> list[Method]:
     return found
 
 
-def _fixed(name: str, weights: str, *, head: HeadConfig = CENTROID, attacked: bool = True) -> Method:
-    return Method(name=name, models=lambda engine: [engine.fixed(weights, head)], attacked=attacked)
+def _fixed(name: str, weights: str, *, head: HeadConfig = CENTROID) -> Method:
+    return Method(name=name, models=lambda engine: [engine.fixed(weights, head)])
 
 
 def _blend(name: str, blending: Blending, *, main: bool = True) -> Method:

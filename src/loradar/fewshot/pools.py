@@ -160,6 +160,15 @@ class PoolModels:
         return tuple(self.pool or ())
 
     @property
+    def as_pool(self) -> AdapterPool:
+        """The members, and the base as one of them: no deltas, and whatever members replace as the base has it."""
+        assert self.pool is not None, "a base alone has nothing to be blended with"
+        card = next(iter(self.pool.values())).card
+        own, replaced = unwrap(self.base).state_dict(), next(iter(self.pool.values())).modules_to_save
+        base = Adapter(modules_to_save={name: own[name] for name in replaced}, card=card)
+        return AdapterPool({BASE: base, **self.pool})
+
+    @property
     def device(self) -> torch.device:
         return device_of(self.features)
 

@@ -16,7 +16,7 @@ from loradar.fewshot.engine import TaskEngine
 from loradar.fewshot.episode import Sampler
 from loradar.fewshot.heads import CENTROID
 from loradar.fewshot.measuring import WEIGHTS, Measuring, Results
-from loradar.fewshot.methods import FULL, NO_TUNING, ablation_chain
+from loradar.fewshot.methods import FULL, NO_TUNING, ablation_chain, untuned
 from loradar.fewshot.pools import FeatureCache
 from loradar.fewshot.tasks import Domain
 from loradar.models import Base
@@ -40,8 +40,17 @@ def make_report(
     config, models, full = measuring.config, measuring.models, measuring.full
     inside = [domain.name for domain in domains if domain.name in config.in_domain]
     outside = [domain.name for domain in domains if domain.name not in config.in_domain]
-    every = [*averaged(rows, outside, "out of domain"), *averaged(rows, inside, "in domain")] if inside else []
-    every = [*(every or averaged(rows, outside, "of all domains")), *rows]
+    differences = [
+        row
+        for (domain, name), results in found.items()
+        for row in measuring.rows(domain, name, results, less_untuned=True)
+    ]
+
+    def averages(of: Sequence[FewShotRow]) -> list[FewShotRow]:
+        if not inside:
+            return averaged(of, outside, "of all domains")
+        return [*averaged(of, outside, "out of domain"), *averaged(of, inside, "in domain")]
+
     return Report(
         title="Few-shot report",
         rows=(),
@@ -51,9 +60,11 @@ def make_report(
         settings=json.loads(config.model_dump_json(exclude={"out", "domain", "base", "pool", "search"}))
         | {"searched": repr(searched) if searched else None},
         few_shot=FewShotSection(
-            rows=tuple(every),
+            rows=(*averages(rows), *rows),
             full=FULL,
             reference=NO_TUNING,
+            untuned=untuned(full),
+            differences=tuple(row for row in averages(differences) if row.method != untuned(full)),
             pool={name: _member(adapter.card) for name, adapter in (models.pool or {}).items()},
             ablation_chain={s: m for s, m in ablation_chain(full).items() if m in {row.method for row in rows}},
             blends=tuple(_blends_of(found)),

@@ -24,7 +24,9 @@ from loradar.core.config import (
     default_cache,
 )
 from loradar.core.ranks import Bytes, Rank, check_one_of
-from loradar.jobs.recipes import DEFAULT, Recipe, default, with_recipe
+from loradar.jobs.recipes import DEFAULT, RECIPES, Recipe, with_recipe
+
+default = RECIPES.of_default
 
 
 class DataConfig(RunConfig):

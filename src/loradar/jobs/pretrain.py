@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from loradar.core.copying import copy_model
 from loradar.core.files import check_place
 from loradar.core.leases import lease
 from loradar.core.names import BASE_CONFIG, CHECKPOINT
@@ -14,7 +15,7 @@ from loradar.core.types import Images, NullProgress, Progress
 from loradar.data import Source, Splits, augment, fetch_all, load_source, split
 from loradar.evaluation import AccuracyResult, accuracy_row, check_classes
 from loradar.jobs.config import PretrainConfig
-from loradar.models import Base, new_base, pick_device, save_base, with_autocast
+from loradar.models import Base, new_base, pick_device, save_base, skip_padding, with_autocast
 from loradar.training import FitSettings, Training, clean_loss, train
 
 
@@ -63,9 +64,10 @@ def run(job: PretrainJob, *, progress: Progress | None = None) -> PretrainResult
 
 
 def _train(job: PretrainJob, progress: Progress | None) -> PretrainResult:
-    config, splits, model = job.config, job.splits, job.base.model.train()
+    config, splits, model = job.config, job.splits, job.base.model
     device = next(model.parameters()).device
-    fast = with_autocast(model, config.precision)
+    twin = skip_padding(copy_model(model)).train()
+    fast = with_autocast(twin, config.precision)
 
     def loss_of(indices: Tensor, seed: int) -> Tensor:
         x, y = (tensor.to(device) for tensor in splits.train.fetch(indices))
@@ -77,14 +79,15 @@ def _train(job: PretrainJob, progress: Progress | None) -> PretrainResult:
     training = Training(
         name="pretrain",
         loss_of=loss_of,
-        parameters=list(model.parameters()),
-        state=model.state_dict(),
+        parameters=list(twin.parameters()),
+        state=twin.state_dict(),
         count=len(splits.train),
         settings=_settings(config),
         checkpoint=checkpoint,
         run=config.model_dump_json(exclude={"out", "device"}),
     )
     train(training, progress or NullProgress())
+    model.load_state_dict(twin.state_dict())
     x, y = fetch_all(splits.reported)
     row = accuracy_row(model.eval(), x, y, name="base", seed=config.seed, batch_size=config.batch_size)
     notes = {

@@ -1,6 +1,8 @@
 """Named recipes of hardening: each a table of settings, from which single ones may depart. Imports no torch."""
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
+
+from loradar.core.presets import Presets
 
 Recipe: TypeAlias = Literal["fast", "balanced", "strong", "transfer"]
 DEFAULT: Recipe = "balanced"
@@ -14,34 +16,33 @@ _ADAPTIVE: dict[str, Any] = {
     "schedule": "one-cycle",
     "average_decay": 0.998,
 }
-RECIPES: dict[Recipe, dict[str, Any]] = {
-    "fast": {**_ADAPTIVE, "epochs": 4, "train_steps": 1, "clean_weight": 0.0, "average_decay": 0.99},
-    "balanced": {**_ADAPTIVE, "epochs": 8, "train_steps": 2, "clean_weight": 0.5},
-    "strong": {**_ADAPTIVE, "epochs": 24, "train_steps": 1, "clean_weight": 0.0},
-    "transfer": {
-        "attack_target": "base",
-        "target_modules": ["auto"],
-        "rank": 4,
-        "norm": "frozen",
-        "learning_rate": 1e-3,
-        "schedule": "step",
-        "average_decay": 0.0,
-        "epochs": 10,
-        "train_steps": 0,
-        "clean_weight": 0.5,
+RECIPES = Presets(
+    key="recipe",
+    default=DEFAULT,
+    tables={
+        "fast": {**_ADAPTIVE, "epochs": 4, "train_steps": 1, "clean_weight": 0.0, "average_decay": 0.99},
+        "balanced": {**_ADAPTIVE, "epochs": 8, "train_steps": 2, "clean_weight": 0.5},
+        "strong": {**_ADAPTIVE, "epochs": 24, "train_steps": 1, "clean_weight": 0.0},
+        "transfer": {
+            "attack_target": "base",
+            "target_modules": ["auto"],
+            "rank": 4,
+            "norm": "frozen",
+            "learning_rate": 1e-3,
+            "schedule": "step",
+            "average_decay": 0.0,
+            "epochs": 10,
+            "train_steps": 0,
+            "clean_weight": 0.5,
+        },
     },
-}
-ABOUT: dict[Recipe, str] = {
-    "fast": "robust in minutes: one-step attacks on the adapted model, the loss on attacked images alone",
-    "balanced": "most of the clean accuracy and some robustness: clean and attacked images alike",
-    "strong": "most robust: longer, the loss on attacked images alone",
-    "transfer": "images crafted once on the base; holds against attackers who do not know the adapter, and no others",
-}
-
-
-def default(setting: str) -> Any:
-    """Returns what a setting is in the default recipe."""
-    return RECIPES[DEFAULT][setting]
+    about={
+        "fast": "robust in minutes: one-step attacks on the adapted model, the loss on attacked images alone",
+        "balanced": "most of the clean accuracy and some robustness: clean and attacked images alike",
+        "strong": "most robust: longer, the loss on attacked images alone",
+        "transfer": "images crafted once on the base; holds against attackers who do not know the adapter, and no others",
+    },
+)
 
 
 def with_recipe(settings: Any) -> Any:
@@ -49,24 +50,6 @@ def with_recipe(settings: Any) -> Any:
 
     A budget of bytes stands in the place of the recipe's rank.
     """
-    if not isinstance(settings, dict) or settings.get("recipe", DEFAULT) not in get_args(Recipe):
-        return settings
-    budget = {} if settings.get("max_bytes") is None else {"rank": None}
-    return {**RECIPES[settings.get("recipe", DEFAULT)], **budget, **settings}
-
-
-def table() -> str:
-    """Returns the recipes and their settings in words, for the help.
-
-    >>> "fast" in table()
-    True
-    """
-    blocks = []
-    for name, settings in RECIPES.items():
-        values = ", ".join(f"{key.replace('_', '-')} {_text(value)}" for key, value in settings.items())
-        blocks.append(f"{name}{' (default)' if name == DEFAULT else ''}: {ABOUT[name]} ({values}).")
-    return "\n\n".join(blocks)
-
-
-def _text(value: Any) -> str:
-    return " ".join(value) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(settings, dict) and settings.get("max_bytes") is not None:
+        settings = {"rank": None, **settings}
+    return RECIPES.filled(settings)

@@ -142,6 +142,8 @@ class TaskPicture:
 class FewShotSection:
     """Few-shot figures. `full` names the method that the report is about, `reference` the one without adapters.
 
+    `differences` are those of the averages over domains from the method `untuned`, paired by task; their `mean` is in [-1, 1].
+
     `ablation_chain` maps each component, added in turn, to the method that has all components so far.
     """
 
@@ -152,3 +154,5 @@ class FewShotSection:
     ablation_chain: Mapping[str, str] = field(default_factory=dict)
     blends: tuple[BlendWeights, ...] = ()
     tasks: tuple[TaskPicture, ...] = ()
+    untuned: str = ""
+    differences: tuple[FewShotRow, ...] = ()

@@ -51,6 +51,7 @@ def _environment(*, escape: bool) -> Environment:
     )
     environment.filters |= {
         "percent": percent,
+        "points": points,
         "readable": readable,
         "flat": flat,
         "text": text,
@@ -59,6 +60,15 @@ def _environment(*, escape: bool) -> Environment:
         "times": lambda ratio: f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}",
     }
     return environment
+
+
+def points(difference: float) -> str:
+    """Writes a difference of shares with its sign and one decimal.
+
+    >>> points(-0.0123)
+    '-1.2'
+    """
+    return f"{100 * difference:+.1f}"
 
 
 def _content(report: Report) -> Mapping[str, Any]:
@@ -87,6 +97,7 @@ def _content(report: Report) -> Mapping[str, Any]:
         "confident": CONFIDENT,
         "average": AVERAGE,
         "methods": views.method_tables(section) if section else [],
+        "differences": views.difference_tables(section) if section else [],
         "components": views.ablation_tables(section) if section else [],
         "domains": views.domain_tables(section) if section else [],
         "blends": _blends(section) if section else [],

@@ -138,6 +138,14 @@ def method_tables(section: FewShotSection) -> list[MethodTable]:
     return found
 
 
+def difference_tables(section: FewShotSection) -> list[MethodTable]:
+    """For each setting, by how much the methods differ from the untuned one, on the averages over domains."""
+    by_setting = {
+        setting: [row for row in section.differences if row.setting == setting] for setting in settings_of(section)
+    }
+    return [_methods(section, rows, setting) for setting, rows in by_setting.items() if rows]
+
+
 def domain_tables(section: FewShotSection) -> list[MethodTable]:
     """For each setting and attack, every method on every domain: all figures, each once."""
     keys = dict.fromkeys((row.setting, row.attack) for row in section.rows)
