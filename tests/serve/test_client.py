@@ -2,8 +2,10 @@
 
 import contextlib
 import http.server
+import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,16 @@ import pytest
 import uvicorn
 
 from loradar.core.errors import BadConfigError, BadFileError, LoradarError
+from loradar.data import read_images
 from loradar.serve import Client
 from loradar.serve.app import create_app
 from loradar.serve.auth import read_keys
 from loradar.serve.config import ServeConfig
 from loradar.serve.errors import Refused
+from loradar.serve.models import Served
 from loradar.serve.server import bind
 from loradar.serve.service import open_service
+from tests.serve.test_models import TOLERANCE
 
 ADMIN = "a" * 16
 
@@ -61,6 +66,47 @@ def test_it_asks_and_swaps(client: Client, pictures: list[Path]) -> None:
     assert client.roll_back("digits")["active"] == "v1"
     assert [one["version"] for one in client.unload("digits", "v2")["versions"]] == ["v1"]
     assert [model["name"] for model in client.models()] == ["digits"]
+
+
+def test_answers_are_of_the_version_that_they_name_while_it_is_swapped(
+    client: Client, served: dict[str, Served], pictures: list[Path]
+) -> None:
+    """By way of HTTP: three clients ask while an admin loads, splits, activates, rolls back and unloads."""
+    x = read_images(pictures, size=(32, 32))
+    right = {
+        served[kind].fingerprint: [float(one.probabilities.max()) for one in served[kind].answer(x)]
+        for kind in ("adapter", "other")
+    }
+    seen, wrong, stop = Counter[str](), list[str](), threading.Event()
+
+    def ask(number: int) -> None:
+        for turn in itertools.count(number):
+            if stop.is_set():
+                return
+            picks = [(turn + step) % len(pictures) for step in range(2)]
+            reply = client.predict("digits", [pictures[index] for index in picks])
+            for index, one in zip(picks, reply["predictions"], strict=True):
+                if abs(one["probability"] - right[reply["fingerprint"]][index]) > TOLERANCE:
+                    wrong.append(f"{reply['version']}, image {index}")
+            seen[reply["fingerprint"]] += 1
+
+    threads = [threading.Thread(target=ask, args=(4 * number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for turn in range(3):
+            label = client.load("digits", "other", version=f"swap{turn}")["version"]
+            client.weigh("digits", {"v1": 0.5, label: 0.5})
+            client.activate("digits", label)
+            time.sleep(0.2)
+            client.roll_back("digits")
+            client.unload("digits", label)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert set(seen) == set(right)
 
 
 def test_what_the_server_says_is_raised(client: Client, pictures: list[Path], tmp_path: Path) -> None:
