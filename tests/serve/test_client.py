@@ -37,6 +37,7 @@ def client(places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
         base=str(places["base"]),
         repository=places["other"].parent,
         port=0,
+        max_body_bytes=2**20,
         device="cpu",
     )
     service, keys = open_service(config), read_keys(file)
@@ -116,6 +117,9 @@ def test_what_the_server_says_is_raised(client: Client, pictures: list[Path], tm
     assert refused.value.status == 404
     with pytest.raises(LoradarError, match="no picture"):
         client.predict("digits", b"x")
+    for size in (2**20 + 1, 2**25):  # one that is too long is told so also where it was not sent whole yet
+        with pytest.raises(LoradarError, match="longer than 1048576 bytes"):
+            Client(client._address, key=ADMIN, retries=0).predict("digits", bytes(size))
     with pytest.raises(LoradarError, match="no folder"):
         client.load("digits", "../x")
     with pytest.raises(BadFileError, match="could not read"):

@@ -37,7 +37,7 @@ def refusal(error: Refused) -> JSONResponse:
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if error.status in (408, 413):  # what the client still sends is not read
+    if error.status in (408, 413):  # no more of it is read
         headers["Connection"] = "close"
     return JSONResponse({"error": str(error)}, error.status, headers)
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 from loradar.serve.asgi import App, Message, Receive, Scope, Send
@@ -10,6 +11,8 @@ from loradar.serve.auth import Keys, role_for
 from loradar.serve.config import ServeConfig
 from loradar.serve.errors import Refused
 
+_OFF_SECONDS, _OFF_BYTES = 2.0, 2**26
+"""What is read and dropped of a request that is refused."""
 Refuse: TypeAlias = Callable[[Refused], App]
 """Makes the response that says why a request was declined."""
 
@@ -49,6 +52,8 @@ def door(app: App, *, config: ServeConfig, keys: Keys, refuse: Refuse) -> App:
         try:
             _enter(scope, keys, rate, inside, config)
         except Refused as error:
+            if not any(name.lower() == b"expect" for name, _ in scope["headers"]):  # else it waits to be asked
+                await _read_off(receive)
             await refuse(error)(scope, receive, send)
             return
         inside += 1
@@ -89,10 +94,21 @@ def _bounded(receive: Receive, most: int, deadline: float) -> Receive:
             raise Refused(408, "the request did not arrive in time") from error
         read += len(message.get("body", b""))
         if read > most:
+            if message.get("more_body"):
+                await _read_off(receive)
             raise Refused(413, _too_long(most))
         return message
 
     return bounded
+
+
+async def _read_off(receive: Receive) -> None:
+    """Reads what a client still sends, up to a bound: else its connection may break before it has read why it is refused."""
+    read = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_OFF_SECONDS):
+            while (message := await receive()).get("more_body") and read < _OFF_BYTES:
+                read += len(message["body"])
 
 
 def _too_long(most: int) -> str:

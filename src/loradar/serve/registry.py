@@ -14,6 +14,8 @@ from loradar.serve.models import Served
 from loradar.serve.names import check_name
 
 State: TypeAlias = Literal["loading", "loaded", "failed", "evicted"]
+_REMEMBERED = 16
+"""Versions that were active before, which a model may be rolled back to one after the other."""
 Opener: TypeAlias = Callable[[str, str, str], Served]
 """Opens a place under the name and the version that it gets: `open(place, name, version)`."""
 
@@ -119,7 +121,7 @@ class Registry:
         with self._lock:
             model = self.model(name)
             model.loaded(version)
-            before = model.before if version == model.active else (*model.before, model.active)
+            before = model.before if version == model.active else (*model.before, model.active)[-_REMEMBERED:]
             return self._set(replace(model, active=version, before=before, weights={}))
 
     def roll_back(self, name: str) -> Model:
