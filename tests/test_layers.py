@@ -19,7 +19,8 @@ ALLOWED: dict[str, set[str]] = {
     "hub": {"core"},
     "exporting": {"core"},
     "api": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs", "hub", "exporting"},
-    "cli": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs", "hub", "exporting"},
+    "serve": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs"},
+    "cli": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs", "hub", "exporting", "serve"},
 }
 
 
@@ -89,7 +90,7 @@ def test_modules_have_no_ring() -> None:
 
 
 def test_settings_import_no_torch() -> None:
-    for package in ("jobs", "guard", "fewshot"):
+    for package in ("jobs", "guard", "fewshot", "serve"):
         text = (SOURCE / package / "config.py").read_text()
         assert {node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)} <= {
             "pathlib",
@@ -97,5 +98,6 @@ def test_settings_import_no_torch() -> None:
             "pydantic",
             "loradar.core.config",
             "loradar.core.ranks",
+            "loradar.fewshot.presets",
             "loradar.jobs.recipes",
         }

@@ -20,6 +20,7 @@ from loradar.cli.panels import panel_of
 from loradar.fewshot.config import FewShotEvalConfig, FewShotFitConfig, MetaTuneConfig
 from loradar.guard.config import GuardAuditConfig, GuardBuildConfig
 from loradar.jobs.config import AuditConfig, CheckConfig, HardenConfig, PredictConfig, PretrainConfig
+from loradar.serve.config import ServeConfig
 
 SCHEMAS: dict[str, type[BaseModel]] = {
     "pretrain": PretrainConfig,
@@ -32,6 +33,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "few-shot fit": FewShotFitConfig,
     "guard build": GuardBuildConfig,
     "guard audit": GuardAuditConfig,
+    "serve": ServeConfig,
 }
 
 

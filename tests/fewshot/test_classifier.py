@@ -165,7 +165,7 @@ def test_transduction_uses_the_blend_and_all_images_of_a_call(
     model = merge_weights(base.model, found.adapter_)
     assert model(x).shape == (len(x), 3)
     rule = HeadConfig(kind="centroid", transduction=Transduction())  # the pool's own
-    features = found._classifier.wrapped(x)
+    features = found.classifier_.wrapped(x)
     expected = rule(features, torch.tensor([WORDS.index(word) for word in words]), 3)(features)
     assert torch.allclose(found.decision_function(x), expected, atol=1e-5)
     assert not torch.allclose(found.decision_function(x)[:2], found.decision_function(x[:2]))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from loradar import __version__
-from loradar.cli import jobs
+from loradar.cli import jobs, serve
 from loradar.cli.adapters import adapters
 from loradar.cli.attacks import attacks
 from loradar.cli.few_shot import few_shot, meta_tune
@@ -40,6 +40,7 @@ app.add_typer(attacks, name="attacks")
 app.add_typer(few_shot, name="few-shot")
 app.add_typer(guard, name="guard")
 jobs.register(app)
+serve.register(app)
 plain_command(app, "report", example="loradar report runs/mine")(report)
 _STOPPED = 130
 _LONGEST = 2000

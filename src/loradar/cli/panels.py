@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 _PANELS = {
-    "Model": "base adapter architecture guard candidate pool key",
+    "Model": "models base adapter architecture guard candidate pool key",
     "Data": """
         data size train validation max_test_images support shot domain in_domain images_per_class validation_data
         validation_classes validation_episodes calibration calibration_data
@@ -16,16 +16,20 @@ _PANELS = {
     """,
     "Adapter": "target_modules rank max_bytes lora_alpha init norm head baselines full literal ablations member",
     "Blending": """
-        score robust support_attack compactness beta top rank_keep_ratio n_augmentations fine_tune fine_tune_episodes
+        score robust dial support_attack compactness beta top rank_keep_ratio n_augmentations fine_tune fine_tune_episodes
         transductive
     """,
     "Training": """
-        recipe clean_weight objective train_steps epochs batch_size optimizer learning_rate clean_learning_rate
+        preset recipe clean_weight objective train_steps epochs batch_size optimizer learning_rate clean_learning_rate
         full_learning_rate weight_decay momentum schedule step_size gamma warm_up label_smoothing average_decay
         max_grad_norm weight_perturbation crop flip distill_weight perturbation perturbation_step kl adversarial_weight
     """,
     "Fusion and identification": "fusion base_votes abstain cascade answered_by gate_fnr max_fpr strangers",
     "Defenses": "respond force forbid rectangle masks",
+    "Serving": """
+        host port keys repository queue timeout max_body_bytes max_pixels max_images max_connections rate memory level window
+        webhook
+    """,
     "Output": "out wait cache tensorboard",
     "Computing": "precision device seed seconds",
 }

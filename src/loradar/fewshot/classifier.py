@@ -52,6 +52,7 @@ class FewShotClassifier:
         classes_: the labels, sorted.
         weights_: the share of each member in the blend; empty without a pool.
         adapter_: the task's adapter, which `plug` puts on the base.
+        classifier_: the module from images to logits over `classes_`.
 
     Example:
         >>> import torch
@@ -234,7 +235,7 @@ class FewShotClassifier:
         size: Shape | None,
     ) -> "FewShotClassifier":
         self.adapter_, self.classes_, self.weights_ = adapter, classes, dict(weights)
-        self._classifier, self._size = classifier, size
+        self.classifier_, self._size = classifier, size
         return self
 
     def _check_fitted(self) -> None:
@@ -247,12 +248,12 @@ class FewShotClassifier:
         self._check_fitted()
         images = as_images(x, self._size, "the task")
         if self._size is None:
-            check_features(self._classifier.wrapped, images[:1])
+            check_features(self.classifier_.wrapped, images[:1])
         # a transductive head answers all images as one batch
-        together = isinstance(self._classifier.head, TransductiveHead)
+        together = isinstance(self.classifier_.head, TransductiveHead)
         batches = [images] if together else torch.split(images, _AT_ONCE)
-        device = device_of(self._classifier)
-        logits = torch.cat([self._classifier(batch.to(device)).float().cpu() for batch in batches])
+        device = device_of(self.classifier_)
+        logits = torch.cat([self.classifier_(batch.to(device)).float().cpu() for batch in batches])
         if not bool(logits.isfinite().all()):
             raise BadDataError("the base gives NaN or infinite features for these images; check its weights")
         return logits

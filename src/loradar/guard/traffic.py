@@ -50,7 +50,7 @@ class Traffic:
         if guard.settings.level != self.monitor.level:
             guard = guard.replace(level=self.monitor.level)
         verdict = guard.predict_full(x)
-        findings = [self._finding(guard, verdict, index, name) for index, name in enumerate(names)]
+        findings = [finding_of(guard, verdict, index, name=name) for index, name in enumerate(names)]
         events = [
             event
             for finding in findings
@@ -60,31 +60,35 @@ class Traffic:
         ]
         return findings, events
 
-    def _finding(self, guard: Guard, verdict: Verdict, index: int, name: str) -> Finding:
-        settings = guard.settings
-        probability, label = (t.item() for t in verdict.named[index].max(0))
-        answer = int(verdict.answers[index])
-        suspected = settings.labels[int(label)]
-        return Finding(
-            image=name,
-            answer=self._class(answer) if answer >= 0 else NOTHING,
-            confidence=float(verdict.logits[index].softmax(0).max()),
-            voters={v: self._vote(verdict.log_probs[i, index]) for i, v in enumerate(settings.voters)},
-            suspected=suspected,
-            probability=float(probability),
-            defenses=settings.policy.defenses_for(suspected, settings.level) if bool(verdict.defended[index]) else (),
-            level=settings.level,
-            passes=float(verdict.passes[index]),
-        )
 
-    def _vote(self, log_probs: Tensor) -> tuple[str, float] | None:
-        if bool(log_probs.isnan().any()):
-            return None
-        top, answer = log_probs.max(0)
-        return self._class(int(answer)), float(top.exp())
+def finding_of(guard: Guard, verdict: Verdict, index: int, *, name: str = "") -> Finding:
+    """Reads the finding for one image out of the verdict that `guard` gave on its batch."""
+    settings = guard.settings
+    probability, label = (t.item() for t in verdict.named[index].max(0))
+    answer = int(verdict.answers[index])
+    suspected = settings.labels[int(label)]
+    return Finding(
+        image=name,
+        answer=_class(guard, answer) if answer >= 0 else NOTHING,
+        confidence=float(verdict.logits[index].softmax(0).max()),
+        voters={v: _vote(guard, verdict.log_probs[i, index]) for i, v in enumerate(settings.voters)},
+        suspected=suspected,
+        probability=float(probability),
+        defenses=settings.policy.defenses_for(suspected, settings.level) if bool(verdict.defended[index]) else (),
+        level=settings.level,
+        passes=float(verdict.passes[index]),
+    )
 
-    def _class(self, index: int) -> str:
-        return self.guard.classes_[index] if self.guard.classes_ else str(index)
+
+def _vote(guard: Guard, log_probs: Tensor) -> tuple[str, float] | None:
+    if bool(log_probs.isnan().any()):
+        return None
+    top, answer = log_probs.max(0)
+    return _class(guard, int(answer)), float(top.exp())
+
+
+def _class(guard: Guard, index: int) -> str:
+    return guard.classes_[index] if guard.classes_ else str(index)
 
 
 def open_traffic(guard: Guard, *, fixed: Level | None = None, window: int = 200) -> Traffic:

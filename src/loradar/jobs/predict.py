@@ -1,16 +1,17 @@
 """Classifies pictures with a base, or with an adapter plugged into it."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loradar.adapters import load, plug
 from loradar.core.errors import BadConfigError, BadImagesError
 from loradar.core.modules import check_logits, evaluating
-from loradar.core.types import NullProgress, Progress
+from loradar.core.types import Images, NullProgress, Progress
 from loradar.data import read_images
 from loradar.evaluation import device_of
 from loradar.jobs.config import PredictConfig
@@ -24,7 +25,7 @@ class PredictJob:
     model: nn.Module
     classes: Sequence[str]
     size: tuple[int, int]
-    pictures: Sequence[Path]
+    pictures: Sequence[Path] = ()
     top: int = 1
     batch_size: int = 64
 
@@ -41,21 +42,34 @@ def resolve(config: PredictConfig) -> PredictJob:
     """Opens the base and the adapter. Raises LoradarError."""
     if config.key is not None and config.adapter is None:
         raise BadConfigError("a key is for the signature of an adapter; give --adapter, or leave --key out")
-    base = open_base(config.base, config.device)
-    model: nn.Module = base.model
-    classes = base.classes or tuple(str(index) for index in range(base.num_classes))
-    if config.adapter is not None:
-        adapter = load(config.adapter, key=config.key).to(device_of(model))
-        model = plug(model, adapter)
-        classes = adapter.card.classes or classes
-    return PredictJob(
-        model=model,
-        classes=classes,
-        size=base.input_size[1:],
-        pictures=config.pictures,
-        top=config.top,
-        batch_size=config.batch_size,
-    )
+    job = open_model(config.base, config.adapter, device=config.device, key=config.key)
+    return dataclasses.replace(job, pictures=config.pictures, top=config.top, batch_size=config.batch_size)
+
+
+def open_model(base: str, adapter: Path | None, *, device: str, key: Path | None = None) -> PredictJob:
+    """Opens a base, and an adapter on it, as a job without pictures. Raises LoradarError."""
+    opened = open_base(base, device)
+    model: nn.Module = opened.model
+    classes = opened.classes or tuple(str(index) for index in range(opened.num_classes))
+    if adapter is not None:
+        found = load(adapter, key=key).to(device_of(model))
+        model = plug(model, found)
+        classes = found.card.classes or classes
+    return PredictJob(model=model, classes=classes, size=opened.input_size[1:])
+
+
+def probabilities(job: PredictJob, x: Images) -> Tensor:
+    """Returns the softmax of the model's logits on images (batch, 3, *size): (batch, classes), float32 on the CPU.
+
+    Raises BadConfigError where the model does not give one logit per class.
+    """
+    with evaluating(job.model), torch.inference_mode():
+        logits = check_logits(job.model(x.to(device_of(job.model))), len(x))
+    if tuple(logits.shape) != (len(x), len(job.classes)):
+        raise BadConfigError(
+            f"the model gives logits {tuple(logits.shape)} for {len(x)} pictures and {len(job.classes)} classes"
+        )
+    return logits.float().softmax(1).cpu()
 
 
 def run(job: PredictJob, *, progress: Progress | None = None) -> list[Prediction]:
@@ -68,14 +82,7 @@ def run(job: PredictJob, *, progress: Progress | None = None) -> list[Prediction
     results = []
     for start in range(0, len(job.pictures), job.batch_size):
         chunk = job.pictures[start : start + job.batch_size]
-        x = read_images(chunk, size=job.size).to(device_of(job.model))
-        with evaluating(job.model), torch.inference_mode():
-            logits = check_logits(job.model(x), len(x))
-        if tuple(logits.shape) != (len(chunk), len(job.classes)):
-            raise BadConfigError(
-                f"the model gives logits {tuple(logits.shape)} for {len(chunk)} pictures and {len(job.classes)} classes"
-            )
-        shares, order = logits.float().softmax(1).cpu().topk(min(job.top, len(job.classes)))
+        shares, order = probabilities(job, read_images(chunk, size=job.size)).topk(min(job.top, len(job.classes)))
         for picture, values, indices in zip(chunk, shares, order, strict=True):
             if not bool(values.isfinite().all()):
                 raise BadImagesError(f"{picture}: the model's logits are not finite; check the base and the adapter")

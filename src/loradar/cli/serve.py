@@ -1,0 +1,60 @@
+"""`loradar serve`."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+from loradar.cli.flags import command
+from loradar.cli.printing import Output, note
+from loradar.core.errors import BadConfigError
+from loradar.serve.config import ServeConfig
+
+if TYPE_CHECKING:
+    from loradar.serve.service import Service
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+
+    @command(
+        app,
+        "serve",
+        ServeConfig,
+        positional="models",
+        example="loradar serve digits=runs/guard --port 8000 --keys keys.txt --repository runs",
+    )
+    def _serve(config: ServeConfig) -> Output:
+        """Serve guards, tasks, adapters and bases over HTTP, and swap their versions under load.
+
+        Without keys it listens on this machine alone. Stop it with Ctrl-C or SIGTERM: what was taken is answered first.
+        """
+        try:
+            from loradar.serve import server
+        except ImportError as error:
+            raise BadConfigError(f'serving needs the package {error.name}: pip install "loradar[serve]"') from error
+        from loradar.serve.auth import read_keys
+        from loradar.serve.logs import log_to_stderr
+        from loradar.serve.service import open_service
+
+        keys = read_keys(config.keys)
+        log_to_stderr()
+        who = f"{len(keys.roles)} keys" if keys.roles else "no keys: this machine alone"
+        with server.bind(config, keys) as bound:
+            service = open_service(config)
+            for line in _lines(service):
+                note(line)
+            where = server.address_of(bound)
+            server.serve(service, keys, bound, started=lambda: note(f"serving at {where} ({who}); stop with Ctrl-C"))
+        return Output(text=["stopped: what was taken is answered"], data={"stopped": True})
+
+
+def _lines(service: "Service") -> Iterator[str]:
+    """What is served, a line each."""
+    for model in service.registry.models():
+        for one in filter(None, (version.served for version in model.versions.values())):
+            size, active = "x".join(map(str, one.input_size)), ", active" if one.version == model.active else ""
+            yield (
+                f"{one.name}@{one.version}: {one.kind}, {len(one.classes)} classes, images of {size}, "
+                f"{one.size / 1e6:.1f} MB, fingerprint {one.fingerprint[:12]}{active}"
+            )

@@ -1,0 +1,62 @@
+"""Settings of `loradar serve`. Imports no torch, so that help is instant."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from loradar.core.config import DEVICE, Device, Settings
+
+
+class ServeConfig(Settings):
+    """Serves models over HTTP: answers, versions that are swapped under load, metrics."""
+
+    models: list[str] = Field(
+        ...,
+        min_length=1,
+        description="[NAME[@VERSION]=]PLACE: the folder of a guard, a few-shot task or an adapter, or a base as harden takes "
+        "it. Of several versions of a name the first one is active.",
+    )
+    base: str | None = Field(
+        None,
+        description="The base of every adapter; and that of guards and tasks, where it has moved since they were made.",
+    )
+    key: Path | None = Field(None, description="Public key; a folder that its owner did not sign is refused.")
+    host: str = Field("127.0.0.1", description="Address to listen on. Other than loopback needs --keys.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    keys: Path | None = Field(
+        None,
+        description="File of keys, a line each: 'predict KEY' or 'admin KEY'. Default: LORADAR_PREDICT_KEY and "
+        "LORADAR_ADMIN_KEY in the environment.",
+    )
+    repository: Path | None = Field(
+        None, description="Folder whose subfolders an admin may load as versions. Default: nothing is loaded later."
+    )
+    queue: int = Field(256, ge=1, description="Images that may wait; more are told to come again.")
+    timeout: float = Field(30.0, gt=0, le=3600, description="Seconds for a request, its waiting included.")
+    max_body_bytes: int = Field(16 * 2**20, ge=1024, description="Bytes of a request.")
+    max_pixels: int = Field(25_000_000, ge=1, description="Pixels of an image, looked at before it is decoded.")
+    max_images: int = Field(64, ge=1, description="Images of a request.")
+    max_connections: int = Field(64, ge=1, description="Requests that are worked on at a time.")
+    rate: float | None = Field(None, gt=0, description="Requests per second of each key. Default: as many as come.")
+    memory: int | None = Field(
+        None,
+        ge=1,
+        description="MB of weights that stay loaded; versions that were not asked for lately go first, never an active one.",
+    )
+    level: Literal["calm", "raised"] | None = Field(
+        None, description="Fix the level of alarm of guards. Default: the traffic decides."
+    )
+    window: int = Field(200, ge=1, description="Last images of a guard that its level of alarm depends on.")
+    webhook: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Address that alarms are posted to, as JSON. Default: they are logged alone.",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Number format that guards compute in.")
+    device: Device = Field("auto", description=DEVICE)
+    batch_size: int = Field(
+        32,
+        ge=1,
+        description="Images per forward pass, of those that wait. At 1 answers have the bits of the library's.",
+    )

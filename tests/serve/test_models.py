@@ -1,0 +1,142 @@
+"""What every kind of served model promises, in one table."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from loradar.core.errors import BadConfigError, BadFileError, LoradarError
+from loradar.core.signing import make_keys
+from loradar.fewshot.classifier import FewShotClassifier
+from loradar.guard.guard import Guard
+from loradar.jobs.predict import open_model, probabilities
+from loradar.jobs.signing import sign_folder, verify_folder
+from loradar.serve.models import Opening, Served, open_served
+from tests.serve.conftest import KINDS
+
+TOLERANCE = 1e-5
+"""How far a probability may move with the batch that an image shares, in float32."""
+Library = Callable[[dict[str, Path], Tensor], Tensor]
+
+
+def _job(places: dict[str, Path], kind: str, x: Tensor) -> Tensor:
+    return probabilities(open_model(str(places["base"]), places[kind] if kind == "adapter" else None, device="cpu"), x)
+
+
+LIBRARY: dict[str, Library] = {
+    "guard": lambda places, x: Guard.open(places["guard"], device="cpu", precision="fp32").predict_proba(x),
+    "task": lambda places, x: FewShotClassifier.load(places["task"]).predict_proba(x),
+    "adapter": lambda places, x: _job(places, "adapter", x),
+    "base": lambda places, x: _job(places, "base", x),
+}
+"""The probabilities (n, classes) that the library gives."""
+
+
+def shares(model: Served, x: Tensor) -> Tensor:
+    return torch.stack([answer.probabilities for answer in model.answer(x)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_those_of_the_library(
+    kind: str, served: dict[str, Served], places: dict[str, Path], images: Tensor
+) -> None:
+    one = served[kind]
+    assert one.kind == kind
+    assert one.input_size == (3, 32, 32)
+    for index in range(len(images)):  # alone, to the bit
+        image = images[index : index + 1]
+        assert torch.equal(shares(one, image), LIBRARY[kind](places, image))
+    # in company, but for rounding
+    assert torch.allclose(shares(one, images), LIBRARY[kind](places, images), rtol=0, atol=TOLERANCE)
+    alone = torch.cat([shares(one, image[None]) for image in images])
+    assert torch.allclose(shares(one, images), alone, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_says_whose_it_is_and_what_it_is(kind: str, served: dict[str, Served], images: Tensor) -> None:
+    one = served[kind]
+    answers = one.answer(images)
+    assert len(answers) == len(images)
+    for answer in answers:
+        assert (answer.model, answer.version, answer.fingerprint) == (kind, "v1", one.fingerprint)
+        assert answer.label == int(answer.probabilities.argmax())
+        assert answer.probabilities.shape == (len(one.classes),)
+        assert float(answer.probabilities.sum()) == pytest.approx(1, abs=1e-5)
+        assert (answer.voters is None) == (answer.suspected is None) == (answer.level is None) == (kind != "guard")
+    names = [f"digit {i}" if kind == "task" else str(i) for i in range(10)]
+    assert list(one.classes) == names
+
+
+def test_a_guard_says_what_it_suspects(served: dict[str, Served], images: Tensor) -> None:
+    for answer in served["guard"].answer(images, "raised"):
+        assert answer.suspected is not None
+        assert answer.voters is not None
+        assert set(answer.voters) == {"base", "patch", "noise"}
+        assert answer.suspected[0] in ("clean", "patch", "noise", "unknown")
+        assert answer.level == "raised"
+    assert {answer.level for answer in served["guard"].answer(images)} == {"calm"}
+
+
+def test_a_guard_at_either_level_answers_as_the_library(
+    served: dict[str, Served], places: dict[str, Path], images: Tensor
+) -> None:
+    guard = Guard.open(places["guard"], device="cpu", precision="fp32").replace(level="raised")
+    verdict = guard.predict_full(images[8:9])
+    (answer,) = served["guard"].answer(images[8:9], "raised")
+    assert torch.equal(answer.probabilities, verdict.logits.softmax(1)[0])
+    assert bool(answer.measures) == bool(verdict.defended[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fingerprints_are_of_the_content(
+    kind: str, served: dict[str, Served], places: dict[str, Path], opening: Opening, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(places[kind], tmp_path / "elsewhere")
+    again = open_served(str(copy), opening, name="copy", version="v7")
+    assert again.fingerprint == served[kind].fingerprint
+    assert len(again.fingerprint) == 64
+    assert (again.name, again.version) == ("copy", "v7")
+    others = [other.fingerprint for name, other in served.items() if name != kind]
+    assert again.fingerprint not in others
+    assert again.size == served[kind].size > 10_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_folder_is_not_served(kind: str, places: dict[str, Path], opening: Opening, tmp_path: Path) -> None:
+    copy = shutil.copytree(places[kind], tmp_path / "damaged")
+    weights = next(path for path in sorted(copy.rglob("*.safetensors")))
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(LoradarError):
+        open_served(str(copy), opening, name="x", version="v1")
+
+
+def test_images_outside_their_contract_are_refused(served: dict[str, Served]) -> None:
+    with pytest.raises(LoradarError):
+        served["guard"].answer(torch.full((1, 3, 32, 32), torch.nan))
+    with pytest.raises(LoradarError, match="not finite"):
+        served["base"].answer(torch.full((1, 3, 32, 32), torch.nan))
+
+
+def test_an_adapter_needs_its_base_and_a_base_no_key(places: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(BadConfigError, match="--base"):
+        open_served(str(places["adapter"]), Opening(), name="x", version="v1")
+    with pytest.raises(BadConfigError, match="nobody signs"):
+        open_served(str(places["base"]), Opening(key=tmp_path / "key.pub"), name="x", version="v1")
+
+
+@pytest.mark.parametrize("kind", ["guard", "task", "adapter"])
+def test_with_a_key_only_signed_folders_are_served(
+    kind: str, places: dict[str, Path], base_folder: Path, tmp_path: Path
+) -> None:
+    private, public = make_keys(tmp_path / "key")
+    folder = shutil.copytree(places[kind], tmp_path / "folder")
+    signed = Opening(base=str(base_folder), key=public, device="cpu", precision="fp32")
+    with pytest.raises(BadFileError, match="not signed"):
+        open_served(str(folder), signed, name="x", version="v1")
+    sign_folder(folder, private)
+    assert open_served(str(folder), signed, name="x", version="v1").fingerprint == verify_folder(folder).digest
