@@ -66,18 +66,23 @@ def _sized(kind: str, width: int, height: int) -> bytes:
     )
 
 
-def picture(given: tuple[Any, ...], _: Path) -> None:
+def picture_bytes(given: tuple[Any, ...]) -> bytes:
+    """The bytes that an input of the door of pictures stands for."""
     how, *rest = given
     if how == "sized":
-        data = _sized(*rest)
-    elif how == "bytes":
-        (data,) = rest
-    else:
-        kind, mode, turn, changes = rest
-        data = _picture(kind, mode, turn)
-        for place, length, more in changes:
-            at = int(place * len(data))
-            data = data[:at] + more + data[at + length :]
+        return _sized(*rest)
+    if how == "bytes":
+        return bytes(rest[0])
+    kind, mode, turn, changes = rest
+    data = _picture(kind, mode, turn)
+    for place, length, more in changes:
+        at = int(place * len(data))
+        data = data[:at] + more + data[at + length :]
+    return data
+
+
+def picture(given: tuple[Any, ...], _: Path) -> None:
+    data = picture_bytes(given)
     found = decode(data, "one")
     with Image.open(io.BytesIO(data)) as opened:
         opened.load()

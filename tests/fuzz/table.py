@@ -1,10 +1,10 @@
 """Every door, by name."""
 
 from loradar.data import load_source
-from tests.fuzz import folders, images, published, texts
+from tests.fuzz import folders, http, images, published, texts
 from tests.fuzz.doors import Door
 
-DOORS: dict[str, Door] = {**folders.DOORS, **images.DOORS, **published.DOORS, **texts.DOORS}
+DOORS: dict[str, Door] = {**folders.DOORS, **http.DOORS, **images.DOORS, **published.DOORS, **texts.DOORS}
 
 
 def warm_up() -> None:
@@ -12,4 +12,5 @@ def warm_up() -> None:
     folders.valid()
     folders.guard_shares()
     folders.task_shares()
+    http.server()
     load_source("digits")

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from loradar.core.errors import BadConfigError, BadImagesError
 from loradar.serve.auth import Keys
@@ -25,7 +26,7 @@ def create_app(service: Service, keys: Keys) -> FastAPI:
     add_admin(app, service)
     add_v2(app, service)
     app.add_exception_handler(Exception, _reply)
-    for kind in (Refused, BadImagesError, BadConfigError, HTTPException, RequestValidationError):
+    for kind in (Refused, BadImagesError, BadConfigError, HTTPException, RequestValidationError, ClientDisconnect):
         app.add_exception_handler(kind, _reply)
     app.add_middleware(door, config=service.config, keys=keys, refuse=refusal)
     app.add_middleware(counted, metrics=service.metrics)
@@ -50,6 +51,8 @@ def _reply(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
         return refusal(Refused(422, _first(error.errors())))
     if isinstance(error, HTTPException):
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+    if isinstance(error, ClientDisconnect):  # for the log and the metrics: nobody reads it
+        return refusal(Refused(499, "the client left before its request was whole"))
     if isinstance(error, BadImagesError | BadConfigError):
         return refusal(Refused(422, str(error)))
     return refusal(Refused(500, "the server failed at this; its log says why"))

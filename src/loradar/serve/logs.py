@@ -22,10 +22,14 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Sends the server's own lines, and what uvicorn warns of, to standard error."""
+    """Sends the server's own lines, and what uvicorn and asyncio warn of, to standard error.
+
+    What a form's parser makes of a client's bytes is no warning of ours: the client is told.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, level in (("loradar.serve", logging.INFO), ("uvicorn", logging.WARNING)):
+    levels = {"loradar.serve": logging.INFO, "uvicorn": logging.WARNING, "asyncio": logging.WARNING}
+    for name, level in (levels | {"python_multipart": logging.ERROR}).items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
