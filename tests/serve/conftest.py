@@ -1,5 +1,6 @@
 """One small model of each kind, on fresh weights for the built-in digits."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from loradar.models import load_base, new_base, save_base
 from loradar.serve.models import Opening, Served, open_served
 from tests.guard import built as guards
 from tests.guard import toys
+from tests.serve.processes import Starter
 
 KINDS = ("guard", "task", "adapter", "base")
 
@@ -90,3 +92,11 @@ def pictures(images: Tensor, tmp_path_factory: pytest.TempPathFactory) -> list[P
     for image, path in zip(images, paths, strict=True):
         Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
     return paths
+
+
+@pytest.fixture(scope="session")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Starts `loradar serve` in processes."""
+    starter = Starter(tmp_path_factory.mktemp("processes"))
+    yield starter
+    starter.close()

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,20 +20,20 @@ from tests.serve.conftest import KINDS
 
 TOLERANCE = 1e-5
 """How far a probability may move with the batch that an image shares, in float32."""
-Library = Callable[[dict[str, Path], Tensor], Tensor]
+Library = Callable[[Path, Path], Callable[[Tensor], Tensor]]
 
 
-def _job(places: dict[str, Path], kind: str, x: Tensor) -> Tensor:
-    return probabilities(open_model(str(places["base"]), places[kind] if kind == "adapter" else None, device="cpu"), x)
+def _job(base: Path, adapter: Path | None) -> Callable[[Tensor], Tensor]:
+    return partial(probabilities, open_model(str(base), adapter, device="cpu"))
 
 
 LIBRARY: dict[str, Library] = {
-    "guard": lambda places, x: Guard.open(places["guard"], device="cpu", precision="fp32").predict_proba(x),
-    "task": lambda places, x: FewShotClassifier.load(places["task"]).predict_proba(x),
-    "adapter": lambda places, x: _job(places, "adapter", x),
-    "base": lambda places, x: _job(places, "base", x),
+    "guard": lambda _, place: Guard.open(place, device="cpu", precision="fp32").predict_proba,
+    "task": lambda _, place: FewShotClassifier.load(place).predict_proba,
+    "adapter": _job,
+    "base": lambda base, _: _job(base, None),
 }
-"""The probabilities (n, classes) that the library gives."""
+"""By kind: what the library gives the probabilities (n, classes) with, of a base and a place on it."""
 
 
 def shares(model: Served, x: Tensor) -> Tensor:
@@ -43,14 +44,14 @@ def shares(model: Served, x: Tensor) -> Tensor:
 def test_answers_are_those_of_the_library(
     kind: str, served: dict[str, Served], places: dict[str, Path], images: Tensor
 ) -> None:
-    one = served[kind]
+    one, library = served[kind], LIBRARY[kind](places["base"], places[kind])
     assert one.kind == kind
     assert one.input_size == (3, 32, 32)
     for index in range(len(images)):  # alone, to the bit
         image = images[index : index + 1]
-        assert torch.equal(shares(one, image), LIBRARY[kind](places, image))
+        assert torch.equal(shares(one, image), library(image))
     # in company, but for rounding
-    assert torch.allclose(shares(one, images), LIBRARY[kind](places, images), rtol=0, atol=TOLERANCE)
+    assert torch.allclose(shares(one, images), library(images), rtol=0, atol=TOLERANCE)
     alone = torch.cat([shares(one, image[None]) for image in images])
     assert torch.allclose(shares(one, images), alone, rtol=0, atol=TOLERANCE)
 

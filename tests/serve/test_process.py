@@ -4,8 +4,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,55 +14,17 @@ import pytest
 
 import loradar.serve
 from loradar.cli import main
-
-KEY, ADMIN = "0123456789abcdef-predict", "0123456789abcdef-admin"
-# the command, but impatient with those who do not send
-COMMAND = "import loradar.serve.server as s, loradar.cli as c; s.HEAD_SECONDS = 0.5; c.main()"
-
-
-class Process:
-    """A server, and what it has said so far."""
-
-    def __init__(self, *args: object) -> None:
-        environment = os.environ | {"LORADAR_PREDICT_KEY": KEY, "LORADAR_ADMIN_KEY": ADMIN, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "serve", *map(str, args)],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            text=True,
-        )
-        assert self.process.stderr is not None
-        self.said = ""
-        for line in self.process.stderr:
-            self.said += line
-            if found := re.search(r"serving at http://(\S+):(\d+) ", line):
-                self.host, self.port = found[1], int(found[2])
-                return
-        raise AssertionError(self.said)
-
-    def ask(self, picture: bytes, key: str = KEY) -> httpx.Response:
-        return httpx.post(
-            f"http://{self.host}:{self.port}/v1/models/adapter/predict",
-            content=picture,
-            headers={"Content-Type": "image/png", "Authorization": f"Bearer {key}"},
-            timeout=30,
-        )
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection((self.host, self.port), timeout=20)
+from tests.serve.processes import ADMIN, KEY, Server, Starter
 
 
 @pytest.fixture(scope="module")
-def server(places: dict[str, Path]) -> Iterator[Process]:
-    one = Process(f"adapter@a={places['adapter']}", "--base", places["base"], "--port", 0, "--device", "cpu")
+def server(starter: Starter, places: dict[str, Path]) -> Iterator[Server]:
+    one = starter.start(f"adapter@a={places['adapter']}", "--base", places["base"], "--port", 0, "--device", "cpu")
     yield one
-    if one.process.poll() is None:
-        one.process.kill()
-    one.process.communicate()
+    one.kill()
 
 
-def test_it_says_what_it_serves_and_no_key(server: Process) -> None:
+def test_it_says_what_it_serves_and_no_key(server: Server) -> None:
     first, last = server.said.splitlines()
     assert re.fullmatch(
         r"adapter@a: adapter, 10 classes, images of 3x32x32, [\d.]+ MB, fingerprint [0-9a-f]{12}, active", first
@@ -74,7 +34,7 @@ def test_it_says_what_it_serves_and_no_key(server: Process) -> None:
     assert ADMIN not in server.said
 
 
-def test_it_answers_those_with_a_key(server: Process, pictures: list[Path]) -> None:
+def test_it_answers_those_with_a_key(server: Server, pictures: list[Path]) -> None:
     reply = server.ask(pictures[0].read_bytes())
     assert (reply.status_code, reply.json()["version"]) == (200, "a")
     assert server.ask(pictures[0].read_bytes(), key="0123456789abcdef").status_code == 401
@@ -82,13 +42,13 @@ def test_it_answers_those_with_a_key(server: Process, pictures: list[Path]) -> N
 
 
 @pytest.mark.parametrize("head", [b"", b"POST /v1/models/adapter/predict HTTP/1.1\r\nHost: x\r\n"])
-def test_a_client_that_sends_no_request_is_left(head: bytes, server: Process) -> None:
+def test_a_client_that_sends_no_request_is_left(head: bytes, server: Server) -> None:
     with server.connect() as connection:
         connection.sendall(head)
         assert connection.recv(100) == b""
 
 
-def test_a_signal_ends_it_once_what_it_took_is_answered(server: Process, pictures: list[Path]) -> None:
+def test_a_signal_ends_it_once_what_it_took_is_answered(server: Server, pictures: list[Path]) -> None:
     picture = pictures[0].read_bytes()
     head = (
         f"POST /v1/models/adapter/predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
@@ -106,7 +66,7 @@ def test_a_signal_ends_it_once_what_it_took_is_answered(server: Process, picture
         asking = [threading.Thread(target=ask) for _ in range(4)]
         for thread in asking:
             thread.start()
-        server.process.send_signal(signal.SIGTERM)
+        os.kill(server.pid, signal.SIGTERM)
         slow.sendall(picture[100:])
         answer = b""
         while part := slow.recv(10_000):
@@ -117,11 +77,9 @@ def test_a_signal_ends_it_once_what_it_took_is_answered(server: Process, picture
         for thread in asking:
             thread.join(30)
     assert set(replies) <= {200, 503}
-    assert server.process.wait(30) == 0
-    assert server.process.stdout is not None
-    assert server.process.stdout.read() == "stopped: what was taken is answered\n"
-    assert server.process.stderr is not None
-    assert "Traceback" not in server.process.stderr.read()
+    assert server.wait() == 0
+    assert server.printed == "stopped: what was taken is answered\n"
+    assert "Traceback" not in server.said
     with pytest.raises(OSError, match="refused"):
         server.connect()
 
