@@ -98,9 +98,9 @@ def drop(page: Page, kind: str, name: str = "picture.png") -> None:
 def test_a_dropped_picture_gets_a_verdict(page: Page) -> None:
     expect(page.get_by_role("alert")).to_contain_text("a key is needed")
     expect(page.get_by_label("Key")).to_be_focused()
+    drop(page, "patch", NAME)  # it waits for the key
     enter(page, PREDICT)
     expect(page.get_by_role("alert")).to_be_hidden()
-    drop(page, "patch", NAME)
     expect(page.locator("#suspected")).to_contain_text("suspected: patch")
     expect(page.locator("#whose")).to_have_text("toys@v1")
     expect(page.locator("#votes th")).to_have_text(["guard", "base", "patch", "noise"])

@@ -6,7 +6,7 @@ import { ask, keepKey, modelPath, readKey, Refused, send } from "./server.js";
 import { comparison, figure, offer, urlOf, verdict } from "./verdict.js";
 
 const EVERY = 2000;
-const state = { session: null, models: [], file: null, seen: null, turn: 0, drawn: "", past: new Map(), timer: 0, round: 0, lost: false };
+const state = { session: null, models: [], file: null, waits: false, seen: null, turn: 0, drawn: "", past: new Map(), timer: 0, round: 0, lost: false };
 
 const chosen = () => state.models.find((model) => model.name === byId("model").value);
 
@@ -29,6 +29,7 @@ async function enter() {
     byId("role").textContent = state.session.role === "admin" ? "admin key" : "predict key";
     byId("role").hidden = false;
     state.drawn = "";
+    state.waits = state.file !== null;  // a picture from before the key
     await refresh();
   } catch (error) {
     state.session = null;
@@ -53,6 +54,7 @@ async function refresh() {
       byId("model").disabled = state.models.length === 0;
       showVersions();
       showTraffic(traffic.traffic);
+      if (state.waits) inspect();
       if (state.lost) calm();
       state.lost = false;
     }
@@ -110,6 +112,7 @@ const kindOf = (file) => (file.type.startsWith("image/") ? file.type : "applicat
 
 function inspect() {
   const [file, name] = [state.file, byId("model").value];
+  state.waits = file !== null && !name;  // until the models are known
   if (!file || !name) return;
   clear();
   latest(async () => {
