@@ -98,5 +98,6 @@ def test_settings_import_no_torch() -> None:
             "pydantic",
             "loradar.core.config",
             "loradar.core.ranks",
+            "loradar.fewshot.presets",
             "loradar.jobs.recipes",
         }

@@ -38,6 +38,7 @@ PUBLIC = {
         check_masking check_transfer check_unseen correct device_of labels leak_test open_bench png predict
         run_attack short_names sign_test versions wilson worst_case
     """,
+    "serve": "Client",
 }
 
 

@@ -16,11 +16,11 @@ _PANELS = {
     """,
     "Adapter": "target_modules rank max_bytes lora_alpha init norm head baselines full literal ablations member",
     "Blending": """
-        score robust support_attack compactness beta top rank_keep_ratio n_augmentations fine_tune fine_tune_episodes
+        score robust dial support_attack compactness beta top rank_keep_ratio n_augmentations fine_tune fine_tune_episodes
         transductive
     """,
     "Training": """
-        recipe clean_weight objective train_steps epochs batch_size optimizer learning_rate clean_learning_rate
+        preset recipe clean_weight objective train_steps epochs batch_size optimizer learning_rate clean_learning_rate
         full_learning_rate weight_decay momentum schedule step_size gamma warm_up label_smoothing average_decay
         max_grad_norm weight_perturbation crop flip distill_weight perturbation perturbation_step kl adversarial_weight
     """,
