@@ -35,8 +35,9 @@ _TOP = 5
 def add_page(app: FastAPI, service: Service, keys: Keys) -> None:
     """Adds the routes. The page itself takes no key: it holds nothing but what is in the package."""
     files = {
-        file.name: (file.read_bytes(), _TYPES[file.name.rpartition(".")[2]])
+        file.name: (file.read_bytes(), kind)
         for file in resources.files("loradar.serve").joinpath("page").iterdir()
+        if (kind := _TYPES.get(file.name.rpartition(".")[2]))
     }
 
     def file_reply(name: str) -> Response:

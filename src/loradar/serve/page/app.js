@@ -6,7 +6,10 @@ import { ask, keepKey, modelPath, readKey, Refused, send } from "./server.js";
 import { comparison, figure, offer, urlOf, verdict } from "./verdict.js";
 
 const EVERY = 2000;
-const state = { session: null, models: [], file: null, waits: false, seen: null, turn: 0, drawn: "", past: new Map(), timer: 0, round: 0, lost: false };
+const state = {
+  session: null, models: [], past: new Map(), drawn: "", timer: 0, round: 0, lost: false,
+  file: null, waits: false, seen: null, turn: 0,
+};
 
 const chosen = () => state.models.find((model) => model.name === byId("model").value);
 
@@ -163,7 +166,8 @@ function showTraffic(states) {
   const found = states.find((one) => one.model === model?.name);
   byId("level").hidden = !found;
   if (!found) {
-    show(byId("traffic"), el("p", { class: "quiet" }, model?.kind === "guard" ? "No picture has come yet." : "Only guards watch their traffic."));
+    const words = model?.kind === "guard" ? "No picture has come yet." : "Only guards watch their traffic.";
+    show(byId("traffic"), el("p", { class: "quiet" }, words));
     return;
   }
   byId("level").textContent = found.level === "raised" ? "▲ alarm raised" : "calm";
@@ -182,17 +186,19 @@ function showVersions() {
   for (const one of model.versions) {
     const isActive = one.version === model.active;
     const share = Object.keys(model.weights).length ? (model.weights[one.version] ?? 0) : Number(isActive);
-    const button = isAdmin && one.loaded && !(isActive && share === 1)
-      ? el("button", { type: "button", id: `activate-${one.version}`, "aria-label": `Activate ${one.version}` }, "Activate")
-      : null;
-    button?.addEventListener("click", () => change("activate", { version: one.version }));
+    const mayActivate = isAdmin && one.loaded && !(isActive && share === 1);
+    const button = el("button", { type: "button", id: `activate-${one.version}` }, "Activate");
+    button.setAttribute("aria-label", `Activate ${one.version}`);
+    button.addEventListener("click", () => change("activate", { version: one.version }));
+    const fingerprint = el("code", { class: "quiet" }, (one.fingerprint ?? "").slice(0, 12));
     body.append(el("tr", {},
-      el("th", { scope: "row" }, one.version, " ", el("code", { class: "quiet" }, (one.fingerprint ?? "").slice(0, 12))),
+      el("th", { scope: "row" }, one.version, " ", fingerprint),
       el("td", {}, isActive ? chip("active", "good") : chip(one.state, one.state === "failed" ? "bad" : "")),
       el("td", { class: "wide" }, bar(share)), el("td", { class: "number" }, percent(share)),
-      el("td", { class: "act" }, ...[button].filter(Boolean))));
+      el("td", { class: "act" }, mayActivate ? button : "")));
   }
-  const heads = ["Version", "State", "", "Traffic", ""].map((text, index) => el("th", { scope: "col", class: ["", "", "wide", "number", ""][index] }, text));
+  const columns = [["Version"], ["State"], ["", "wide"], ["Traffic", "number"], [""]];
+  const heads = columns.map(([text, kind = null]) => el("th", { scope: "col", class: kind }, text));
   const size = model.input_size ? `, images of ${model.input_size.slice(1).join(" × ")}` : "";
   const back = el("button", { type: "button", id: "back", class: "plain" }, "Back to the version before");
   back.addEventListener("click", () => change("rollback", {}));

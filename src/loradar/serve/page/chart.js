@@ -16,7 +16,7 @@ export function remember(past, state, now) {
 export function draw(past, state, now) {
   const last = state.counts;
   const total = Object.values(last).reduce((sum, count) => sum + count, 0);
-  const labels = Object.keys(last).sort((one, other) => (other === "clean") - (one === "clean") || one.localeCompare(other));
+  const labels = Object.keys(last).sort((a, b) => (b === "clean") - (a === "clean") || a.localeCompare(b));
   const shares = el("div", { class: "shares", "aria-hidden": "true" });
   const legend = el("ul", { class: "legend" });
   for (const label of labels) {
@@ -58,7 +58,8 @@ function chart(past, state, now) {
   past.forEach((point, index) => {
     if (!point.raised) return;
     const [from, to] = [x(point.at), x(past[index + 1]?.at ?? now)];
-    drawing.append(svg("rect", { class: "raised", x: from, y: TOP, width: Math.max(to - from, 0), height: y(0) - TOP }));
+    const size = { width: Math.max(to - from, 0), height: y(0) - TOP };
+    drawing.append(svg("rect", { class: "raised", x: from, y: TOP, ...size }));
   });
   for (const share of [0, 0.5, 1]) {
     drawing.append(
@@ -67,11 +68,12 @@ function chart(past, state, now) {
     );
   }
   for (let minutes = MINUTES; minutes >= 0; minutes -= 1) {
-    const anchor = minutes === 0 ? "end" : "middle";
+    const anchor = { 0: "end", [MINUTES]: "start" }[minutes] ?? "middle";
     const text = minutes === 0 ? "now" : `−${minutes} min`;
-    drawing.append(svg("text", { x: x(now - 60_000 * minutes) + (minutes === MINUTES ? 12 : 0), y: HEIGHT - 6, "text-anchor": anchor }, text));
+    drawing.append(svg("text", { x: x(now - 60_000 * minutes), y: HEIGHT - 6, "text-anchor": anchor }, text));
   }
-  const line = [...past, { ...past[past.length - 1], at: now }].map((point) => `${x(point.at).toFixed(1)},${y(point.share).toFixed(1)}`);
+  const points = [...past, { ...past[past.length - 1], at: now }];
+  const line = points.map((point) => `${x(point.at).toFixed(1)},${y(point.share).toFixed(1)}`);
   drawing.append(
     svg("polygon", { class: "area", points: [`${x(past[0].at)},${y(0)}`, ...line, `${x(now)},${y(0)}`].join(" ") }),
     svg("polyline", { class: "curve", points: line.join(" ") }),

@@ -15,8 +15,9 @@ export function figure(url, region, caption) {
     if (!region) return;
     const [top, left, height, width] = region;
     const box = el("div", { class: "region" });
-    const sizes = { top: top / image.naturalHeight, height: height / image.naturalHeight };
-    for (const [name, share] of Object.entries({ ...sizes, left: left / image.naturalWidth, width: width / image.naturalWidth })) {
+    const [rows, columns] = [image.naturalHeight, image.naturalWidth];
+    const shares = { top: top / rows, height: height / rows, left: left / columns, width: width / columns };
+    for (const [name, share] of Object.entries(shares)) {
       box.style[name] = `${100 * share}%`;
     }
     frame.append(box);
@@ -32,22 +33,24 @@ export function urlOf(base64) {
 
 /** One answer: class, suspicion, measures, votes, and whose it is. */
 export function verdict(reply, found) {
-  return [
-    el("p", { class: "answer" }, el("b", { id: "answer" }, found.class), el("span", {}, percent(found.probability)), suspicion(found)),
-    el("dl", {}, ...facts(reply, found)),
-    table(found),
-  ];
+  return [headline(found, ""), el("dl", {}, ...facts(reply, found)), found.voters ? votesTable(found) : classesTable(found)];
 }
 
-function suspicion(found) {
+function headline(found, prefix) {
+  const line = el("p", { class: "answer" }, el("b", { id: `${prefix}answer` }, found.class), percent(found.probability));
   const suspected = found.suspected;
-  if (!suspected) return null;
-  const [text, kind] = suspected.attack === "clean" ? ["looks clean", "good"] : [`suspected: ${suspected.attack}`, "bad"];
-  return el("span", { id: "suspected", class: `chip ${kind}` }, `${text}, ${percent(suspected.probability)}`);
+  if (!suspected) return line;
+  const isClean = suspected.attack === "clean";
+  const words = isClean ? "looks clean" : `suspected: ${suspected.attack}`;
+  const said = chip(`${words}, ${percent(suspected.probability)}`, isClean ? "good" : "bad");
+  said.id = `${prefix}suspected`;
+  line.append(said);
+  return line;
 }
 
 function facts(reply, found) {
-  const rows = [["Answered by", el("span", { id: "whose" }, `${reply.model}@${reply.version}`), " ", el("code", {}, reply.fingerprint.slice(0, 12))]];
+  const whose = el("span", { id: "whose" }, `${reply.model}@${reply.version}`);
+  const rows = [["Answered by", whose, " ", el("code", {}, reply.fingerprint.slice(0, 12))]];
   if (found.suspected) {
     const measures = found.measures.map((name) => MEASURES[name] ?? name).join(", ") || "none";
     rows.push(["Measures taken", el("span", { id: "measures" }, measures)]);
@@ -56,60 +59,62 @@ function facts(reply, found) {
   return rows.flatMap(([name, ...values]) => [el("dt", {}, name), el("dd", {}, ...values)]);
 }
 
-/** Everyone's vote by name, the guard's own first. The base is not listed as asked where the gate let it answer alone. */
-function votes(found) {
+/** Pairs of a name and its vote, the guard's own first. Where the gate lets an image pass, the base answered alone. */
+const votesOf = (found) => [
+  ["guard", found],
+  ...Object.entries(found.voters).map(([name, vote]) => [name, vote ?? (name === "base" ? found.top[0] : null)]),
+];
+
+function votesTable(found) {
+  const rows = votesOf(found).map(([name, vote], index) => el("tr", { class: index === 0 ? "total" : null },
+    el("th", { scope: "row" }, name),
+    el("td", { class: vote ? null : "quiet" }, vote ? vote.class : "not asked"),
+    ...shareOf(vote)));
   const passed = !found.voters.base;
-  return { passed, of: { guard: found, ...found.voters, base: passed ? found.top[0] : found.voters.base } };
+  return el("div", {}, table(["Who", "Answer", "Probability", ""], rows, "votes"),
+    passed ? el("p", { class: "quiet note" }, "The gate took the picture for clean, so the base answered alone.") : null);
 }
 
-/** The guard's answer and its voters', or the likeliest classes of a model that has no voters. */
-function table(found) {
-  const { passed, of } = found.voters ? votes(found) : { passed: false, of: null };
-  const body = el("tbody", { id: "votes" });
-  for (const [name, vote] of of ? Object.entries(of) : found.top.map((one) => [one.class, one])) {
-    const row = el("tr", { class: name === "guard" && of ? "total" : null }, el("th", { scope: "row" }, name));
-    if (of) row.append(el("td", { class: vote ? null : "quiet" }, vote ? vote.class : "not asked"));
-    row.append(el("td", {}, vote ? bar(vote.probability) : ""), el("td", { class: "number" }, vote ? percent(vote.probability) : ""));
-    body.append(row);
-  }
-  const heads = (of ? ["Who", "Answer", "Probability", ""] : ["Class", "Probability", ""]).map((text) => el("th", { scope: "col" }, text));
-  return el("div", { class: "scroll" },
-    el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body),
-    passed ? el("p", { class: "quiet note" }, "The gate took the picture for clean, so the base answered alone.") : null);
+const classesTable = (found) => table(["Class", "Probability", ""],
+  found.top.map((one) => el("tr", {}, el("th", { scope: "row" }, one.class), ...shareOf(one))), "votes");
+
+const shareOf = (vote) => [
+  el("td", {}, vote ? bar(vote.probability) : ""),
+  el("td", { class: "number" }, vote ? percent(vote.probability) : ""),
+];
+
+function table(heads, rows, id) {
+  const head = el("tr", {}, ...heads.map((text) => el("th", { scope: "col" }, text)));
+  return el("div", { class: "scroll" }, el("table", {}, el("thead", {}, head), el("tbody", { id }, ...rows)));
 }
 
 /** Both answers of a model, before an attack and after it, for itself and for each of its voters. */
 export function comparison(reply) {
   const [before, after] = reply.predictions;
-  const everyone = (found) => (found.voters ? votes(found).of : { [reply.model]: found });
-  const [old, now] = [everyone(before), everyone(after)];
-  const body = el("tbody", { id: "tried" });
-  for (const name of Object.keys(now)) {
-    // a voter that was not asked before is compared with the answer that stood
-    const was = old[name] ?? before;
-    const fooled = now[name] ? now[name].class !== was.class : null;
-    const judged = fooled === null ? chip("not asked") : fooled ? chip("✗ fooled", "bad") : chip("✓ holds", "good");
-    body.append(
-      el("tr", { class: before.voters && body.childElementCount === 0 ? "total" : null },
-        el("th", { scope: "row" }, name), el("td", {}, ...vote(old[name])), el("td", {}, ...vote(now[name])), el("td", {}, judged)),
-    );
-  }
-  const heads = ["Who", "Before", "After", ""].map((text) => el("th", { scope: "col" }, text));
+  const everyone = (found) => (found.voters ? votesOf(found) : [[reply.model, found]]);
+  const old = everyone(before);
+  const rows = everyone(after).map(([name, vote], index) => {
+    const was = old[index][1];
+    return el("tr", { class: index === 0 ? "total" : null },
+      el("th", { scope: "row" }, name), el("td", {}, ...said(was)), el("td", {}, ...said(vote)),
+      // a voter that was not asked before is compared with the answer that stood
+      el("td", {}, judged(was ?? before, vote)));
+  });
   return [
     el("h3", {}, "Under the attack"),
-    el("p", { class: "quiet" }, el("code", {}, reply.attack), ` by the gradients of the ${reply.against}, away from its answer. Not counted as traffic.`),
-    el("p", { class: "answer" }, el("b", { id: "attacked-answer" }, after.class), el("span", {}, percent(after.probability)), suspicionAfter(after)),
-    el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body)),
+    el("p", { class: "quiet" }, el("code", {}, reply.attack),
+      ` by the gradients of the ${reply.against}, away from its answer. Not counted as traffic.`),
+    headline(after, "attacked-"),
+    table(["Who", "Before", "After", ""], rows, "tried"),
   ];
 }
 
-function suspicionAfter(found) {
-  const chipped = suspicion(found);
-  chipped?.setAttribute("id", "attacked-suspected");
-  return chipped;
+function judged(before, after) {
+  if (!after) return chip("not asked");
+  return before.class === after.class ? chip("✓ holds", "good") : chip("✗ fooled", "bad");
 }
 
-const vote = (found) => (found ? [found.class, " ", el("span", { class: "quiet" }, percent(found.probability))] : ["–"]);
+const said = (vote) => (vote ? [vote.class, " ", el("span", { class: "quiet" }, percent(vote.probability))] : ["–"]);
 
 /** Fills a list of choices, and keeps the one that was made where it is still there. */
 export function offer(id, values) {
