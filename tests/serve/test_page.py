@@ -116,7 +116,7 @@ def test_a_dropped_picture_gets_a_verdict(page: Page) -> None:
     expect(page.locator("#suspected")).to_contain_text("suspected: noise")
     expect(page.locator(".region")).to_have_count(0)
     expect(page.locator("#traffic svg")).to_have_attribute(
-        "aria-label", "Suspected share of the last 200 images: 100.0 %, level calm."
+        "aria-label", "Suspected share of the last 200 images: 100.0\u00a0%, level calm."
     )
     # a predict key neither attacks nor swaps
     expect(page.locator("#attack")).to_be_hidden()
@@ -211,3 +211,7 @@ def test_dark_and_narrow(page: Page) -> None:
     for width in (1280, 800, 360):
         page.set_viewport_size({"width": width, "height": 800})
         assert not page.evaluate(WIDER), width
+        for button in ("#activate-v2", "#attack-go"):
+            box = page.locator(button).bounding_box()
+            assert box is not None
+            assert 0 <= box["x"] < box["x"] + box["width"] <= width

@@ -2,7 +2,7 @@
 
 import { el, svg, percent } from "./dom.js";
 
-const WIDTH = 520, HEIGHT = 190, LEFT = 40, RIGHT = 8, TOP = 10, BOTTOM = 24;
+const WIDTH = 520, HEIGHT = 190, LEFT = 46, RIGHT = 8, TOP = 10, BOTTOM = 24;
 const MINUTES = 5;
 const SHOWN = MINUTES * 60_000;
 
@@ -50,21 +50,30 @@ function speed(past, now) {
   return Math.max(0, (1000 * (last.seen - first.seen)) / (last.at - first.at));
 }
 
+/** When the alarm was raised, as pairs of a beginning and an end. */
+function alarms(past, now) {
+  const found = [];
+  past.forEach((point, index) => {
+    if (!point.raised) return;
+    if (index > 0 && past[index - 1].raised) found[found.length - 1][1] = past[index + 1]?.at ?? now;
+    else found.push([point.at, past[index + 1]?.at ?? now]);
+  });
+  return found;
+}
+
 function chart(past, state, now) {
   const x = (at) => LEFT + Math.max(0, 1 - (now - at) / SHOWN) * (WIDTH - LEFT - RIGHT);
   const y = (share) => TOP + (1 - share) * (HEIGHT - TOP - BOTTOM);
   const words = `Suspected share of the last ${state.window} images: ${percent(state.suspected)}, level ${state.level}.`;
   const drawing = svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": words });
-  past.forEach((point, index) => {
-    if (!point.raised) return;
-    const [from, to] = [x(point.at), x(past[index + 1]?.at ?? now)];
-    const size = { width: Math.max(to - from, 0), height: y(0) - TOP };
-    drawing.append(svg("rect", { class: "raised", x: from, y: TOP, ...size }));
-  });
+  for (const [from, to] of alarms(past, now)) {
+    const size = { width: x(to) - x(from), height: y(0) - TOP };
+    drawing.append(svg("rect", { class: "raised", x: x(from), y: TOP, ...size }));
+  }
   for (const share of [0, 0.5, 1]) {
     drawing.append(
       svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(share), y2: y(share) }),
-      svg("text", { x: LEFT - 6, y: y(share) + 4, "text-anchor": "end" }, `${100 * share} %`),
+      svg("text", { x: LEFT - 6, y: y(share) + 4, "text-anchor": "end" }, `${100 * share}\u00a0%`),
     );
   }
   for (let minutes = MINUTES; minutes >= 0; minutes -= 1) {
@@ -77,7 +86,7 @@ function chart(past, state, now) {
   drawing.append(
     svg("polygon", { class: "area", points: [`${x(past[0].at)},${y(0)}`, ...line, `${x(now)},${y(0)}`].join(" ") }),
     svg("polyline", { class: "curve", points: line.join(" ") }),
-    svg("text", { x: LEFT + 6, y: TOP + 14 }, `suspected, of the last ${state.window} images`),
+    svg("text", { x: LEFT + 6, y: TOP + 14 }, `suspected, of the last ${state.window} images; red: alarm`),
   );
   return drawing;
 }

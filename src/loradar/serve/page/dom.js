@@ -23,7 +23,8 @@ function filled(element, attributes, children) {
   return element;
 }
 
-export const percent = (share) => `${(100 * share).toFixed(1)} %`;
+/** A share of 1 in words that do not break. */
+export const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 
 /** A bar for a share of 1; its number stands beside it. */
 export function bar(share) {
