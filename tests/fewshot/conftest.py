@@ -25,6 +25,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             perturbation=readings[kind],
             kl="attacked-clean" if kind == "vit" else "clean-attacked",
             ablations=kind == "vit",
+            objective="features" if kind == "stages" else "tasks",
+            norm="owned" if kind == "stages" else "frozen",
+            batch_size=8,
         )
         found[kind] = run(resolve(config)).folder
     return found

@@ -86,10 +86,12 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
     plain = few_shot_eval(measuring(runs["resnet"], tmp_path / "plain", **changes))
     found, beside = (read_section(page.parent) for page in (staged, plain))
     means = {(row.method, row.attack): row.mean for row in found.rows if row.domain == "digits"}
-    for name in ("AMT, nearest centroid", "no tuning, ridge head", "AMT, nearest centroid, last features"):
-        assert len({attack for method, attack in means if method == name}) == 4
+    on = {name: {attack for method, attack in means if method == name} for name, _ in means}
+    for name in ("AMT, nearest centroid", "AMT, nearest centroid, last features"):
+        assert len(on[name]) == 4
+    assert on["AMT"] == on[found.untuned] > on["AMT, nearest centroid"], "compared under every attack"
     on_curve = {method for method, attack in means if "norm=l2" in attack}
-    assert on_curve == set(MAIN_METHODS), "the further attack is on the main methods alone"
+    assert on_curve == {*MAIN_METHODS, found.untuned}, "the further attack is on the main methods alone"
     # the same weights below: without tuning, the last features are those of the plain base
     expected = {row.attack: row.mean for row in beside.rows if row.method == "no tuning" and row.domain == "digits"}
     assert {attack: means["no tuning, last features", attack] for attack in expected} == expected

@@ -23,7 +23,7 @@ from loradar.fewshot.engine import ModelsKey, TaskEngine
 from loradar.fewshot.episode import Sampler
 from loradar.fewshot.finetune import FineTuning
 from loradar.fewshot.heads import CENTROID
-from loradar.fewshot.methods import MAIN_METHODS, TUNED, Method, Peer, least_right, oracle, untuned
+from loradar.fewshot.methods import TUNED, Method, Peer, is_main, least_right, oracle, untuned
 from loradar.fewshot.pools import BASE, FeatureCache, PoolModels, features_of
 from loradar.fewshot.tasks import Domain, share
 from loradar.report.few_shot import CORRUPTIONS, FewShotRow
@@ -112,7 +112,7 @@ class Measuring:
     def _attacked(self, attack: Attack, engine: TaskEngine) -> dict[str, float]:
         """Each method under the attack on its own classifier, or the main ones for a curve; the first queries of each class."""
         is_curve = attack not in self.attacks
-        attacked = [one for one in self.methods if one.attacked and (not is_curve or one.name in MAIN_METHODS)]
+        attacked = [one for one in self.methods if one.attacked and (not is_curve or is_main(one.name, self.full))]
         labels = engine.task.query_labels
         rows = torch.cat(
             [(labels == c).nonzero().squeeze(1)[: self.config.attacked_query] for c in range(engine.task.way)]

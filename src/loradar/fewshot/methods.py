@@ -22,7 +22,8 @@ from loradar.fewshot.transduction import Transduction
 FULL, NO_TUNING, CLEAN, RANDOM = "AMT", "no tuning", "clean meta-tuning (PMF)", "one adapter, random budgets"
 SEARCHED, TUNED, TRANSDUCTIVE = "AMT, settings searched", "AMT-FT", "AMT, transductive"
 MAIN_METHODS = (FULL, TRANSDUCTIVE, NO_TUNING, CLEAN, RANDOM)
-"""The full method, and those that it is to be compared with first."""
+"""The full method, and those that it is to be compared with first; so are the values of its dial and `untuned`."""
+_AT = f"{FULL}, robust "
 CHOSEN = "single member by a classifier of validation tasks"
 SINGLE, ORACLE, _MEMBER = "single member by held-out answers", "best member of each task (by its queries)", "member "
 OTHERWISE: dict[Scoring, tuple[str, Scoring]] = {
@@ -67,6 +68,11 @@ def untuned(full: Blending) -> str:
     return NO_TUNING if full.head == CENTROID else _with_head(NO_TUNING, full)
 
 
+def is_main(name: str, full: Blending) -> bool:
+    """Whether a method is among those that are compared first."""
+    return name in (*MAIN_METHODS, untuned(full)) or name.startswith(_AT)
+
+
 def oracle(shares: Mapping[str, float], full: Blending) -> dict[str, float]:
     """What a choice among the base and the members could gain at most: the largest of their `shares` on a task."""
     of_members = [share for name, share in shares.items() if name.startswith(_MEMBER)]
@@ -87,7 +93,7 @@ def methods(
 ) -> list[Method]:
     """The full method first, then every baseline, then what takes it apart; `choose` names a member for a task."""
     found = [_blend(FULL, full)]
-    found += [_blend(f"{FULL}, robust {at:g}", dataclasses.replace(full, robust=at)) for at in config.dial]
+    found += [_blend(f"{_AT}{at:g}", dataclasses.replace(full, robust=at)) for at in config.dial]
     found += [_blend(SEARCHED, searched)] if searched else []
     if config.transductive:
         transductive = dataclasses.replace(full.head, transduction=Transduction())
