@@ -161,6 +161,7 @@ def _open_guard(place: str, opening: Opening) -> _Opened:
 
     guard = _with_base(opened, opening)
     guards: dict[Level, Guard] = {"calm": guard.replace(level="calm"), "raised": guard.replace(level="raised")}
+    targets = {level: {"base": guard.state.base.model, "guard": Surrogate(one)} for level, one in guards.items()}
 
     def judge(x: Images, level: Level) -> list[Judgement]:
         verdict = guards[level].predict_full(x)
@@ -172,7 +173,7 @@ def _open_guard(place: str, opening: Opening) -> _Opened:
         input_size=guard.input_size,
         modules=[guard, guard.state.base.model],
         judge=judge,
-        targets=lambda level: {"base": guard.state.base.model, "guard": Surrogate(guards[level])},
+        targets=targets.__getitem__,
         attacks=guard.state.record.attacks,
         levels=("calm", "raised"),
     )
