@@ -26,8 +26,11 @@ const calm = () => { byId("problem").hidden = true; };
 
 async function enter() {
   clearTimeout(state.timer);
+  const round = ++state.round;
   try {
-    state.session = await ask("GET", "v1/session");
+    const session = await ask("GET", "v1/session");
+    if (round !== state.round) return;  // another key was given meanwhile
+    state.session = session;
     calm();
     byId("role").textContent = state.session.role === "admin" ? "admin key" : "predict key";
     byId("role").hidden = false;
@@ -35,6 +38,7 @@ async function enter() {
     state.waits = state.file !== null;  // a picture from before the key
     await refresh();
   } catch (error) {
+    if (round !== state.round) return;
     state.session = null;
     byId("role").hidden = true;
     byId("attack").hidden = true;
@@ -62,6 +66,7 @@ async function refresh() {
       state.lost = false;
     }
   } catch (error) {
+    if (round !== state.round) return;
     if (error.status === 401) { complain(error); return; }
     state.lost = error.status === 0;
     if (state.lost) complain(error);

@@ -2,7 +2,7 @@
 
 import { el, svg, percent } from "./dom.js";
 
-const WIDTH = 520, HEIGHT = 190, LEFT = 46, RIGHT = 8, TOP = 10, BOTTOM = 24;
+const WIDTH = 520, HEIGHT = 190, LEFT = 54, RIGHT = 8, TOP = 10, BOTTOM = 24;
 const MINUTES = 5;
 const SHOWN = MINUTES * 60_000;
 
