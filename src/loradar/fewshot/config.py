@@ -31,7 +31,9 @@ class MetaTuneConfig(RunConfig):
     validation_classes: int = Field(
         16, ge=2, description="Classes of --data to hold out, where there is no --validation-data."
     )
-    validation_episodes: int = Field(20, ge=1, description="Validation tasks that select the epoch.")
+    validation_episodes: int = Field(
+        _default("validation_episodes"), ge=1, description="Validation tasks that select the epoch."
+    )
     objective: Literal["features", "tasks"] = Field(
         _default("objective"),
         description="What members learn. features: attacked images keep the features that the base has of them clean; tasks: "
