@@ -23,13 +23,17 @@ ROUTES = {
         GET /readyz
         GET /v2/health/live
         GET /v2/health/ready
+        GET /
+        GET /page/{name}
     """,
     "predict": """
+        GET /v1/session
         GET /metrics
         GET /v1/traffic
         GET /v1/models
         GET /v1/models/{name}
         POST /v1/models/{name}/predict
+        POST /v1/models/{name}/inspect
         GET /v2
         GET /v2/models/{name}
         GET /v2/models/{name}/versions/{version}
@@ -40,6 +44,7 @@ ROUTES = {
         POST /v2/repository/index
     """,
     "admin": """
+        POST /v1/models/{name}/attack
         POST /v1/models/{name}/versions
         POST /v1/models/{name}/activate
         POST /v1/models/{name}/rollback

@@ -25,7 +25,7 @@ few_shot = typer.Typer(
 
 
 def meta_tune(config: MetaTuneConfig) -> Output:
-    """Meta-tune a pool of adversarial adapters on few-shot tasks, each at its own perturbation size.
+    """Meta-tune a pool of adversarial adapters, each at its own perturbation size.
 
     An interrupted run resumes. `loradar few-shot fit` blends the pool for a task.
     """

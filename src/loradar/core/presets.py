@@ -41,6 +41,8 @@ class Presets:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(_text, value))
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)

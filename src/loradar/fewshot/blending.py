@@ -14,7 +14,7 @@ from loradar.attacks import PGD, parse_attack
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.types import Attack, Images, Labels
 from loradar.fewshot.chunks import in_chunks
-from loradar.fewshot.config import BlendConfig
+from loradar.fewshot.config import SUPPORT_ATTACK, BlendConfig
 from loradar.fewshot.folds import TEMPERATURES
 from loradar.fewshot.heads import (
     CENTROID,
@@ -31,8 +31,7 @@ Scoring: TypeAlias = Literal["held-out", "compactness", "loss", "attacked"]
 SCORED_UNDER = PGD(eps=4 / 255, step_size=2 / 255, steps=2)
 """What the augmented support is attacked with where members are scored by it. Where it fools no member, the score says
 nothing: small supports of easy tasks."""
-HELD_OUT_UNDER = PGD(eps=4 / 255, step_size=1 / 255, steps=5)
-"""What held-out images are attacked with."""
+HELD_OUT_UNDER = parse_attack(SUPPORT_ATTACK)
 _AT_ONCE = 128
 
 

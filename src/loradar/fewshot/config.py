@@ -11,6 +11,8 @@ from loradar.fewshot.presets import PRESETS, Preset
 
 _default = PRESETS.of_default
 
+SUPPORT_ATTACK = "pgd:eps=4/255,step_size=1/255,steps=5"
+"""What images that were left out are attacked with."""
 POOL = "Folder of a pool, as meta-tune writes it."
 
 
@@ -29,7 +31,9 @@ class MetaTuneConfig(RunConfig):
     validation_classes: int = Field(
         16, ge=2, description="Classes of --data to hold out, where there is no --validation-data."
     )
-    validation_episodes: int = Field(20, ge=1, description="Validation tasks that select the epoch.")
+    validation_episodes: int = Field(
+        _default("validation_episodes"), ge=1, description="Validation tasks that select the epoch."
+    )
     objective: Literal["features", "tasks"] = Field(
         _default("objective"),
         description="What members learn. features: attacked images keep the features that the base has of them clean; tasks: "
@@ -130,9 +134,7 @@ class BlendConfig(RunConfig):
         le=1,
         description="Score held-out: the dial between the best clean accuracy (0) and the most robust (1).",
     )
-    support_attack: str = Field(
-        "pgd:eps=4/255,step_size=1/255,steps=5", description="Score held-out: the attack on left-out images."
-    )
+    support_attack: str = Field(SUPPORT_ATTACK, description="Score held-out: the attack on left-out images.")
     compactness: float = Field(
         0.6, ge=0, le=1, description="Score compactness: weight of closeness against separation."
     )

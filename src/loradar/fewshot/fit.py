@@ -163,6 +163,8 @@ def _fit(job: FitJob, progress: Progress | None) -> Fitted:
             weights = engine.weights(job.blending)
     if is_blend := any(weight for name, weight in weights.items() if name != BASE):
         adapter = engine.merged(weights, job.blending.rank_keep_ratio, watch)
+    elif models.pool is not None:
+        watch.bar.advance(2)  # the base alone: nothing to blend, nothing to trim
     if job.rank is not None:
         adapter = truncated(adapter, job.rank)
         error = float(adapter.card.data["truncated"]["relative_error"])

@@ -21,6 +21,7 @@ from loradar.adapters import (
     residual,
     save,
 )
+from loradar.attacks import selection_attack
 from loradar.core.leases import lease
 from loradar.core.names import ADAPTER_CONFIG, CHECKPOINT
 from loradar.core.randomness import generator, mix
@@ -218,13 +219,15 @@ def _measure(member: MetaMember, job: MetaTuneJob, adapter: Adapter) -> tuple[fl
 
 
 def _shares(member: MetaMember, job: MetaTuneJob, features: nn.Module, index: int) -> tuple[float, float | None]:
-    """The shares of right answers on one validation task, clean and attacked."""
+    """The shares of right answers on one validation task, clean and under a stronger attack than trains."""
     task = job.validation.task(job.sampler, index, job.device)
     model = _classifier(features, task, member.head)
     clean = _share_right(model, task.query, task.query_labels)
     if not member.attacks:
         return clean, None
-    x_adv = _drawn(member, mix(job.config.seed, index))(model, task.query, task.query_labels)
+    seed = mix(job.config.seed, index)
+    attack = selection_attack(_drawn(member, seed)).reseeded(seed)
+    x_adv = attack(model, task.query, task.query_labels)
     return clean, _share_right(model, x_adv, task.query_labels)
 
 

@@ -16,6 +16,7 @@ from loradar.fewshot.episode import parse_setting
 from loradar.fewshot.heads import CENTROID, HeadConfig
 from loradar.fewshot.meta_train import FREE, Kind, MetaMember, MetaTuneJob, train_member
 from loradar.fewshot.pools import targets_of
+from loradar.fewshot.presets import PRESETS
 from loradar.fewshot.ridge import PENALTY
 from loradar.fewshot.tasks import Domain, first_of_each, split_classes
 from loradar.models import Base, open_base
@@ -76,6 +77,7 @@ def run(job: MetaTuneJob, *, progress: Progress | None = None) -> MetaTuneResult
     remove_abandoned(config.out)  # several machines may fill the folder: each training has a lease of its own
     progress, model = progress or NullProgress(), job.base.model
     share = target_share(model, job.start.deltas)
+    progress.message(f"preset {config.preset}: {PRESETS.about[config.preset]}")
     progress.message(f"members change {len(job.start.deltas)} layers, {share:.0%} of the parameters below the head")
     asked = [one for one in job.members if not config.member or one.name in config.member]
     trained = [(one, train_member(one, job, progress)) for one in asked]

@@ -20,6 +20,7 @@ _FEATURES: dict[str, Any] = {
     "average_decay": 0.99,
     "warm_up": 1,
     "head": "ridge",
+    "validation_episodes": 10,
     "baselines": False,
 }
 PRESETS = Presets(
@@ -49,6 +50,7 @@ PRESETS = Presets(
             "average_decay": 0.0,
             "warm_up": 5,
             "head": "centroid",
+            "validation_episodes": 20,
             "batch_size": 64,
             "epochs": 30,
             "episodes": 2000,

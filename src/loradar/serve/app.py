@@ -14,6 +14,7 @@ from loradar.serve.counting import counted
 from loradar.serve.errors import Refused
 from loradar.serve.limits import door
 from loradar.serve.routes_admin import add_admin
+from loradar.serve.routes_page import add_page
 from loradar.serve.routes_predict import add_predict
 from loradar.serve.routes_v2 import add_v2
 from loradar.serve.service import Service
@@ -25,6 +26,7 @@ def create_app(service: Service, keys: Keys) -> FastAPI:
     add_predict(app, service)
     add_admin(app, service)
     add_v2(app, service)
+    add_page(app, service, keys)
     app.add_exception_handler(Exception, _reply)
     for kind in (Refused, BadImagesError, BadConfigError, HTTPException, RequestValidationError, ClientDisconnect):
         app.add_exception_handler(kind, _reply)

@@ -24,7 +24,7 @@ _ONE = "[^/]+"
 RULES: tuple[tuple[str, str, Role | None], ...] = (
     ("GET", "/healthz|/readyz|/v2/health/live|/v2/health/ready", None),
     ("GET", f"/|/page/{_ONE}", None),
-    ("GET", f"/metrics|/v1/traffic|/v1/models|/v1/models/{_ONE}", "predict"),
+    ("GET", f"/metrics|/v1/session|/v1/traffic|/v1/models|/v1/models/{_ONE}", "predict"),
     ("POST", f"/v1/models/{_ONE}/(predict|inspect)", "predict"),
     ("GET", f"/v2|/v2/models/{_ONE}(/versions/{_ONE})?(/ready)?", "predict"),
     ("POST", f"/v2/models/{_ONE}(/versions/{_ONE})?/infer|/v2/repository/index", "predict"),

@@ -53,6 +53,9 @@ class ServeConfig(Settings):
         pattern=r"^https?://",
         description="Address that alarms are posted to, as JSON. Default: they are logged alone.",
     )
+    try_attacks: bool = Field(
+        False, description="Let admins have pictures attacked, on the page or by POST .../attack, to see what holds."
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Number format that guards compute in.")
     device: Device = Field("auto", description=DEVICE)
     batch_size: int = Field(

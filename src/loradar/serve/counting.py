@@ -7,8 +7,8 @@ from loradar.serve.asgi import App, Message, Receive, Scope, Send
 from loradar.serve.metrics import Metrics
 
 _LOG = logging.getLogger("loradar.serve")
-_UNSEEN = ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
-"""Asked every few seconds by machines: counted, but not logged."""
+_UNSEEN = ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/v1/models", "/v1/traffic")
+"""Asked every few seconds by machines and by the page: counted, but not logged."""
 
 
 def counted(app: App, *, metrics: Metrics) -> App:

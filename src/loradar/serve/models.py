@@ -1,7 +1,7 @@
 """What can be served: a guard, a few-shot task, an adapter on its base, or a base. Opened and tried before it is used."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
@@ -19,11 +19,14 @@ from loradar.fewshot.fit import FEW_SHOT, base_of_task
 from loradar.guard.files import read_parts
 from loradar.guard.guard import Guard, Verdict
 from loradar.guard.policy import Level
+from loradar.guard.surrogate import Surrogate
 from loradar.guard.traffic import finding_of
 from loradar.jobs.predict import PredictJob, open_model, probabilities
 from loradar.models import Base, Precision, open_base
 
 Kind: TypeAlias = Literal["guard", "task", "adapter", "base"]
+Targets: TypeAlias = Callable[[Level], Mapping[str, nn.Module]]
+"""At a level of alarm, modules from images to logits that gradients pass through, by name."""
 _T = TypeVar("_T")
 
 
@@ -54,7 +57,10 @@ class Answer(Judgement):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Served:
-    """A version of a model, ready to answer. `fingerprint` is of all that it computes with, `size` the bytes of its weights."""
+    """A version of a model, ready to answer. `fingerprint` is of all that it computes with, `size` the bytes of its weights.
+
+    `attacks` are the specs of the attacks that a guard knows, by name; `targets` is what an attack can be made through.
+    """
 
     name: str
     version: str
@@ -64,6 +70,8 @@ class Served:
     input_size: tuple[int, int, int]
     size: int
     judge: Callable[[Images, Level], Sequence[Judgement]]
+    targets: Targets = lambda _: {}
+    attacks: Mapping[str, str] = field(default_factory=dict)
 
     def answer(self, x: Images, level: Level = "calm") -> list[Answer]:
         """Answers images (batch, *input_size) in [0, 1], in order; other models than guards know no level.
@@ -94,6 +102,8 @@ class _Opened:
     input_size: tuple[int, int, int]
     modules: Sequence[nn.Module]
     judge: Callable[[Images, Level], Sequence[Judgement]]
+    targets: Targets
+    attacks: Mapping[str, str] = field(default_factory=dict)
     levels: tuple[Level, ...] = ("calm",)
 
 
@@ -116,6 +126,8 @@ def open_served(place: str, opening: Opening, *, name: str, version: str) -> Ser
         input_size=opened.input_size,
         size=_size(opened.modules),
         judge=opened.judge,
+        targets=opened.targets,
+        attacks=opened.attacks,
     )
     x = torch.rand(1, *served.input_size, generator=generator(0))
     for level in opened.levels:
@@ -149,6 +161,7 @@ def _open_guard(place: str, opening: Opening) -> _Opened:
 
     guard = _with_base(opened, opening)
     guards: dict[Level, Guard] = {"calm": guard.replace(level="calm"), "raised": guard.replace(level="raised")}
+    targets = {level: {"base": guard.state.base.model, "guard": Surrogate(one)} for level, one in guards.items()}
 
     def judge(x: Images, level: Level) -> list[Judgement]:
         verdict = guards[level].predict_full(x)
@@ -160,6 +173,8 @@ def _open_guard(place: str, opening: Opening) -> _Opened:
         input_size=guard.input_size,
         modules=[guard, guard.state.base.model],
         judge=judge,
+        targets=targets.__getitem__,
+        attacks=guard.state.record.attacks,
         levels=("calm", "raised"),
     )
 
@@ -186,20 +201,25 @@ def _open_task(place: str, opening: Opening) -> _Opened:
     def judge(x: Images, level: Level) -> list[Judgement]:  # noqa: ARG001
         return _plain(task.predict_proba(x))
 
-    modules = [base.model, task.classifier_]
-    return _Opened(classes=task.adapter_.card.classes, input_size=base.input_size, modules=modules, judge=judge)
+    return _Opened(
+        classes=task.adapter_.card.classes,
+        input_size=base.input_size,
+        modules=[base.model, task.classifier_],
+        judge=judge,
+        targets=lambda level: {"task": task.classifier_},  # noqa: ARG005
+    )
 
 
 def _open_adapter(place: str, opening: Opening) -> _Opened:
     if opening.base is None:
         raise BadConfigError(f"{place} is an adapter, which needs its base; give it with --base")
-    return _of_job(open_model(opening.base, Path(place), device=opening.device, key=opening.key))
+    return _of_job(open_model(opening.base, Path(place), device=opening.device, key=opening.key), "adapter")
 
 
 def _open_base(place: str, opening: Opening) -> _Opened:
     if opening.key is not None:
         raise BadConfigError(f"{place} is a base, which nobody signs; serve signed folders, or leave --key out")
-    return _of_job(open_model(place, None, device=opening.device))
+    return _of_job(open_model(place, None, device=opening.device), "base")
 
 
 _OPEN: dict[Kind, Callable[[str, Opening], _Opened]] = {
@@ -210,11 +230,17 @@ _OPEN: dict[Kind, Callable[[str, Opening], _Opened]] = {
 }
 
 
-def _of_job(job: PredictJob) -> _Opened:
+def _of_job(job: PredictJob, kind: Kind) -> _Opened:
     def judge(x: Images, level: Level) -> list[Judgement]:  # noqa: ARG001
         return _plain(probabilities(job, x))
 
-    return _Opened(classes=job.classes, input_size=(3, *job.size), modules=[job.model], judge=judge)
+    return _Opened(
+        classes=job.classes,
+        input_size=(3, *job.size),
+        modules=[job.model],
+        judge=judge,
+        targets=lambda level: {kind: job.model},  # noqa: ARG005
+    )
 
 
 def _plain(shares: Tensor) -> list[Judgement]:

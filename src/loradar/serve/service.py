@@ -15,6 +15,7 @@ from torch import Tensor
 from loradar.core.errors import BadConfigError
 from loradar.core.types import Images
 from loradar.guard.monitor import Event
+from loradar.guard.policy import Level
 from loradar.serve.config import ServeConfig
 from loradar.serve.engine import Engine
 from loradar.serve.errors import Refused
@@ -24,6 +25,7 @@ from loradar.serve.names import read_place
 from loradar.serve.pictures import read_picture
 from loradar.serve.registry import Registry
 from loradar.serve.traffic import Alarms, TrafficBoard
+from loradar.serve.tryouts import Tryout, Tryouts
 
 _LOG = logging.getLogger("loradar.serve")
 _T = TypeVar("_T")
@@ -42,6 +44,7 @@ class Service:
     decoders: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="loradar-decoder")
     )
+    tryouts: Tryouts = field(default_factory=Tryouts)
     draining: bool = False
 
     @property
@@ -96,9 +99,16 @@ class Service:
         futures = self.engine.submit(_Watched(served, self), images, timeout=deadline - time.monotonic())
         return await _all([asyncio.wrap_future(future) for future in futures], deadline)
 
+    async def attack(self, served: Served, image: Tensor, attack: str, against: str, *, deadline: float) -> Tryout:
+        """Attacks an image beside the engine, at the level of its traffic; that does not count it. Raises Refused."""
+        level: Level = self.board.level(served.name) if served.kind == "guard" else "calm"
+        future = self.tryouts.submit(served, image, attack, against, level=level, deadline=deadline)
+        return (await _all([asyncio.wrap_future(future)], deadline))[0]
+
     def close(self) -> None:
         """Answers what was taken, then ends every thread."""
         self.draining = True
+        self.tryouts.close()
         self.engine.close()
         self.registry.close()
         self.decoders.shutdown(cancel_futures=True)
