@@ -70,6 +70,9 @@ def wrong(load: Load, index: int, reply: Mapping[str, Any]) -> str:
     ''
     >>> wrong(load, 0, {"version": "b", "fingerprint": "f", "predictions": [best | {"top": [best]}]})
     'b is not f'
+    >>> near = best | {"probability": 0.7500001}
+    >>> wrong(load, 0, {"version": "a-7", "fingerprint": "f", "predictions": [best | {"top": [near]}]})
+    'a-7, picture 0: 0.7500001, in process 0.75'
     """
     version, fingerprint, (found,) = reply["version"], reply["fingerprint"], reply["predictions"]
     if load.versions.get(version.partition("-")[0]) != fingerprint:

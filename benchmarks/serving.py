@@ -27,12 +27,11 @@ import json
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -194,11 +193,16 @@ def swaps(args: argparse.Namespace) -> int:
             shutil.copytree(place, work / "repository" / letter)
         options = ("--repository", work / "repository", "--batch-size", args.batch_size, "--level", "calm")
         most = ("--max-connections", 2 * args.clients)
-        with loradar(work, [f"m@a-0={work / 'repository' / 'a'}"], args.base, *options, *most) as server:
+        with loradar(work, [f"m@a-0={work / 'repository' / 'a'}"], args.base, *options, *most) as started:
+            server = replace(started, path=f"{started.path}?top=10")  # so that ten probabilities are checked
             still = finish(start(load_of(server, known, args, args.clients, 60 * args.minutes / 5)))
             before = server.megabytes
             asking = start(load_of(server, known, args, args.clients, 60 * args.minutes))
-            done, loads = _swap(server, letters, args, asking)
+            try:
+                done, loads = _swap(server, letters, args)
+            except BaseException:
+                asking.kill()
+                raise
             swapped, after = finish(asking), server.megabytes
     table = Table("", "answers", "a second", "p50 ms", "p99 ms", "failed", "different")
     for name, one in (("without swaps", still), ("with swaps", swapped)):
@@ -217,7 +221,7 @@ def swaps(args: argparse.Namespace) -> int:
     return _verdict([still, swapped])
 
 
-def _swap(server: Server, letters: str, args: argparse.Namespace, asking: "subprocess.Popen[bytes]") -> tuple[int, int]:
+def _swap(server: Server, letters: str, args: argparse.Namespace) -> tuple[int, int]:
     """Swaps evenly over the minutes, while clients ask; returns how many swaps and loads there were."""
     client, began, done, old = Client(f"http://127.0.0.1:{server.port}"), time.monotonic(), 0, "a-0"
 
@@ -228,7 +232,7 @@ def _swap(server: Server, letters: str, args: argparse.Namespace, asking: "subpr
         done += 1
 
     for turn in itertools.count(1):
-        if done >= args.swaps or asking.poll() is not None:
+        if done >= args.swaps or time.monotonic() > began + 60 * args.minutes:  # the clients have ended
             return done, turn - 1
         letter = letters[turn % len(letters)]
         new = client.load("m", letter, version=f"{letter}-{turn}")["version"]

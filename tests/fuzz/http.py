@@ -58,6 +58,7 @@ def server() -> tuple[int, Served, _Raised]:
         memory=50,
         device="cpu",
         batch_size=1,
+        try_attacks=True,
     )
     raised, listens, service, bound = _Raised(), threading.Event(), open_service(config), bind(config, Keys(roles={}))
     for name in ("loradar.serve", "uvicorn.error", "asyncio"):
@@ -86,7 +87,8 @@ def request(given: Given, _: Path) -> None:
     if reply is None:
         raise Refused(0, "no answer")
     status, kind, content = reply
-    require(status < 500 or status == 503, f"{status}: {content[:500]!r}")
+    in_time = {503} if "/attack" not in target else {503, 504}  # an attack takes long
+    require(status < 500 or status in in_time, f"{status}: {content[:500]!r}")
     if status >= 400:
         raise Refused(status, _line(kind, content) if content else "")
     if not changes and "/v1/models/m" in target and "/predict" in target and method == "POST":
@@ -210,16 +212,27 @@ _changes = st.integers(0, 7).flatmap(
     )
 )
 _small = st.integers(0, 9).map(lambda index: images.picture_bytes(("changed", "PNG", "RGB", index, [])))
+_ends = st.sampled_from(["predict"] * 4 + ["inspect", "attack"]).flatmap(
+    lambda end: (
+        st.builds(
+            lambda attack, against: f"attack?attack={attack}&against={against}",
+            st.sampled_from(["pgd", "pgd", "roa", "none", "pgd:steps=100000000"]) | _quoted,
+            st.sampled_from(["model", "base"]).map(quote) | _quoted,
+        )
+        if end == "attack"
+        else _queries.map(lambda query: end + query)
+    )
+)
 _predict = st.builds(
-    lambda name, query, kind, headers, body, changes: (
+    lambda name, end, kind, headers, body, changes: (
         "POST",
-        f"/v1/models/{name}/predict{query}",
+        f"/v1/models/{name}/{end}",
         [("Content-Type", kind), *headers],
         body,
         changes,
     ),
     _names,
-    _queries,
+    _ends,
     _kinds,
     _none | _none | _none | _headers,
     _small | _small | _small | _pictures | st.sampled_from([b"", b"x", bytes(100_001), bytes(3_000_000)]),
@@ -227,12 +240,12 @@ _predict = st.builds(
 )
 _part = st.tuples(
     st.sampled_from(["image"] * 12 + ["photo", "", "x y"]),
-    st.sampled_from(["x.png"] * 6 + [None, "", "../x"]),
+    st.sampled_from(["x.png"] * 12 + ["../x", None]),
     _small | _pictures,
 )
 _forms = st.builds(
     lambda parts, kind, changes: ("POST", "/v1/models/m/predict", [("Content-Type", kind)], _form(parts), changes),
-    st.lists(_part, max_size=6),
+    st.lists(_part, max_size=5),
     st.sampled_from(
         ["multipart/form-data; boundary=part"] * 6
         + ["multipart/form-data; boundary=other", "multipart/form-data; boundary="]
@@ -267,7 +280,21 @@ _admin = st.builds(
         lambda name: st.sampled_from([f"/v2/repository/models/{name}/load", f"/v2/repository/models/{name}/unload"])
     )
     | st.sampled_from(
-        ["/", "/metrics", "/v1/models", "/v1/traffic", "/v2", "/v2/models/m", "*", "//", "/docs", "/openapi.json"]
+        [
+            "/",
+            "/metrics",
+            "/v1/models",
+            "/v1/traffic",
+            "/v2",
+            "/v2/models/m",
+            "/v1/session",
+            "/page/app.js",
+            "/page/..",
+            "*",
+            "//",
+            "/docs",
+            "/openapi.json",
+        ]
     )
     | _quoted.map(lambda text: f"/v1/models/{text}"),
     _bodies,
