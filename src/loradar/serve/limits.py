@@ -75,7 +75,7 @@ def _enter(scope: Scope, keys: Keys, rate: Rate, inside: int, config: ServeConfi
         return
     state["caller"] = keys.check(headers, needed)
     rate.take(state["caller"])
-    if inside >= config.max_connections:
+    if inside >= config.max_connections and needed != "admin":  # who is to roll back must get in when all are stuck
         raise Refused(429, f"{inside} requests are worked on already; come again", retry_after=1)
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > config.max_body_bytes:
