@@ -37,7 +37,9 @@ class ServeConfig(Settings):
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="Bytes of a request.")
     max_pixels: int = Field(25_000_000, ge=1, description="Pixels of an image, looked at before it is decoded.")
     max_images: int = Field(64, ge=1, description="Images of a request.")
-    max_connections: int = Field(64, ge=1, description="Requests that are worked on at a time; an admin's come in beyond.")
+    max_connections: int = Field(
+        64, ge=1, description="Requests that are worked on at a time; an admin's come in beyond."
+    )
     rate: float | None = Field(None, gt=0, description="Requests per second of each key. Default: as many as come.")
     memory: int | None = Field(
         None,
