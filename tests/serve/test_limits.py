@@ -103,7 +103,7 @@ def test_only_so_many_at_a_time() -> None:
         while not statuses:
             await asyncio.sleep(0.01)
         assert statuses == [429]
-        rollback = asyncio.ensure_future(app(scope() | {"path": "/v1/models/m/rollback"}, receive, send))
+        rollback = asyncio.ensure_future(app({**scope(), "path": "/v1/models/m/rollback"}, receive, send))
         await asyncio.sleep(0.01)
         assert statuses == [429], "an admin's request comes in beyond"
         release.set()
