@@ -99,9 +99,11 @@ def test_a_task_from_end_to_end(name: str, tmp_path: Path) -> None:
     progress, pool = Listening(), tmp_path / "pool"
     config = tuning(spec, pool, epochs=1, warm_up=0, validation_episodes=1, member=["eps-8", "clean"])
     meta_tune.run(meta_tune.resolve(config), progress=progress)
-    assert "% of the parameters below the head" in progress.messages[0]
-    assert [text.partition(": about ")[0] for text in progress.messages[1:]] == ["eps-8", "clean"]
-    assert all(re.search(r"\(2 tasks of \S+ s, 1 validation tasks of \S+ s\)$", text) for text in progress.messages[1:])
+    share, preset, *expected = progress.messages
+    assert "% of the parameters below the head" in share
+    assert preset.startswith("preset paper: ")
+    assert [text.partition(": about ")[0] for text in expected] == ["eps-8", "clean"]
+    assert all(re.search(r"\(2 tasks of \S+ s, 1 validation tasks of \S+ s\)$", text) for text in expected)
     settings = {"support": str(images), "pool": pool, "out": tmp_path / "task", "device": "cpu"}
     fitted = fit.run(fit.resolve(FewShotFitConfig(**settings)))
     answers = classify.run(classify.resolve(tmp_path / "task", sorted(images.rglob("*.png"))))

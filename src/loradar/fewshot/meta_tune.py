@@ -77,8 +77,8 @@ def run(job: MetaTuneJob, *, progress: Progress | None = None) -> MetaTuneResult
     remove_abandoned(config.out)  # several machines may fill the folder: each training has a lease of its own
     progress, model = progress or NullProgress(), job.base.model
     share = target_share(model, job.start.deltas)
-    progress.message(f"preset {config.preset}: {PRESETS.about[config.preset]}")
     progress.message(f"members change {len(job.start.deltas)} layers, {share:.0%} of the parameters below the head")
+    progress.message(f"preset {config.preset}: {PRESETS.about[config.preset]}")
     asked = [one for one in job.members if not config.member or one.name in config.member]
     trained = [(one, train_member(one, job, progress)) for one in asked]
     return MetaTuneResult(

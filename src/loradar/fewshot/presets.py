@@ -58,8 +58,8 @@ PRESETS = Presets(
         },
     },
     about={
-        "quick": "a usable pool in minutes: two members, each tuned on 9,600 images; less robust than standard",
-        "standard": "four members, each tuned on 51,200 images so that their features stay where the base's are",
-        "paper": "few-shot tasks as published, 60,000 a member",
+        "quick": "a usable pool in minutes: two members, tuned briefly; less robust than standard",
+        "standard": "members whose features stay under attack where the base has them clean",
+        "paper": "few-shot tasks, as published",
     },
 )

@@ -21,12 +21,23 @@ class JsonLines(logging.Formatter):
         return json.dumps(content, default=str)
 
 
+class _ToStderr(logging.Handler):
+    """Writes to what standard error is at that moment, which whoever runs the command may change."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:  # as every handler: a line that cannot be written stops no answer
+            self.handleError(record)
+
+
 def log_to_stderr() -> None:
     """Sends the server's own lines, and what uvicorn and asyncio warn of, to standard error.
 
     What a form's parser makes of a client's bytes is no warning of ours: the client is told.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStderr()
     handler.setFormatter(JsonLines())
     levels = {"loradar.serve": logging.INFO, "uvicorn": logging.WARNING, "asyncio": logging.WARNING}
     for name, level in (levels | {"python_multipart": logging.ERROR}).items():
