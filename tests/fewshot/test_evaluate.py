@@ -179,7 +179,8 @@ BAD_MEASURING: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "an unknown inside": ({"in_domain": ["leaves"]}, BadConfigError, "expected one of the domains"),
     "more attacked queries than queries": ({"attacked_query": 4}, BadConfigError, "expected at most query"),
     "a dial of another score": ({"dial": [0.2]}, BadConfigError, "dial turns the score held-out, not compactness"),
-    "a dial twice": ({"score": "held-out", "dial": [0.2, 0.5]}, BadConfigError, "expected other values, none twice"),
+    "a dial twice": ({"score": "held-out", "dial": [0.2, 0.5]}, BadConfigError, "expected other values from 0 to 1"),
+    "a dial beyond its end": ({"score": "held-out", "dial": [1.5]}, BadConfigError, "from 0 to 1"),
     "a search of reported images": ({"search": "val=digits"}, BadConfigError, "whose figures it would flatter"),
     "no pool": ({"pool": Path("nowhere")}, BadFileError, "holds no pool"),
 }

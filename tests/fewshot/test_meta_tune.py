@@ -102,8 +102,8 @@ def test_attacked_images_keep_the_features_that_the_base_has_of_them_clean(
     member = run(job).members["eps-8"]
     first, last = read_epochs(tmp_path / "work/eps-8/epochs", 2)
     assert last.loss < first.loss
+    assert member.card.norm == "owned"
     if kind != "vit":  # statistics of a base that was never trained are not those that its features have
-        assert member.card.norm == "owned"
         return
     before, after = job.features, merge_weights(job.features, member, check=False)
     x, _ = job.validation.images.fetch(torch.arange(40))
@@ -152,6 +152,11 @@ BAD_TUNING: dict[str, tuple[dict[str, Any], str]] = {
     "another attack": ({"attack": "roa"}, "expected fgsm, pgd or pyramid"),
     "a radius of its own": ({"attack": "pgd:eps=3"}, "which follows from --eps-255"),
     "a budget twice": ({"eps_255": [8, 8]}, "none of them twice"),
+    "weights perturbed by none": ({"objective": "features", "perturbation": "raw"}, "features perturbs no weights"),
+    "the same member twice": (
+        {"objective": "features", "perturbation": "none", "ablations": True},
+        "perturbs no weights",
+    ),
     "an unknown member": ({"member": ["eps-9"]}, "did you mean 'eps-8'"),
     "too many classes": ({"setting": "9w1s"}, "9 classes a task asked for, 6 are there"),
     "too many shots": ({"setting": "3w12s"}, "a task of 12 shots"),

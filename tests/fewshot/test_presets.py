@@ -25,9 +25,10 @@ def test_a_preset_sets_all_of_its_settings_but_those_given(name: str) -> None:
     assert {key: getattr(config, key) for key in expected} == expected
 
 
-def test_an_unknown_preset_is_one_line() -> None:
-    with pytest.raises(BadConfigError, match=r"preset is 'best'; .*'quick', 'standard' or 'paper'"):
-        validate(MetaTuneConfig, {**GIVEN, "preset": "best"})
+@pytest.mark.parametrize("wrong", ["best", ["quick"], {"quick": 1}, None])
+def test_an_unknown_preset_is_one_line(wrong: object) -> None:
+    with pytest.raises(BadConfigError, match=r"^preset is .*; .*'quick', 'standard' or 'paper'$"):
+        validate(MetaTuneConfig, {**GIVEN, "preset": wrong})
 
 
 def test_the_help_names_every_setting() -> None:

@@ -1,11 +1,14 @@
 """One small model of each kind, on fresh weights for the built-in digits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from starlette.testclient import TestClient
 from torch import Tensor
 
 from loradar.adapters import Adapter, fingerprint, load, merge_weights
@@ -14,7 +17,11 @@ from loradar.fewshot.classifier import FewShotClassifier
 from loradar.guard.files import GuardRecord, GuardState, save_guard
 from loradar.guard.policy import Policy
 from loradar.models import load_base, new_base, save_base
+from loradar.serve.app import create_app
+from loradar.serve.auth import Keys
+from loradar.serve.config import ServeConfig
 from loradar.serve.models import Opening, Served, open_served
+from loradar.serve.service import Service, open_service
 from tests.guard import built as guards
 from tests.guard import toys
 from tests.serve.processes import Starter
@@ -92,6 +99,22 @@ def pictures(images: Tensor, tmp_path_factory: pytest.TempPathFactory) -> list[P
     for image, path in zip(images, paths, strict=True):
         Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
     return paths
+
+
+@contextmanager
+def running(places: dict[str, Path], kinds: Sequence[str], **settings: Any) -> Iterator[Service]:
+    """A service of `kinds`, each under its own name; `settings` are further ones of ServeConfig."""
+    models = [f"{kind}={places[kind]}" for kind in kinds]
+    config = ServeConfig(models=models, base=str(places["base"]), device="cpu", precision="fp32", **settings)
+    service = open_service(config)
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> TestClient:
+    """Asks the app of the module's own `service`, which has no keys."""
+    return TestClient(create_app(service, Keys(roles={})), base_url="http://localhost", raise_server_exceptions=False)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from loradar.serve.auth import Keys
 from loradar.serve.config import ServeConfig
 from loradar.serve.models import Served
 from loradar.serve.service import Service, open_service
-from tests.serve.conftest import KINDS
+from tests.serve.conftest import KINDS, running
 from tests.serve.test_models import TOLERANCE
 
 PNG = {"Content-Type": "image/png"}
@@ -42,24 +42,10 @@ def repository(places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def service(places: dict[str, Path], repository: Path) -> Iterator[Service]:
-    config = ServeConfig(
-        models=[f"{kind}={places[kind]}" for kind in KINDS],
-        base=str(places["base"]),
-        repository=repository,
-        device="cpu",
-        precision="fp32",
-        max_pixels=10_000,
-        max_images=8,
-        max_body_bytes=100_000,
-    )
-    service = open_service(config)
-    yield service
-    service.close()
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> TestClient:
-    return TestClient(create_app(service, Keys(roles={})), base_url="http://localhost", raise_server_exceptions=False)
+    with running(
+        places, KINDS, repository=repository, max_pixels=10_000, max_images=8, max_body_bytes=100_000
+    ) as service:
+        yield service
 
 
 def png(image: Tensor | tuple[int, int], kind: str = "PNG") -> bytes:

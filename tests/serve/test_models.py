@@ -13,7 +13,7 @@ from loradar.core.errors import BadConfigError, BadFileError, LoradarError
 from loradar.core.signing import make_keys
 from loradar.fewshot.classifier import FewShotClassifier
 from loradar.guard.guard import Guard
-from loradar.jobs.predict import open_model, probabilities
+from loradar.jobs.predict import open_classifier, probabilities
 from loradar.jobs.signing import sign_folder, verify_folder
 from loradar.serve.models import Opening, Served, open_served
 from tests.serve.conftest import KINDS
@@ -24,7 +24,7 @@ Library = Callable[[Path, Path], Callable[[Tensor], Tensor]]
 
 
 def _job(base: Path, adapter: Path | None) -> Callable[[Tensor], Tensor]:
-    return partial(probabilities, open_model(str(base), adapter, device="cpu"))
+    return partial(probabilities, open_classifier(str(base), adapter, device="cpu"))
 
 
 LIBRARY: dict[str, Library] = {

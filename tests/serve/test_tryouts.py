@@ -13,15 +13,14 @@ from torch import Tensor, nn
 
 from loradar.attacks import parse_attack
 from loradar.serve.app import create_app
-from loradar.serve.auth import Keys, read_keys
-from loradar.serve.config import ServeConfig
+from loradar.serve.auth import read_keys
 from loradar.serve.errors import Refused
 from loradar.serve.models import Served
 from loradar.serve.pictures import read_picture, write_picture
-from loradar.serve.service import Service, open_service
+from loradar.serve.service import Service
 from loradar.serve.tryouts import Tryouts, attacks_of
 from tests.guard import toys
-from tests.serve.conftest import KINDS
+from tests.serve.conftest import KINDS, running
 from tests.serve.test_app import PNG, png
 
 PREDICT, ADMIN = "p" * 16, "a" * 16
@@ -29,21 +28,8 @@ PREDICT, ADMIN = "p" * 16, "a" * 16
 
 @pytest.fixture(scope="module")
 def service(places: dict[str, Path]) -> Iterator[Service]:
-    config = ServeConfig(
-        models=[f"{kind}={places[kind]}" for kind in KINDS],
-        base=str(places["base"]),
-        device="cpu",
-        precision="fp32",
-        try_attacks=True,
-    )
-    service = open_service(config)
-    yield service
-    service.close()
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> TestClient:
-    return TestClient(create_app(service, Keys(roles={})), base_url="http://localhost", raise_server_exceptions=False)
+    with running(places, KINDS, try_attacks=True) as service:
+        yield service
 
 
 def decoded(picture: str) -> Tensor:

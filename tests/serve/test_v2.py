@@ -12,33 +12,17 @@ import torch
 from starlette.testclient import TestClient
 from torch import Tensor
 
-from loradar.serve.app import create_app
-from loradar.serve.auth import Keys
-from loradar.serve.config import ServeConfig
 from loradar.serve.models import Served
-from loradar.serve.service import Service, open_service
+from loradar.serve.service import Service
 from loradar.serve.tensors import HEADER
+from tests.serve.conftest import running
 from tests.serve.test_models import TOLERANCE
 
 
 @pytest.fixture(scope="module")
 def service(places: dict[str, Path]) -> Iterator[Service]:
-    config = ServeConfig(
-        models=[f"{kind}={places[kind]}" for kind in ("guard", "base")],
-        base=str(places["base"]),
-        repository=places["adapter"].parent,
-        device="cpu",
-        precision="fp32",
-        max_images=4,
-    )
-    service = open_service(config)
-    yield service
-    service.close()
-
-
-@pytest.fixture(scope="module")
-def client(service: Service) -> TestClient:
-    return TestClient(create_app(service, Keys(roles={})), base_url="http://localhost", raise_server_exceptions=False)
+    with running(places, ("guard", "base"), repository=places["adapter"].parent, max_images=4) as service:
+        yield service
 
 
 def one_input(x: Tensor, datatype: str = "FP32", **more: Any) -> dict[str, Any]:

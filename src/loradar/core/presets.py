@@ -25,9 +25,11 @@ class Presets:
 
     def filled(self, settings: Any) -> Any:
         """Returns `settings` with those of their table that they do not give; anything but a table of settings as it is."""
-        if not isinstance(settings, dict) or settings.get(self.key, self.default) not in self.tables:
+        if not isinstance(settings, dict):
             return settings
-        return {**self.tables[settings.get(self.key, self.default)], **settings}
+        name = settings.get(self.key, self.default)
+        # what names no table, and what is no name, the schema refuses
+        return {**self.tables[name], **settings} if isinstance(name, str) and name in self.tables else settings
 
     def in_words(self) -> str:
         """Returns the tables for the help."""

@@ -39,9 +39,6 @@ class MetaTuneConfig(RunConfig):
         description="What members learn. features: attacked images keep the features that the base has of them clean; tasks: "
         "to answer few-shot tasks, clean and attacked.",
     )
-    clean_weight: float = Field(
-        0.0, ge=0, lt=1, description="Objective features: weight of the images as they are, against the attacked ones."
-    )
     out: Path = Field(Path("runs/pool"), description="Folder for the pool.")
     setting: str = Field(
         "5w5s",
@@ -84,7 +81,8 @@ class MetaTuneConfig(RunConfig):
         5e-3, ge=0, description="relative: size of the perturbation, as a share of each factor's norm."
     )
     kl: Literal["clean-attacked", "attacked-clean"] = Field(
-        "clean-attacked", description="Direction of the KL divergence between clean and attacked predictions."
+        "clean-attacked",
+        description="Objective tasks: direction of the KL divergence between clean and attacked predictions.",
     )
     adversarial_weight: float = Field(
         6.0, ge=0, description="Objective tasks: weight of the divergence, added to the clean loss."

@@ -145,9 +145,9 @@ def _check(
             raise BadConfigError(f"in_domain names {name!r}; expected one of the domains: {', '.join(names)}")
     if config.dial and config.score != "held-out":
         raise BadConfigError(f"dial turns the score held-out, not {config.score}; leave it out, or the other score")
-    if len({config.robust, *config.dial}) != 1 + len(config.dial):
+    if len({config.robust, *config.dial}) != 1 + len(config.dial) or not all(0 <= at <= 1 for at in config.dial):
         raise BadConfigError(
-            f"dial is {config.dial} beside robust {config.robust:g}; expected other values, none twice"
+            f"dial is {config.dial} beside robust {config.robust:g}; expected other values from 0 to 1, none twice"
         )
     if config.attacked_episodes and config.attacked_query > config.query:
         raise BadConfigError(f"attacked_query is {config.attacked_query}; expected at most query, {config.query}")

@@ -29,16 +29,14 @@ def feature_loss(
     draw: Callable[[int], Attack],
     *,
     batch_size: int,
-    clean_weight: float,
     precision: Precision,
     merge: tuple[Pair, ...],
 ) -> LossOf:
     """Makes the loss of a step: how far the features of attacked images turn from those of `features` for clean ones.
 
-    1 - cosine, the mean over a batch drawn from `images`, and with `clean_weight` that of the images as they are. No label
-    is read: to the attack that `draw` gives for a seed each image is a class of its own, whose prototype is what the base
-    sees. After Schlarmann et al., "Robust CLIP", ICML 2024, section 3.2, with the angle, which is what heads read, for the
-    squared distance.
+    1 - cosine, the mean over a batch drawn from `images`. No label is read: to the attack that `draw` gives for a seed each
+    image is a class of its own, whose prototype is what the base sees. After Schlarmann et al., "Robust CLIP", ICML 2024,
+    section 3.2, with the angle, which is what heads read, for the squared distance.
     """
     model = with_autocast(skip_padding(plug(features, adapter, check=False).train()), precision)
     before = optimize_for_inference(features, precision, merge=merge)
@@ -50,11 +48,7 @@ def feature_loss(
         wanted = features_of(before, x)
         classifier = TaskClassifier(adapted.refreshed(), Centroids(wanted))
         x_adv = draw(seed)(classifier, x, torch.arange(len(x), device=device))
-        if not clean_weight:
-            return _turned(in_chunks(model, x_adv), wanted)
-        # both halves pass together, so that normalisation that moves sees the mixture
-        clean, attacked = in_chunks(model, torch.cat([x, x_adv])).chunk(2)
-        return clean_weight * _turned(clean, wanted) + (1 - clean_weight) * _turned(attacked, wanted)
+        return (1 - F.cosine_similarity(in_chunks(model, x_adv).float(), wanted, dim=1)).mean()
 
     return loss_of
 
@@ -64,7 +58,3 @@ def _batch(images: Domain, count: int, seed: int) -> Images:
     x, _ = images.images.fetch(rows)
     (x,) = augment((x,), crop=int(min(x.shape[-2:]) * _CROP), seed=seed)
     return x
-
-
-def _turned(features: Tensor, wanted: Tensor) -> Tensor:
-    return (1 - F.cosine_similarity(features.float(), wanted, dim=1)).mean()

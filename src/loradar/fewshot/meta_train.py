@@ -161,14 +161,13 @@ def _perturbation(member: MetaMember, config: MetaTuneConfig) -> WeightPerturbat
 def _loss_of(member: MetaMember, job: MetaTuneJob, adapter: Adapter) -> LossOf:
     """The loss of one task: the query attacked at the weights of the moment, then CE + weight * KL at the worst ones."""
     config = job.config
-    if member.attacks and config.objective == "features":
+    if _by_features(member, config):
         return feature_loss(
             job.features,
             adapter,
             job.tuning,
             partial(_drawn, member),
             batch_size=config.batch_size,
-            clean_weight=config.clean_weight,
             precision=config.precision,
             merge=foldable_conv_bn(job.features),
         )
@@ -253,7 +252,12 @@ def _expected(member: MetaMember, job: MetaTuneJob, adapter: Adapter) -> str:
 
 def _unit(member: MetaMember, config: MetaTuneConfig) -> str:
     """What a step of its training takes."""
-    return "batches" if member.attacks and config.objective == "features" else "tasks"
+    return "batches" if _by_features(member, config) else "tasks"
+
+
+def _by_features(member: MetaMember, config: MetaTuneConfig) -> bool:
+    """Whether it learns to keep the base's features; clean meta-tuning always learns from tasks."""
+    return bool(member.attacks) and config.objective == "features"
 
 
 def _classifier(features: nn.Module, task: Task, head: HeadConfig) -> TaskClassifier:

@@ -1,4 +1,4 @@
-"""Meta-tuning: a pool of adapters that share one start, each against its own budget, on few-shot tasks."""
+"""Meta-tuning: a pool of adapters that share one start, each against its own budget."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ def run(job: MetaTuneJob, *, progress: Progress | None = None) -> MetaTuneResult
     """Trains the members that are asked for; the out folder then holds `pool/NAME` and `baselines/NAME`.
 
     Each training is independent of the others (`member` picks some, for several machines) and continues where it was
-    killed. Yang et al., "Mixture of Adversarial LoRAs", 2024, sections 3.1 and 3.2. Raises LoradarError.
+    killed. Objective tasks: Yang et al., "Mixture of Adversarial LoRAs", 2024, sections 3.1 and 3.2. Raises LoradarError.
     """
     config = job.config
     check_run_settings(config, *FREE)
@@ -92,6 +92,10 @@ def plan(config: MetaTuneConfig) -> tuple[MetaMember, ...]:
     """Every training, the pool first. Raises BadConfigError for budgets or members that do not fit."""
     if not config.eps_255 or len(set(config.eps_255)) != len(config.eps_255):
         raise BadConfigError(f"budgets are {config.eps_255}; expected one or more, none of them twice")
+    if config.objective == "features" and (config.perturbation != "none" or config.ablations):
+        raise BadConfigError(
+            "objective features perturbs no weights; leave perturbation and ablations out, or take objective tasks"
+        )
     attacks = tuple(_attack(config, budget) for budget in config.eps_255)
     head = HeadConfig(kind=config.head, penalty=PENALTY)
     found = [

@@ -42,11 +42,11 @@ def resolve(config: PredictConfig) -> PredictJob:
     """Opens the base and the adapter. Raises LoradarError."""
     if config.key is not None and config.adapter is None:
         raise BadConfigError("a key is for the signature of an adapter; give --adapter, or leave --key out")
-    job = open_model(config.base, config.adapter, device=config.device, key=config.key)
+    job = open_classifier(config.base, config.adapter, device=config.device, key=config.key)
     return dataclasses.replace(job, pictures=config.pictures, top=config.top, batch_size=config.batch_size)
 
 
-def open_model(base: str, adapter: Path | None, *, device: str, key: Path | None = None) -> PredictJob:
+def open_classifier(base: str, adapter: Path | None, *, device: str, key: Path | None = None) -> PredictJob:
     """Opens a base, and an adapter on it, as a job without pictures. Raises LoradarError."""
     opened = open_base(base, device)
     model: nn.Module = opened.model

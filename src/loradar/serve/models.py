@@ -21,7 +21,7 @@ from loradar.guard.guard import Guard, Verdict
 from loradar.guard.policy import Level
 from loradar.guard.surrogate import Surrogate
 from loradar.guard.traffic import finding_of
-from loradar.jobs.predict import PredictJob, open_model, probabilities
+from loradar.jobs.predict import PredictJob, open_classifier, probabilities
 from loradar.models import Base, Precision, open_base
 
 Kind: TypeAlias = Literal["guard", "task", "adapter", "base"]
@@ -213,13 +213,13 @@ def _open_task(place: str, opening: Opening) -> _Opened:
 def _open_adapter(place: str, opening: Opening) -> _Opened:
     if opening.base is None:
         raise BadConfigError(f"{place} is an adapter, which needs its base; give it with --base")
-    return _of_job(open_model(opening.base, Path(place), device=opening.device, key=opening.key), "adapter")
+    return _of_job(open_classifier(opening.base, Path(place), device=opening.device, key=opening.key), "adapter")
 
 
 def _open_base(place: str, opening: Opening) -> _Opened:
     if opening.key is not None:
         raise BadConfigError(f"{place} is a base, which nobody signs; serve signed folders, or leave --key out")
-    return _of_job(open_model(place, None, device=opening.device), "base")
+    return _of_job(open_classifier(place, None, device=opening.device), "base")
 
 
 _OPEN: dict[Kind, Callable[[str, Opening], _Opened]] = {
