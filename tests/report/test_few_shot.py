@@ -54,6 +54,26 @@ def test_views() -> None:
     assert [line for line, _ in chain.lines] == ["adversarial query (no tuning)", "+ trimming (AMT)"]
 
 
+def test_the_untuned_base_stands_beside_the_full_method_however_many_others_there_are() -> None:
+    names = ["AMT", *(f"AMT, robust {at}" for at in range(5)), "no tuning", "no tuning, ridge head"]
+    rows = tuple(row(0.5, method=name, attack=attack) for name in names for attack in ("none", ATTACKS[1]))
+    one = dataclasses.replace(section(), rows=rows, untuned="no tuning, ridge head")
+    assert compared(one) == ["AMT", "no tuning, ridge head", "no tuning", "AMT, robust 0", "AMT, robust 1"]
+
+
+def test_differences_have_signs_and_a_place_to_jump_to() -> None:
+    report = few_shot()
+    less = (row(-0.05, domain="average out of domain"), row(0.12, domain="average out of domain", attack=ATTACKS[1]))
+    shown = dataclasses.replace(section(), untuned="no tuning", differences=less)
+    markdown, page = render(dataclasses.replace(report, few_shot=shown))
+    for text in (markdown, page):
+        assert "Differences from no tuning" in text
+        assert "-5.0 ±" in text
+        assert "+12.0 ±" in text
+    assert 'href="#differences"' in page
+    assert "#differences" not in render(report)[1]
+
+
 def test_every_figure_stands_in_one_cell() -> None:
     one = section()
     cells = [cell for table in domain_tables(one) for _, line in table.lines + table.others for cell in line if cell]

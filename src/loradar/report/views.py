@@ -166,13 +166,14 @@ def ablation_tables(section: FewShotSection) -> list[MethodTable]:
 
 
 def compared(section: FewShotSection) -> list[str]:
-    """The methods to look at first: the full one, and those that have a figure under every attack; at most five."""
+    """The methods to look at first, five at most: the full one, the untuned, then those with a figure under every attack."""
     attacks = {row.attack for row in section.rows}
     by_method: dict[str, set[str]] = {}
     for row in section.rows:
         by_method.setdefault(row.method, set()).add(row.attack)
     complete = [m for m, seen in by_method.items() if seen == attacks and not m.startswith("easyfsl")]
-    return [section.full, *(m for m in complete if m != section.full)][:5]
+    first = [method for method in (section.untuned, section.reference) if method in complete]
+    return list(dict.fromkeys([section.full, *first, *complete]))[:5]
 
 
 def eps_curves(section: FewShotSection, setting: str, norm: str) -> Mapping[str, Sequence[tuple[float, FewShotRow]]]:
