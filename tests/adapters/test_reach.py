@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from loradar.adapters import Adapter, AdapterSwitch, feature_extractor, init_adapter, merge_weights, plug
 from loradar.core.errors import BadTargetError
+from loradar.core.modules import capture, output_of
 from loradar.models import foldable_conv_bn, optimize_for_inference
 from tests.adapters.tiny import images, resnet, step
 
@@ -264,3 +265,18 @@ def test_the_look_changes_neither_model_nor_answer() -> None:
     first, second = plugged(images()), plugged(images())
     assert torch.equal(first, second)
     torch.testing.assert_close(first, merge_weights(base, adapter)(images()))
+
+
+def test_who_reads_a_layer_does_not_see_the_look() -> None:
+    base = resnet()
+    x, adapter = images(3).requires_grad_(), init_adapter(base, target_modules="all-conv", rank=2, head=False)
+    for model in (plug(base, adapter), merge_weights(base, adapter)):
+        with capture(model, "layer2") as output:
+            model(x)
+        assert len(output.value) == 3
+        assert output.value.requires_grad
+    for model in (plug(base, adapter), merge_weights(base, adapter)):
+        found = output_of(model, "layer2", x)
+        assert isinstance(found, Tensor)
+        assert torch.allclose(found, output.value, atol=1e-5)
+        assert found.requires_grad

@@ -1,8 +1,10 @@
 """The pools that the few-shot recipes are tested with: tuned once."""
 
+import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from loradar.fewshot.meta_tune import resolve, run
 from tests.data.pictures import digits_folder
@@ -11,12 +13,20 @@ from tests.fewshot.made_pools import BASES, make_base, tuning
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A pool of each kind of base, with every baseline."""
-    folder = tmp_path_factory.mktemp("few-shot")
+    """A pool of each kind of base, with every baseline; one for all workers, which no test changes."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "few-shot-pools"
+    with FileLock(f"{folder}.lock"):
+        if not (done := folder / "done").exists():
+            _tune(folder)
+            done.touch()
+    return {kind: folder / f"pool-{kind}" for kind in BASES}
+
+
+def _tune(folder: Path) -> None:
     still = "pgd:steps=2,loss=cross_entropy,random_start=false"
     attacks = {"vit": "pyramid:steps=2", "resnet": still, "stages": still}
     readings = {"vit": "raw", "resnet": "relative", "stages": "none"}
-    found = {}
     for kind in BASES:
         config = tuning(
             make_base(folder, kind),
@@ -29,8 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             norm="owned" if kind == "stages" else "frozen",
             batch_size=8,
         )
-        found[kind] = run(resolve(config)).folder
-    return found
+        run(resolve(config))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from loradar.adapters.adapter import Adapter
 from loradar.adapters.layers import weight_name, weight_of
 from loradar.core.errors import BadTargetError
-from loradar.core.modules import unwrap
+from loradar.core.modules import unseen, unwrap
 
 _PASSED: WeakKeyDictionary[nn.Module, set[object]] = WeakKeyDictionary()
 """What was looked at and found good, of each base: targets and how they are computed."""
@@ -93,6 +93,7 @@ class _FirstBatch:
             own = stack.enter_context(_swapped(model, backbone, [n for n in self.deltas if _found(backbone, n)]))
             stack.enter_context(torch.random.fork_rng([args[0].device] if args[0].is_cuda else []))
             stack.enter_context(torch.no_grad())
+            stack.enter_context(unseen())
             torch.set_autocast_cache_enabled(False)  # what is cached comes from no weight that this pass sees
             stack.callback(torch.set_autocast_cache_enabled, cached)
             beside = {name: own[name] for name in self.beside if name in own}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import cast
 
 import torch
@@ -12,6 +13,7 @@ from loradar.core.errors import BadConfigError, BadTargetError, did_you_mean
 from loradar.core.types import Labels, Logits
 
 _MIDDLE_STRIDE = 8
+_UNSEEN = ContextVar("_UNSEEN", default=False)
 
 
 class Wrapper(nn.Module):
@@ -209,6 +211,16 @@ class _Output:
 
 
 @contextmanager
+def unseen() -> Iterator[None]:
+    """Hides forward passes within the block from `capture` and `output_of`: those that try a model in the midst of its own."""
+    token = _UNSEEN.set(True)
+    try:
+        yield
+    finally:
+        _UNSEEN.reset(token)
+
+
+@contextmanager
 def capture(model: nn.Module, layer: str) -> Iterator[_Output]:
     """Keeps the output of `layer`, at its first call within the block, as `.value`.
 
@@ -217,7 +229,7 @@ def capture(model: nn.Module, layer: str) -> Iterator[_Output]:
     output = _Output()
 
     def keep(_module: nn.Module, _args: object, out: Tensor) -> None:
-        if not hasattr(output, "value"):
+        if not (hasattr(output, "value") or _UNSEEN.get()):
             output.value = out
 
     handle = find_layer(model, layer).register_forward_hook(keep)
@@ -242,7 +254,8 @@ def output_of(model: nn.Module, layer: str, x: Tensor) -> object:
     """
 
     def leave(_module: nn.Module, _args: object, out: object) -> None:
-        raise _Reached(out)
+        if not _UNSEEN.get():
+            raise _Reached(out)
 
     handle = find_layer(model, layer).register_forward_hook(leave)
     try:
