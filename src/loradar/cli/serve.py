@@ -1,5 +1,6 @@
 """`loradar serve`."""
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,12 @@ def register(app: typer.Typer) -> None:
 
 def _replicated(config: ServeConfig, keys: "Keys", who: str) -> Output:
     """Serves in several processes: here until the command is stopped, or on a cluster, which serves on without it."""
+    # Ray reads these when it is imported
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # each line is an event
+    if config.ray is None:
+        os.environ.setdefault(
+            "RAY_AUTH_MODE", "token"
+        )  # nobody else on this machine is to run code in what is started here
     try:
         from loradar.serve import replicas
     except ImportError as error:
@@ -84,7 +91,8 @@ def _replicated(config: ServeConfig, keys: "Keys", who: str) -> Output:
         where = f"http://{host}:{port} in {config.replicas} replicas"
         if config.ray is not None:
             return Output(text=[f"serving at {where} ({who})"], data={"serving": fingerprints})
-        note(f"serving at {where} ({who}); change what is served with --ray {address}, stop with Ctrl-C")
+        mode = os.environ["RAY_AUTH_MODE"]
+        note(f"serving at {where} ({who}); update it with RAY_AUTH_MODE={mode} and --ray {address}, stop with Ctrl-C")
         replicas.wait()
     return Output(text=["stopped: what was taken is answered"], data={"stopped": True})
 

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -100,11 +99,13 @@ def cluster(config: ServeConfig) -> Iterator[str]:
         if config.ray is not None:
             ray.init(config.ray, log_to_driver=False, **quiet)
         else:
-            ray.init("local", include_dashboard=False, object_store_memory=2**28, **quiet)
+            ray.init("local", include_dashboard=False, object_store_memory=2**27, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         line = " ".join(str(error).split())
         raise BadConfigError(f"ray is {config.ray!r:.80}, and there is no such cluster: {line:.200}") from error
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # Ray's own handler would end this process at once, and what it started would be left
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield ray.get_runtime_context().gcs_address
     finally:
@@ -126,6 +127,7 @@ def deploy(config: ServeConfig, keys: Keys, port: int, fingerprints: Fingerprint
     settings = BoardSettings(since=time.time(), level=config.level, window=config.window, webhook=config.webhook)
     logs = {"log_level": "WARNING", "enable_access_log": False}
     together = config.max_connections
+    ray.get(_actor().__ray_ready__.remote())
     serve.start(
         http_options={"host": config.host, "port": port, "request_timeout_s": config.timeout + 5},
         logging_config=logs,
@@ -164,10 +166,9 @@ def deploy(config: ServeConfig, keys: Keys, port: int, fingerprints: Fingerprint
 
 def wait() -> None:
     """Waits for SIGTERM or SIGINT."""
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
-    stopped.wait()
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(3600)
 
 
 def absolute(config: ServeConfig) -> ServeConfig:
@@ -211,10 +212,8 @@ def _check_versions(fingerprints: Fingerprints) -> None:
     before = serve.get_app_handle(NAME).serves.remote().result(timeout_s=30)
     for name in sorted(before.keys() & fingerprints.keys()):
         if before[name] != fingerprints[name]:
-            version = name.partition("@")[2]
             raise BadConfigError(
-                f"{name} is served already and is another model; give this one another version, NAME@VERSION=PLACE, "
-                f"than {version}"
+                f"{name} is served already and is another model; give this one another version: NAME@VERSION=PLACE"
             )
 
 
