@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -41,12 +42,15 @@ class Replicas:
     port: int
     address: str = ""
 
-    def update(self, *models: str) -> "subprocess.CompletedProcess[str]":
-        """Runs the command again, against the cluster."""
+    def update(self, *models: str, opened: Callable[[], object] = lambda: None) -> tuple[int, str]:
+        """Runs the command again, against the cluster; `opened` is called once it has opened the models itself."""
         command = [*self.command(*models), "--ray", self.address]
-        return subprocess.run(
-            command, env=self.environment | {"RAY_AUTH_MODE": "token"}, capture_output=True, text=True, timeout=SECONDS
-        )
+        environment = self.environment | {"RAY_AUTH_MODE": "token"}
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            said = [process.stderr.readline() for _ in models]
+            opened()
+            return process.wait(SECONDS), "".join([*said, process.stderr.read()])
 
     def ask(self, picture: bytes, model: str) -> httpx.Response:
         return httpx.post(
@@ -225,8 +229,8 @@ def test_an_update_under_load_fails_no_request(
 ) -> None:
     before = set(replicas.processes("ray::ServeReplica"))
     with Asking(replicas=replicas, files=[path.read_bytes() for path in pictures]) as asking:
-        done = replicas.update(f"adapter@b={places['other']}", f"guard={places['guard']}")
-        assert done.returncode == 0, done.stderr
+        code, said = replicas.update(f"adapter@b={places['other']}", f"guard={places['guard']}")
+        assert code == 0, said
         updated = len(asking.replies)
         asking.wait(40)
     assert asking.failed == []
@@ -241,13 +245,31 @@ def test_an_update_under_load_fails_no_request(
 def test_a_version_cannot_become_another_model(
     replicas: Replicas, places: dict[str, Path], pictures: list[Path], versions: dict[str, Served]
 ) -> None:
-    done = replicas.update(f"adapter@b={places['adapter']}", f"guard={places['guard']}")
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+    code, said = replicas.update(f"adapter@b={places['adapter']}", f"guard={places['guard']}")
+    assert (code, said.splitlines()[-1]) == (
         2,
         "loradar: adapter@b is served already and is another model; give this one another version: NAME@VERSION=PLACE",
     )
     reply = replicas.ask(pictures[0].read_bytes(), "adapter").json()
     assert (reply["version"], reply["fingerprint"]) == ("b", versions["b"].fingerprint)
+
+
+def test_replicas_that_do_not_start_replace_none(
+    replicas: Replicas, places: dict[str, Path], pictures: list[Path], tmp_path: Path
+) -> None:
+    place = shutil.copytree(places["adapter"], tmp_path / "place")
+    before = set(replicas.processes("ray::ServeReplica"))
+
+    def swap() -> None:  # as if another machine had another folder there
+        shutil.move(place, tmp_path / "away")
+        shutil.copytree(places["other"], place)
+
+    code, said = replicas.update(f"adapter@c={place}", f"guard={places['guard']}", opened=swap)
+    assert (code, "adapter@c is another model on this machine" in said.splitlines()[-1]) == (2, True), said
+    assert "what was served before goes on" in said.splitlines()[-1]
+    assert before <= set(replicas.processes("ray::ServeReplica"))
+    for path in pictures[:6]:
+        assert replicas.ask(path.read_bytes(), "adapter").json()["version"] == "b"
 
 
 def test_a_replica_that_is_killed_costs_no_wrong_answer(
