@@ -266,7 +266,7 @@ def test_replicas_that_do_not_start_replace_none(
 
     code, said = replicas.update(f"adapter@c={place}", f"guard={places['guard']}", opened=swap)
     assert (code, "adapter@c is another model on this machine" in said.splitlines()[-1]) == (2, True), said
-    assert "what was served before goes on" in said.splitlines()[-1]
+    assert "so none was replaced" in said.splitlines()[-1]
     assert before <= set(replicas.processes("ray::ServeReplica"))
     for path in pictures[:6]:
         assert replicas.ask(path.read_bytes(), "adapter").json()["version"] == "b"

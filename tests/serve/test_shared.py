@@ -18,8 +18,9 @@ def settings(since: float = 1.0, *, level: Level | None = None, window: int = 20
 
 
 def answers(count: int, label: str = "patch") -> list[Answer]:
-    whose = {"model": "g", "version": "v1", "fingerprint": "f"}
-    return [Answer(label=0, probabilities=torch.ones(1), suspected=(label, 0.9), **whose) for _ in range(count)]
+    shares, suspected = torch.ones(1), (label, 0.9)
+    one = Answer(label=0, probabilities=shares, suspected=suspected, model="g", version="v1", fingerprint="f")
+    return [one] * count
 
 
 def wait_for(board: FollowedBoard, level: Level) -> bool:
@@ -83,8 +84,8 @@ def test_nobody_waits_for_the_board(link: Link) -> None:
     board = link.board()
     link.slow.clear()
     time.sleep(2 * EVERY)  # a report is under way
-    many, began = answers(10_100), time.monotonic()
-    board.observe("g", many)
+    began = time.monotonic()
+    board.observe("g", answers(10_100))
     assert board.level("g") == "calm"
     assert time.monotonic() - began < 1
     link.slow.set()

@@ -160,7 +160,7 @@ def deploy(config: ServeConfig, keys: Keys, port: int, fingerprints: Fingerprint
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if "Error" in line] or [str(error)]
         raise BadConfigError(
-            f"the replicas did not start, and what was served before goes on: {lines[-1]:.400}"
+            f"the replicas did not start, so none was replaced ({lines[-1]:.400}); run this again with what can be served"
         ) from error
 
 
