@@ -241,6 +241,7 @@ def rolling(args: argparse.Namespace) -> int:
         with loradar(work, given[:1], args.base, *options, *most) as started:
             server = replace(started, path=f"{started.path}?top=10")  # so that ten probabilities are checked
             still = finish(start(load_of(server, known, args, args.clients, 60 * args.minutes / 5)))
+            ends = time.monotonic() + 60 * args.minutes
             asking = start(load_of(server, known, args, args.clients, 60 * args.minutes))
             try:
                 for one in given[1:]:
@@ -250,9 +251,10 @@ def rolling(args: argparse.Namespace) -> int:
             except BaseException:
                 asking.kill()
                 raise
-            if asking.poll() is not None:
-                raise SystemExit("the clients ended before the updates did; give it more --minutes")
+            late = time.monotonic() > ends
             rolled = finish(asking)
+    if late:
+        raise SystemExit(f"the updates took {sum(took):.0f} s, longer than the clients asked; give it more --minutes")
     console = Console()
     _compare(console, {"without updates": still, "with updates": rolled})
     said = ", ".join(f"{seconds:.0f}" for seconds in took)

@@ -88,7 +88,7 @@ class Asking:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> "Asking":
-        self.threads = [threading.Thread(target=self._run, args=(number,)) for number in range(4)]
+        self.threads = [threading.Thread(target=self._run, args=(number,)) for number in range(3)]
         for thread in self.threads:
             thread.start()
         self.wait(20)
@@ -110,6 +110,7 @@ class Asking:
         with httpx.Client(timeout=90) as client:
             while not self.stop.is_set():
                 turn += 1
+                time.sleep(0.05)  # so that new replicas have some of the machine too
                 index = turn % len(self.files)
                 try:
                     reply = client.post(url, content=self.files[index], headers=PNG)
@@ -236,7 +237,7 @@ def test_an_update_under_load_fails_no_request(
     assert asking.failed == []
     assert wrong(asking.replies, versions, images) == []
     assert Counter(reply["version"] for _, reply in asking.replies).keys() == {"a", "b"}
-    assert {reply["version"] for _, reply in asking.replies[updated + 4 :]} == {"b"}
+    assert {reply["version"] for _, reply in asking.replies[updated + 3 :]} == {"b"}
     assert not before & set(replicas.processes("ray::ServeReplica"))
     # the traffic's level outlives the replicas
     assert replicas.ask(pictures[0].read_bytes(), "guard").json()["predictions"][0]["level"] == "raised"
@@ -284,6 +285,6 @@ def test_a_replica_that_is_killed_costs_no_wrong_answer(
             time.sleep(1)
         asking.wait(20)
     assert wrong(asking.replies, versions, images) == []
-    assert len(asking.failed) <= 4 * 3  # each client loses what it had asked that one, and comes again
+    assert len(asking.failed) <= 3 * 3, asking.failed  # each client loses what it had asked that one, and comes again
     assert killed not in replicas.processes("ray::ServeReplica")
     assert len(replicas.pages()) == 2
