@@ -158,7 +158,8 @@ def deploy(config: ServeConfig, keys: Keys, port: int, fingerprints: Fingerprint
     try:
         serve.run(replica.bind(absolute(config), keys, settings, fingerprints), name=NAME)
     except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines() if "Error" in line] or [str(error)]
+        said = serve.status().applications[NAME].deployments[NAME].message
+        lines = [line.strip() for line in said.splitlines() if "Error: " in line] or [str(error)]
         raise BadConfigError(
             f"the replicas did not start, so none was replaced ({lines[-1]:.400}); run this again with what can be served"
         ) from error
