@@ -49,16 +49,32 @@ def form(data: bytes) -> bytes:
 @contextlib.contextmanager
 def loradar(work: Path, places: Sequence[str], base: str | None, *options: object) -> Iterator[Server]:
     """`loradar serve`, at its defaults but for `options` and the number format, which answers are checked in."""
-    command = "from loradar.cli import main; main()"
-    given = ["serve", *places, "--port", 0, "--precision", "fp32", *options, *(["--base", base] if base else [])]
     log = work / "loradar.log"
 
     def ready() -> int | None:
         found = re.search(r"serving at http://\S+:(\d+) ", log.read_text())
         return int(found[1]) if found else None
 
-    with _process([sys.executable, "-c", command, *map(str, given)], log) as process:
+    with _process(_command(places, base, "--port", 0, *options), log) as process:
         yield Server(port=_port_of(process, log, ready), pid=process.pid)
+
+
+def update(work: Path, server: Server, places: Sequence[str], base: str | None, *options: object) -> None:
+    """Runs the command of `loradar` again, on the Ray cluster that it started, and waits for it."""
+    address = re.findall(r" --ray (\S+), ", (work / "loradar.log").read_text())[-1]
+    command = _command(places, base, "--port", server.port, *options, "--ray", address)
+    done = subprocess.run(command, env=_environment() | {"RAY_AUTH_MODE": "token"}, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"the update failed:\n{done.stderr[-3000:]}")
+
+
+def _command(places: Sequence[str], base: str | None, *options: object) -> list[str]:
+    given = ["serve", *places, "--precision", "fp32", *options, *(["--base", base] if base else [])]
+    return [sys.executable, "-c", "from loradar.cli import main; main()", *map(str, given)]
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
 
 
 @contextlib.contextmanager
@@ -83,24 +99,21 @@ def peer(name: str, work: Path, place: str, base: str | None, picture: bytes) ->
 
 @contextlib.contextmanager
 def _process(arguments: Sequence[str], log: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     with log.open("wb") as said:
-        process = subprocess.Popen(
-            arguments, stdout=said, stderr=said, env=os.environ | {"PYTHONPATH": paths}, start_new_session=True
-        )
+        process = subprocess.Popen(arguments, stdout=said, stderr=said, env=_environment(), start_new_session=True)
     try:
         yield process
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
+            process.wait(60)
         with contextlib.suppress(ProcessLookupError):  # what it has started and left
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def _port_of(process: "subprocess.Popen[bytes]", log: Path, ready: Callable[[], int | None]) -> int:
-    ends = time.monotonic() + 90
+    ends = time.monotonic() + 300
     while time.monotonic() < ends and process.poll() is None:
         if (port := ready()) is not None:
             return port

@@ -2,6 +2,7 @@
 
     python -m benchmarks.serving throughput PLACE [--base B] [--clients 1 8 64] [--seconds 20] [--repeats 3]
     python -m benchmarks.serving swaps PLACE PLACE PLACE PLACE [--base B] [--clients 64] [--minutes 10] [--swaps 1000]
+    python -m benchmarks.serving rolling PLACE PLACE [--base B] [--clients 8] [--minutes 5] [--replicas 2]
 
 The server is a process and so are the clients, over loopback with connections that stay; all have the same cores. Every
 answer is checked against what the version that it names answers in process to that picture alone: within 1e-5, or with
@@ -14,7 +15,12 @@ can be imported, around the very functions that decode and answer here. LitServe
 
 `swaps` loads a place anew as a version, activates it, splits the traffic, rolls back, activates it again and forgets the one
 before, in turns of the places, by the routes that admins have: four swaps for one that is loaded. Before it the same clients
-ask without swaps, for a fifth of the time. Either ends with 1 where a request failed or an answer differs.
+ask without swaps, for a fifth of the time.
+
+`rolling` serves the first place in several processes on Ray, and runs the command again with each of the others, as the next
+version, while clients ask. Before it the same clients ask without updates, for a fifth of the time.
+
+Each ends with 1 where a request failed or an answer differs.
 
 JSON under `results/`.
 """
@@ -44,7 +50,7 @@ from torch import Tensor
 
 from benchmarks.load import Load, Outcome, finish, start
 from benchmarks.peers import PEERS, is_installed, opened
-from benchmarks.servers import FORM, Server, form, loradar, peer
+from benchmarks.servers import FORM, Server, form, loradar, peer, update
 from benchmarks.timing import RESULTS, machine
 from loradar.data import fetch_all, load_source
 from loradar.serve import Client
@@ -180,12 +186,18 @@ def throughput(args: argparse.Namespace) -> int:
     return _verdict([outcome for case in cases.values() for outcome in case.outcomes])
 
 
-def swaps(args: argparse.Namespace) -> int:
+def known_apart(args: argparse.Namespace) -> tuple[list[Known], float]:
+    """As `known_versions`, of places that a mistake would show between."""
     if not 2 <= len(args.places) <= 10 or not all(Path(place).is_dir() for place in args.places):
         raise SystemExit("expected between two and ten folders")
     known, apart = known_versions(args.places, args.base)
     if apart <= 2 * TOLERANCE:
         raise SystemExit(f"two of the places answer alike (within {apart:.1e}), so a mistake would not show")
+    return known, apart
+
+
+def swaps(args: argparse.Namespace) -> int:
+    known, apart = known_apart(args)
     letters = "abcdefghij"[: len(args.places)]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -204,11 +216,8 @@ def swaps(args: argparse.Namespace) -> int:
                 asking.kill()
                 raise
             swapped, after = finish(asking), server.megabytes
-    table = Table("", "answers", "a second", "p50 ms", "p99 ms", "failed", "different")
-    for name, one in (("without swaps", still), ("with swaps", swapped)):
-        table.add_row(name, *(f"{value:.5g}" for value in _figures(one).values() if isinstance(value, int | float)))
     console = Console()
-    console.print(table)
+    _compare(console, {"without swaps": still, "with swaps": swapped})
     console.print(
         f"{done} swaps, {loads} of them of a version that was just loaded; answers by place: {swapped.by_version}"
     )
@@ -219,6 +228,47 @@ def swaps(args: argparse.Namespace) -> int:
     memory = {"megabytes": [before, after], "least_apart": apart}
     _write("serving-swaps", args, known, content | memory)
     return _verdict([still, swapped])
+
+
+def rolling(args: argparse.Namespace) -> int:
+    known, apart = known_apart(args)
+    options = ("--batch-size", args.batch_size, "--level", "calm", "--replicas", args.replicas)
+    most = ("--max-connections", 2 * args.clients)
+    given = [f"m@{letter}={place}" for letter, place in zip("abcdefghij", args.places, strict=False)]
+    took = []
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        with loradar(work, given[:1], args.base, *options, *most) as started:
+            server = replace(started, path=f"{started.path}?top=10")  # so that ten probabilities are checked
+            still = finish(start(load_of(server, known, args, args.clients, 60 * args.minutes / 5)))
+            ends = time.monotonic() + 60 * args.minutes
+            asking = start(load_of(server, known, args, args.clients, 60 * args.minutes))
+            try:
+                for one in given[1:]:
+                    began = time.monotonic()
+                    update(work, server, [one], args.base, *options, *most)
+                    took.append(time.monotonic() - began)
+            except BaseException:
+                asking.kill()
+                raise
+            late = time.monotonic() > ends
+            rolled = finish(asking)
+    if late:
+        raise SystemExit(f"the updates took {sum(took):.0f} s, longer than the clients asked; give it more --minutes")
+    console = Console()
+    _compare(console, {"without updates": still, "with updates": rolled})
+    said = ", ".join(f"{seconds:.0f}" for seconds in took)
+    console.print(f"{len(took)} updates, in {said} seconds; answers by place: {rolled.by_version}")
+    content = {"without": _figures(still), "with": _figures(rolled), "update_seconds": took, "least_apart": apart}
+    _write("serving-rolling", args, known, content)
+    return _verdict([still, rolled])
+
+
+def _compare(console: Console, outcomes: dict[str, Outcome]) -> None:
+    table = Table("", "answers", "a second", "p50 ms", "p99 ms", "failed", "different")
+    for name, one in outcomes.items():
+        table.add_row(name, *(f"{value:.5g}" for value in _figures(one).values() if isinstance(value, int | float)))
+    console.print(table)
 
 
 def _swap(server: Server, letters: str, args: argparse.Namespace) -> tuple[int, int]:
@@ -293,7 +343,7 @@ def _write(name: str, args: argparse.Namespace, known: Sequence[Known], content:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="throughput | swaps")
+    commands = parser.add_subparsers(required=True, metavar="throughput | swaps | rolling")
     one = commands.add_parser("throughput")
     one.add_argument("places", nargs=1, metavar="PLACE")
     one.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
@@ -306,6 +356,12 @@ def main() -> None:
     one.add_argument("--minutes", type=float, default=10)
     one.add_argument("--swaps", type=int, default=1000)
     one.set_defaults(run=swaps)
+    one = commands.add_parser("rolling")
+    one.add_argument("places", nargs="+", metavar="PLACE")
+    one.add_argument("--clients", type=int, default=8)
+    one.add_argument("--minutes", type=float, default=5)
+    one.add_argument("--replicas", default="2")
+    one.set_defaults(run=rolling)
     for one in commands.choices.values():
         one.add_argument("--base")
         one.add_argument("--batch-size", type=int, default=32)

@@ -97,6 +97,23 @@ def test_what_cannot_be_served_is_one_line(
         assert said.err.count("\n") == 1
 
 
+def test_what_replicas_cannot_do_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for args, says in (
+        (["--replicas", "2"], 'replicas need the package ray: pip install "loradar[serve-ray]"'),
+        (["--replicas", "two"], "replicas"),
+        (["--ray", "auto"], "say how many processes are to answer there: --replicas N"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["loradar", "serve", "x", *args])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        assert (stopped.value.code, said.out, said.err.count("\n")) == (2, "", 1)
+        assert says in said.err
+
+
 def test_without_the_extra_it_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

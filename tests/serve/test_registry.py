@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -144,6 +145,33 @@ def test_memory_is_bounded_and_what_is_in_use_stays(registry: Registry) -> None:
         registry.load("m", "changed", "v3")[1].result()
     registry.load("m", "three", "v3")[1].result()
     assert state(registry.model("m")) == "v1l v2L v3l v4e v5f"
+
+
+def test_one_that_is_fixed_changes_nothing_and_brings_back_what_was_put_out(registry: Registry) -> None:
+    registry.load("m", "four")[1].result()
+    registry.load("n", "five")[1].result()
+    assert state(registry.model("m")) == "v1L v2e v3l v4l"
+    registry.fixed = True
+    changes: list[Callable[[], object]] = [
+        lambda: registry.load("m", "six"),
+        lambda: registry.activate("m", "v3"),
+        lambda: registry.roll_back("m"),
+        lambda: registry.weigh("m", {}),
+        lambda: registry.unload("m", "v3"),
+        lambda: registry.forget("m"),
+    ]
+    for change in changes:
+        with pytest.raises(Refused, match="run `loradar serve` again") as refused:
+            change()
+        assert refused.value.status == 409
+    with pytest.raises(Refused, match="is being loaded") as refused:
+        registry.choose("m", "v2")
+    assert (refused.value.status, refused.value.retry_after) == (503, 1)
+    ends = time.monotonic() + 10
+    while state(registry.model("m")) != "v1L v2l v3e v4l" and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert registry.choose("m", "v2").fingerprint == "two"
+    assert registry.choose("m").fingerprint == "one"
 
 
 def test_places_have_names() -> None:

@@ -65,3 +65,13 @@ class ServeConfig(Settings):
         ge=1,
         description="Images per forward pass, of those that wait. At 1 answers have the bits of the library's.",
     )
+    replicas: str | None = Field(
+        None,
+        pattern=r"^[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?$",
+        description="N or MIN-MAX processes that answer, on Ray Serve. Default: this process alone, without Ray.",
+    )
+    ray: str | None = Field(
+        None,
+        description="Address of a running Ray cluster, or auto, on which the replicas are started or updated, one after the "
+        "other. Default: Ray on this machine, until the command is stopped.",
+    )

@@ -1,23 +1,28 @@
 """What Prometheus may ask."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
 
 from loradar.guard.monitor import Event
 from loradar.serve.engine import Engine
 from loradar.serve.models import Answer, Served
 from loradar.serve.registry import Registry
-from loradar.serve.traffic import TrafficBoard
+from loradar.serve.traffic import Board
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """Counters and gauges of one server. Labels are routes, models, versions and attacks: none comes from a client."""
+    """Counters and gauges of one server. Labels are routes, models, versions and attacks: none comes from a client.
+
+    `labels` are further ones, of every line.
+    """
 
     def __init__(self) -> None:
+        self.labels: dict[str, str] = {}
         self._all = CollectorRegistry()
         self.requests = Counter(
             "loradar_requests", "Requests, by route and status.", ("route", "status"), registry=self._all
@@ -71,7 +76,7 @@ class Metrics:
         """Counts an event of a model's traffic."""
         self._events.labels(name, event.kind).inc()
 
-    def page(self, registry: Registry, engine: Engine, board: TrafficBoard) -> bytes:
+    def page(self, registry: Registry, engine: Engine, board: Board) -> bytes:
         """Returns the metrics of this moment, in Prometheus' text format."""
         self._waiting.set(engine.waiting)
         for state in board.states():
@@ -85,4 +90,10 @@ class Metrics:
                     self._bytes.labels(model.name, version.served.version).set(version.served.size)
                     if version.served.version == model.active:
                         self._active.labels(model.name, model.active, version.fingerprint).set(1)
-        return generate_latest(self._all)
+        return generate_latest(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields every metric, as prometheus_client asks a registry for them."""
+        for metric in self._all.collect():
+            metric.samples = [sample._replace(labels=self.labels | sample.labels) for sample in metric.samples]
+            yield metric

@@ -64,6 +64,9 @@ class Registry:
 
     `memory` bounds the bytes of weights; versions that were not asked for lately are put out of it first. Places are opened on
     a thread of their own, one after the other.
+
+    `fixed` is set by who runs several of them that are to be alike: nothing changes any more, and what was put out of memory
+    comes back when it is asked for.
     """
 
     def __init__(self, open_place: Opener, *, memory: int | None = None) -> None:
@@ -72,6 +75,7 @@ class Registry:
         self._lock = threading.Lock()
         self._clock = itertools.count()
         self._used: dict[tuple[str, str], int] = {}
+        self.fixed = False
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loradar-loader")
 
     def models(self) -> list[Model]:
@@ -94,9 +98,17 @@ class Registry:
             version = random.choices(list(model.weights), list(model.weights.values()))[0]
         if not (version or model.active):
             raise Refused(503, f"{name} has no version that is loaded yet", retry_after=5)
-        served = model.loaded(version or model.active)
+        version = version or model.active
+        if self.fixed and version in model.versions:
+            self._bring_back(model, version)
+        served = model.loaded(version)
         self._used[name, served.version] = next(self._clock)
         return served
+
+    def check_changeable(self) -> None:
+        """Raises Refused (409) where nothing may be changed."""
+        if self.fixed:
+            raise Refused(409, "replicas change together: run `loradar serve` again with all that is to be served")
 
     def load(self, name: str, place: str, version: str = "") -> "tuple[str, Future[Served]]":
         """Opens a place as a version, by default the next of v1, v2, ...; returns its name at once, and its future.
@@ -104,6 +116,7 @@ class Registry:
         The first version of a name becomes the active one. One that failed or was evicted may be loaded again. Raises
         Refused (409) where there is such a version, BadConfigError for a name that no address has.
         """
+        self.check_changeable()
         check_name(name, "a model")
         with self._lock:
             model = self._models.get(name, Model(name=name))
@@ -118,6 +131,7 @@ class Registry:
 
     def activate(self, name: str, version: str) -> Model:
         """Makes a loaded version the active one, which gets all traffic. Raises Refused."""
+        self.check_changeable()
         with self._lock:
             model = self.model(name)
             model.loaded(version)
@@ -126,6 +140,7 @@ class Registry:
 
     def roll_back(self, name: str) -> Model:
         """Makes the version active that was before. Raises Refused (409) where there was none."""
+        self.check_changeable()
         with self._lock:
             model = self.model(name)
             if not model.before:
@@ -138,6 +153,7 @@ class Registry:
 
         Raises Refused (422 for shares that do not sum to 1).
         """
+        self.check_changeable()
         with self._lock:
             model = self.model(name)
             for version in weights:
@@ -149,6 +165,7 @@ class Registry:
 
     def unload(self, name: str, version: str) -> Model:
         """Forgets a version; what it was asked already it still answers. Raises Refused (409) for one that traffic goes to."""
+        self.check_changeable()
         with self._lock:
             model = self.model(name)
             if version not in model.versions:
@@ -160,6 +177,7 @@ class Registry:
 
     def forget(self, name: str) -> None:
         """Forgets a model and all of its versions. Raises Refused (404, 409 while one of them is loading)."""
+        self.check_changeable()
         with self._lock:
             if any(version.state == "loading" for version in self.model(name).versions.values()):
                 raise Refused(409, f"{name} has a version that is loading; wait for it")
@@ -168,6 +186,16 @@ class Registry:
     def close(self) -> None:
         """Waits for what is loading, and loads nothing more."""
         self._loader.shutdown(cancel_futures=True)
+
+    def _bring_back(self, model: Model, version: str) -> None:
+        """Begins to load what was put out of memory. Raises Refused (503) until it is loaded."""
+        with self._lock:
+            found = self.model(model.name).versions[version]
+            if found.state == "evicted":
+                self._put(self.model(model.name), version, replace(found, state="loading"))
+                self._loader.submit(self._load, model.name, version, found.place, found.fingerprint)
+        if found.state in ("evicted", "loading"):
+            raise Refused(503, f"{model.name}@{version} is being loaded; come again", retry_after=1)
 
     def _load(self, name: str, version: str, place: str, expected: str) -> Served:
         try:

@@ -18,12 +18,17 @@ HEAD_SECONDS = 10.0
 """For the first line and the headers of a request, from when a client connects or sends a first byte."""
 
 
-def bind(config: ServeConfig, keys: Keys) -> socket.socket:
-    """Binds the address, before models are opened. Raises BadConfigError where it is taken, or open to others without keys."""
+def check_host(config: ServeConfig, keys: Keys) -> None:
+    """Raises BadConfigError for an address that is open to others where there are no keys."""
     if not keys.roles and not is_loopback(config.host):
         raise BadConfigError(
             f"host {config.host} is open to other machines and there are no keys; give --keys FILE, or stay on 127.0.0.1"
         )
+
+
+def bind(config: ServeConfig, keys: Keys) -> socket.socket:
+    """Binds the address, before models are opened. Raises BadConfigError where it is taken, or open to others without keys."""
+    check_host(config, keys)
     family, kind, protocol, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
     bound = socket.socket(family, kind, protocol)
     try:

@@ -24,7 +24,7 @@ from loradar.serve.models import Answer, Opening, Served, open_served
 from loradar.serve.names import read_place
 from loradar.serve.pictures import read_picture
 from loradar.serve.registry import Registry
-from loradar.serve.traffic import Alarms, TrafficBoard
+from loradar.serve.traffic import Alarms, Board, TrafficBoard
 from loradar.serve.tryouts import Tryout, Tryouts
 
 _LOG = logging.getLogger("loradar.serve")
@@ -38,7 +38,7 @@ class Service:
     config: ServeConfig
     registry: Registry
     engine: Engine
-    board: TrafficBoard
+    board: Board
     alarms: Alarms
     metrics: Metrics
     decoders: ThreadPoolExecutor = field(
@@ -78,6 +78,7 @@ class Service:
     def load(self, name: str, path: str, version: str = "") -> "tuple[str, Future[Served]]":
         """Begins to load a folder of the repository as a version; see `place` and `Registry.load`."""
         self.check_open()
+        self.registry.check_changeable()
         version, future = self.registry.load(name, self.place(path), version)
         future.add_done_callback(lambda done: _log(f"{name}@{version}", done))
         return version, future

@@ -7,7 +7,7 @@ import queue
 import threading
 import urllib.request
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from loradar.guard.monitor import Event, TrafficMonitor
 from loradar.guard.policy import Level
@@ -16,6 +16,21 @@ from loradar.serve.models import Answer
 _LOG = logging.getLogger("loradar.serve")
 _SECONDS = 5.0
 """For a webhook to answer."""
+Finding: TypeAlias = tuple[str, float, tuple[str, ...]]
+"""What a guard found in an image: the label, its probability, and the measures taken."""
+
+
+class Board(Protocol):
+    """Where the engine's thread reads the level of alarm of a name, and counts its answers. Neither may wait."""
+
+    def level(self, name: str) -> Level: ...
+    def observe(self, name: str, answers: Sequence[Answer]) -> None: ...
+    def states(self) -> list[dict[str, Any]]: ...
+
+
+def findings_of(answers: Sequence[Answer]) -> list[Finding]:
+    """What is counted of answers: those of guards."""
+    return [(*one.suspected, tuple(one.measures)) for one in answers if one.suspected is not None]
 
 
 class TrafficBoard:
@@ -37,15 +52,16 @@ class TrafficBoard:
 
     def observe(self, name: str, answers: Sequence[Answer]) -> None:
         """Counts answers of a guard."""
+        self.count(name, findings_of(answers))
+
+    def count(self, name: str, findings: Sequence[Finding]) -> None:
+        """Counts what a guard found, in order."""
         with self._lock:
             monitor = self._monitor(name)
             events = [
                 event
-                for answer in answers
-                if answer.suspected is not None
-                for event in monitor.observe(
-                    answer.suspected[0], defenses=answer.measures, confidence=answer.suspected[1]
-                )
+                for label, confidence, measures in findings
+                for event in monitor.observe(label, defenses=measures, confidence=confidence)
             ]
         for event in events:
             self._tell(name, event)
