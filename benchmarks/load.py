@@ -3,16 +3,15 @@
 `benchmarks.serving` starts `python -m benchmarks.load`, writes a pickled `Load` to it and reads an `Outcome` as JSON.
 """
 
+import asyncio
 import json
 import pickle
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 PROBABILITIES = tuple[int, Sequence[float]]
@@ -88,38 +87,49 @@ def wrong(load: Load, index: int, reply: Mapping[str, Any]) -> str:
     return ""
 
 
-def ask(load: Load, number: int, outcome: Outcome, lock: threading.Lock, ends: float) -> None:
+async def ask(load: Load, number: int, outcome: Outcome, ends: float) -> None:
     """One client, until `ends`."""
-    connection = HTTPConnection("127.0.0.1", load.port, timeout=60)
-    turn, headers = number, {"Content-Type": load.content_type}
+    turn, connection = number, None
     while (began := time.perf_counter()) < ends:
         turn += 1
         index = turn % len(load.bodies)
-        said, fault, version = "", "", ""
         try:
-            connection.request("POST", load.path, load.bodies[index], headers)
-            response = connection.getresponse()
-            content, status = response.read(), response.status
+            async with asyncio.timeout(60):
+                connection = connection or await asyncio.open_connection("127.0.0.1", load.port)
+                status, content = await _sent(connection, load, load.bodies[index])
             seconds = time.perf_counter() - began
-            if status == 200:
-                reply = json.loads(content)
-                fault, version = wrong(load, index, reply), reply["version"]
-            else:
-                said = f"{status}: {content[:200]!r}"
-        except (OSError, HTTPException, ValueError, LookupError) as error:
-            connection.close()
-            said = f"{type(error).__name__}: {error}"
-        with lock:
-            outcome.failed += bool(said)
-            outcome.different += bool(fault)
-            if said or fault:
-                outcome.said = [*outcome.said, said or fault][:10]
-            else:
-                outcome.seconds.append(seconds)
-                outcome.by_version[version.partition("-")[0]] += 1
-        if said:
-            time.sleep(0.05)
-    connection.close()
+            if status != 200:
+                raise ValueError(f"{status}: {content[:200]!r}")
+            reply = json.loads(content)
+            fault, version = wrong(load, index, reply), reply["version"]
+        except (OSError, EOFError, ValueError, LookupError) as error:  # a TimeoutError is an OSError
+            if connection:
+                connection[1].close()
+            connection = None
+            outcome.failed += 1
+            outcome.said = [*outcome.said, f"{type(error).__name__}: {error}"][:10]
+            await asyncio.sleep(0.05)
+            continue
+        if fault:
+            outcome.different += 1
+            outcome.said = [*outcome.said, fault][:10]
+        else:
+            outcome.seconds.append(seconds)
+            outcome.by_version[version.partition("-")[0]] += 1
+    if connection:
+        connection[1].close()
+
+
+async def _sent(
+    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], load: Load, body: bytes
+) -> tuple[int, bytes]:
+    """Posts a body; returns the status and the content of the response. By hand: clients share the server's cores."""
+    reader, writer = connection
+    head = f"POST {load.path} HTTP/1.1\r\nHost: 127.0.0.1:{load.port}\r\nContent-Type: {load.content_type}\r\n"
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    fields = dict(line.lower().split(": ", 1) for line in lines if line)
+    return int(first.split()[1]), await reader.readexactly(int(fields["content-length"]))
 
 
 def start(load: Load) -> "subprocess.Popen[bytes]":
@@ -139,17 +149,10 @@ def finish(process: "subprocess.Popen[bytes]") -> Outcome:
     return Outcome(**found | {"by_version": Counter(found["by_version"])})
 
 
-def asked(load: Load, seconds: float, outcome: Outcome) -> None:
+async def asked(load: Load, seconds: float, outcome: Outcome) -> None:
     """Adds to `outcome` what all clients get."""
-    lock, began = threading.Lock(), time.perf_counter()
-    clients = [
-        threading.Thread(target=ask, args=(load, number, outcome, lock, began + seconds))
-        for number in range(load.clients)
-    ]
-    for client in clients:
-        client.start()
-    for client in clients:
-        client.join()
+    began = time.perf_counter()
+    await asyncio.gather(*(ask(load, number, outcome, began + seconds) for number in range(load.clients)))
     outcome.window = time.perf_counter() - began
 
 
@@ -158,9 +161,11 @@ def main() -> None:
 
     load: Load = pickle.load(sys.stdin.buffer)
     outcome = Outcome()
-    asked(load, min(1.0, load.seconds), outcome)  # warms up: these answers are to be right too, but are not timed
+    asyncio.run(
+        asked(load, min(1.0, load.seconds), outcome)
+    )  # warms up: these answers are to be right too, but are not timed
     outcome.seconds, outcome.by_version = [], Counter()
-    asked(load, load.seconds, outcome)
+    asyncio.run(asked(load, load.seconds, outcome))
     print(json.dumps(vars(outcome)))
 
 

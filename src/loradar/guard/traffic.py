@@ -50,7 +50,7 @@ class Traffic:
         if guard.settings.level != self.monitor.level:
             guard = guard.replace(level=self.monitor.level)
         verdict = guard.predict_full(x)
-        findings = [finding_of(guard, verdict, index, name=name) for index, name in enumerate(names)]
+        findings = findings_of(guard, verdict, names)
         events = [
             event
             for finding in findings
@@ -61,30 +61,38 @@ class Traffic:
         return findings, events
 
 
-def finding_of(guard: Guard, verdict: Verdict, index: int, *, name: str = "") -> Finding:
-    """Reads the finding for one image out of the verdict that `guard` gave on its batch."""
+def findings_of(guard: Guard, verdict: Verdict, names: Sequence[str]) -> list[Finding]:
+    """Reads the finding for each image, by its name, out of the verdict that `guard` gave on their batch."""
     settings = guard.settings
-    probability, label = (t.item() for t in verdict.named[index].max(0))
-    answer = int(verdict.answers[index])
-    suspected = settings.labels[int(label)]
-    return Finding(
-        image=name,
-        answer=_class(guard, answer) if answer >= 0 else NOTHING,
-        confidence=float(verdict.logits[index].softmax(0).max()),
-        voters={v: _vote(guard, verdict.log_probs[i, index]) for i, v in enumerate(settings.voters)},
-        suspected=suspected,
-        probability=float(probability),
-        defenses=settings.policy.defenses_for(suspected, settings.level) if bool(verdict.defended[index]) else (),
-        level=settings.level,
-        passes=float(verdict.passes[index]),
-    )
+    # of the whole batch at once: a server's other threads wait for every operation
+    confidence = verdict.logits.softmax(1).amax(1).tolist()
+    probability, label = (values.tolist() for values in verdict.named.max(1))
+    defended, passes = verdict.defended.tolist(), verdict.passes.tolist()
+    votes = {name: _votes(guard, verdict.log_probs[i]) for i, name in enumerate(settings.voters)}
+    findings = []
+    for index, answer in enumerate(verdict.answers.tolist()):
+        suspected = settings.labels[label[index]]
+        finding = Finding(
+            image=names[index],
+            answer=_class(guard, answer) if answer >= 0 else NOTHING,
+            confidence=confidence[index],
+            voters={name: vote[index] for name, vote in votes.items()},
+            suspected=suspected,
+            probability=probability[index],
+            defenses=settings.policy.defenses_for(suspected, settings.level) if defended[index] else (),
+            level=settings.level,
+            passes=passes[index],
+        )
+        findings.append(finding)
+    return findings
 
 
-def _vote(guard: Guard, log_probs: Tensor) -> tuple[str, float] | None:
-    if bool(log_probs.isnan().any()):
-        return None
-    top, answer = log_probs.max(0)
-    return _class(guard, int(answer)), float(top.exp())
+def _votes(guard: Guard, log_probs: Tensor) -> list[tuple[str, float] | None]:
+    """A voter's class and confidence for each image, (batch, classes); None where it was not asked."""
+    missing = log_probs.isnan().any(1).tolist()
+    top, answers = log_probs.max(1)
+    found = zip(missing, answers.tolist(), top.exp().tolist(), strict=True)
+    return [None if none else (_class(guard, answer), confidence) for none, answer, confidence in found]
 
 
 def _class(guard: Guard, index: int) -> str:

@@ -20,7 +20,7 @@ from loradar.guard.files import read_parts
 from loradar.guard.guard import Guard, Verdict
 from loradar.guard.policy import Level
 from loradar.guard.surrogate import Surrogate
-from loradar.guard.traffic import finding_of
+from loradar.guard.traffic import findings_of
 from loradar.jobs.predict import PredictJob, open_classifier, probabilities
 from loradar.models import Base, Precision, open_base
 
@@ -79,7 +79,7 @@ class Served:
         Raises BadImagesError for images outside their contract, and where the model's output is not finite.
         """
         found = self.judge(x, level)
-        if not all(bool(one.probabilities.isfinite().all()) for one in found):
+        if not bool(torch.stack([one.probabilities for one in found]).isfinite().all()):
             raise BadImagesError("the model's output is not finite")
         return [
             Answer(**vars(one), model=self.name, version=self.version, fingerprint=self.fingerprint) for one in found
@@ -164,8 +164,7 @@ def _open_guard(place: str, opening: Opening) -> _Opened:
     targets = {level: {"base": guard.state.base.model, "guard": Surrogate(one)} for level, one in guards.items()}
 
     def judge(x: Images, level: Level) -> list[Judgement]:
-        verdict = guards[level].predict_full(x)
-        return [_guarded(guards[level], verdict, index) for index in range(len(x))]
+        return _guarded(guards[level], guards[level].predict_full(x))
 
     classes = guard.classes_ or tuple(map(str, range(guard.state.base.num_classes)))
     return _Opened(
@@ -179,16 +178,20 @@ def _open_guard(place: str, opening: Opening) -> _Opened:
     )
 
 
-def _guarded(guard: Guard, verdict: Verdict, index: int) -> Judgement:
-    finding = finding_of(guard, verdict, index)
-    return Judgement(
-        label=int(verdict.answers[index]),
-        probabilities=verdict.logits[index].softmax(0),
-        suspected=(finding.suspected, finding.probability),
-        measures=finding.defenses,
-        voters=finding.voters,
-        level=finding.level,
-    )
+def _guarded(guard: Guard, verdict: Verdict) -> list[Judgement]:
+    shares, labels = verdict.logits.softmax(1), verdict.answers.tolist()
+    findings = findings_of(guard, verdict, [""] * len(labels))
+    return [
+        Judgement(
+            label=label,
+            probabilities=probabilities,
+            suspected=(finding.suspected, finding.probability),
+            measures=finding.defenses,
+            voters=finding.voters,
+            level=finding.level,
+        )
+        for label, probabilities, finding in zip(labels, shares, findings, strict=True)
+    ]
 
 
 def _open_task(place: str, opening: Opening) -> _Opened:
@@ -244,7 +247,8 @@ def _of_job(job: PredictJob, kind: Kind) -> _Opened:
 
 
 def _plain(shares: Tensor) -> list[Judgement]:
-    return [Judgement(label=int(row.argmax()), probabilities=row) for row in shares]
+    labels = shares.argmax(1).tolist()
+    return [Judgement(label=label, probabilities=row) for label, row in zip(labels, shares, strict=True)]
 
 
 def _with_base(opened: Callable[[str | None], _T], opening: Opening) -> _T:

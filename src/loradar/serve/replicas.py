@@ -21,6 +21,7 @@ from loradar.serve.auth import Keys
 from loradar.serve.config import ServeConfig
 from loradar.serve.logs import log_to_stderr
 from loradar.serve.names import read_place
+from loradar.serve.server import settle
 from loradar.serve.service import Service, open_service
 from loradar.serve.shared import BoardSettings, Findings, FollowedBoard, States, Told, TrafficOfAll
 
@@ -50,6 +51,7 @@ class Replica:
         report = functools.partial(_report, settings)
         self.board = FollowedBoard(report, self.service.metrics.told, fixed=config.level)
         self.service.board = self.board
+        settle()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self.service, self.keys)

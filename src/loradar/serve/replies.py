@@ -1,5 +1,6 @@
 """What the server says, as JSON: models, answers, and errors in one line."""
 
+import heapq
 from typing import Any
 
 from loradar.guard.traffic import NOTHING
@@ -40,16 +41,14 @@ def answers_reply(served: Served, answers: list[Answer], *, top: int, voters: bo
 
 
 def _prediction(served: Served, answer: Answer, top: int, voters: bool) -> dict[str, Any]:
-    values, labels = answer.probabilities.topk(min(top, len(served.classes)))
-    best = float(answer.probabilities.max())
+    # plain numbers: an operation on a tensor would wait for the thread that computes
+    shares = answer.probabilities.tolist()
+    labels = heapq.nlargest(top, range(len(shares)), key=shares.__getitem__)
     reply: dict[str, Any] = {
         "class": served.classes[answer.label] if answer.label >= 0 else NOTHING,
         "label": answer.label,
-        "probability": best,
-        "top": [
-            {"class": served.classes[label], "label": label, "probability": value}
-            for value, label in zip(values.tolist(), labels.tolist(), strict=True)
-        ],
+        "probability": shares[labels[0]],
+        "top": [{"class": served.classes[label], "label": label, "probability": shares[label]} for label in labels],
         "suspected": _named("attack", answer.suspected),
         "measures": list(answer.measures),
     }
