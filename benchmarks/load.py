@@ -129,7 +129,13 @@ async def _sent(
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     fields = dict(line.lower().split(": ", 1) for line in lines if line)
-    return int(first.split()[1]), await reader.readexactly(int(fields["content-length"]))
+    status, content = int(first.split()[1]), b""
+    if fields.get("transfer-encoding") != "chunked":
+        return status, await reader.readexactly(int(fields["content-length"]))
+    while size := int(await reader.readline(), 16):
+        content += (await reader.readexactly(size + 2))[:-2]
+    await reader.readline()
+    return status, content
 
 
 def start(load: Load) -> "subprocess.Popen[bytes]":

@@ -267,7 +267,14 @@ def rolling(args: argparse.Namespace) -> int:
 def _compare(console: Console, outcomes: dict[str, Outcome]) -> None:
     table = Table("", "answers", "a second", "p50 ms", "p99 ms", "failed", "different")
     for name, one in outcomes.items():
-        table.add_row(name, *(f"{value:.5g}" for value in _figures(one).values() if isinstance(value, int | float)))
+        table.add_row(
+            name,
+            *(
+                f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
+                for value in _figures(one).values()
+                if isinstance(value, int | float)
+            ),
+        )
     console.print(table)
 
 
@@ -296,7 +303,7 @@ def _swap(server: Server, letters: str, args: argparse.Namespace) -> tuple[int, 
 
 
 def _over(ours: Case, other: Case) -> list[float]:
-    return [own / theirs for own, theirs in zip(ours.rates, other.rates, strict=True)]
+    return [own / theirs if theirs else float("nan") for own, theirs in zip(ours.rates, other.rates, strict=True)]
 
 
 def _figures(found: Outcome) -> dict[str, Any]:

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
+from torch import Tensor
 
 import loradar.serve
 from loradar.cli import main
+from loradar.serve.models import Served
 from tests.serve.processes import ADMIN, KEY, Server, Starter
+from tests.serve.test_models import TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,28 @@ def test_it_answers_those_with_a_key(server: Server, pictures: list[Path]) -> No
     assert (reply.status_code, reply.json()["version"]) == (200, "a")
     assert server.ask(pictures[0].read_bytes(), key="0123456789abcdef").status_code == 401
     assert "server" not in reply.headers
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_client_of_the_protocol_that_others_wrote_gets_the_same_answers(
+    binary: bool, server: Server, served: dict[str, Served], images: Tensor
+) -> None:
+    http = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed (extra: peers)")
+    headers, x = {"Authorization": f"Bearer {KEY}"}, images[:4]
+    with http.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
+        assert client.is_server_ready()
+        assert client.get_model_metadata("adapter", headers=headers)["outputs"][0]["name"] == "probabilities"
+        asked = http.InferInput("images", list(x.shape), "FP32").set_data_from_numpy(x.numpy(), binary_data=binary)
+        outputs = [http.InferRequestedOutput(name, binary_data=binary) for name in ("probabilities", "label", "class")]
+        reply = client.infer("adapter", [asked], outputs=outputs, headers=headers)
+        with pytest.raises(http.InferenceServerException, match="key"):
+            client.infer("adapter", [asked])
+    answers, model = served["adapter"].answer(x), served["adapter"]
+    expected = torch.stack([answer.probabilities for answer in answers])
+    assert torch.allclose(torch.tensor(reply.as_numpy("probabilities")), expected, rtol=0, atol=TOLERANCE)
+    assert reply.as_numpy("label").tolist() == [answer.label for answer in answers]
+    names = [name.decode() if isinstance(name, bytes) else name for name in reply.as_numpy("class").tolist()]
+    assert names == [model.classes[answer.label] for answer in answers]
 
 
 @pytest.mark.parametrize("head", [b"", b"POST /v1/models/adapter/predict HTTP/1.1\r\nHost: x\r\n"])

@@ -143,8 +143,8 @@ def test_traffic_raises_and_lowers_the_level(
     assert hook[1].seen[0]["reason"] == "0% of the last 10 images suspected, which is down to 5%"
 
     lines = [json.loads(JsonLines().format(record)) for record in caplog.records if record.name == "loradar.serve"]
-    alarms = [line["kind"] for line in lines if line.get("event") == "alarm"]
-    assert alarms == ["raised", "lowered"]
+    alarms = [(line["severity"], line["kind"], line["level"]) for line in lines if line.get("event") == "alarm"]
+    assert alarms == [("warning", "raised", "raised"), ("warning", "lowered", "calm")]
     assert "the webhook did not take an alarm: HTTPError" in [line["message"] for line in lines]
     asked = [line for line in lines if line.get("route") == "/v1/models/{name}/predict"]
     assert len(asked) == 23

@@ -12,7 +12,7 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         content = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
+            "severity": record.levelname.lower(),  # `level` is a guard's
             "message": record.getMessage(),
             **getattr(record, "fields", {}),
         }
