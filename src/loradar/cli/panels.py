@@ -28,7 +28,7 @@ _PANELS = {
     "Defenses": "respond force forbid rectangle masks",
     "Serving": """
         host port keys repository queue timeout max_body_bytes max_pixels max_images max_connections rate memory level window
-        webhook try_attacks
+        webhook try_attacks replicas ray
     """,
     "Output": "out wait cache tensorboard",
     "Computing": "precision device seed seconds",
