@@ -267,14 +267,8 @@ def rolling(args: argparse.Namespace) -> int:
 def _compare(console: Console, outcomes: dict[str, Outcome]) -> None:
     table = Table("", "answers", "a second", "p50 ms", "p99 ms", "failed", "different")
     for name, one in outcomes.items():
-        table.add_row(
-            name,
-            *(
-                f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
-                for value in _figures(one).values()
-                if isinstance(value, int | float)
-            ),
-        )
+        figures = [value for value in _figures(one).values() if isinstance(value, int | float)]
+        table.add_row(name, *(f"{value:,}" if isinstance(value, int) else f"{value:.1f}" for value in figures))
     console.print(table)
 
 

@@ -10,7 +10,7 @@ import torch
 from loradar.guard.monitor import Event
 from loradar.guard.policy import Level
 from loradar.serve.models import Answer
-from loradar.serve.shared import EVERY, BoardSettings, Findings, FollowedBoard, States, Told, TrafficOfAll
+from loradar.serve.shared import EVERY, BoardSettings, FollowedBoard, Sightings, States, Told, TrafficOfAll
 
 
 def settings(since: float = 1.0, *, level: Level | None = None, window: int = 20) -> BoardSettings:
@@ -50,12 +50,12 @@ class Link:
         self.boards.append(FollowedBoard(self.report, tell))
         return self.boards[-1]
 
-    def report(self, findings: Findings) -> tuple[States, Told]:
+    def report(self, sightings: Sightings) -> tuple[States, Told]:
         self.slow.wait()
         if self.away:
             raise ConnectionError
         with self.lock:
-            return self.of_all.report(settings(), findings)
+            return self.of_all.report(settings(), sightings)
 
 
 @pytest.fixture

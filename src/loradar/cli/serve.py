@@ -54,19 +54,18 @@ def register(app: typer.Typer) -> None:
             service = open_service(config)
             for line in _lines(service):
                 note(line)
-            where = server.address_of(bound)
+            where = server.address_of(*bound.getsockname()[:2])
             server.serve(service, keys, bound, started=lambda: note(f"serving at {where} ({who}); stop with Ctrl-C"))
         return Output(text=["stopped: what was taken is answered"], data={"stopped": True})
 
 
 def _replicated(config: ServeConfig, keys: "Keys", who: str) -> Output:
     """Serves in several processes: here until the command is stopped, or on a cluster, which serves on without it."""
-    # Ray reads these when it is imported
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # each line is an event
+    # Ray reads these when it is imported: each line of a log is an event, and nobody else on this machine is to run code in
+    # what is started here
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     if config.ray is None:
-        os.environ.setdefault(
-            "RAY_AUTH_MODE", "token"
-        )  # nobody else on this machine is to run code in what is started here
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         from loradar.serve import replicas
     except ImportError as error:
@@ -75,11 +74,12 @@ def _replicated(config: ServeConfig, keys: "Keys", who: str) -> Output:
     from loradar.serve.service import open_service
 
     replicas.check(config)
-    server.check_host(config, keys)
-    port = config.port
     if config.ray is None:
         with server.bind(config, keys) as bound:
             port = bound.getsockname()[1]
+    else:
+        server.check_host(config, keys)
+        port = config.port
     service = open_service(config)
     for line in _lines(service):
         note(line)
@@ -87,8 +87,7 @@ def _replicated(config: ServeConfig, keys: "Keys", who: str) -> Output:
     service.close()
     with replicas.cluster(config) as address:
         replicas.deploy(config, keys, port, fingerprints)
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        where = f"http://{host}:{port} in {config.replicas} replicas"
+        where = f"{server.address_of(config.host, port)} in {config.replicas} replicas"
         if config.ray is not None:
             return Output(text=[f"serving at {where} ({who})"], data={"serving": fingerprints})
         mode = os.environ["RAY_AUTH_MODE"]

@@ -23,7 +23,7 @@ from loradar.serve.logs import log_to_stderr
 from loradar.serve.names import read_place
 from loradar.serve.server import settle
 from loradar.serve.service import Service, open_service
-from loradar.serve.shared import BoardSettings, Findings, FollowedBoard, States, Told, TrafficOfAll
+from loradar.serve.shared import BoardSettings, FollowedBoard, Sightings, States, Told, TrafficOfAll
 
 NAME = "loradar"
 """Of the application, and of the actor that counts the traffic of all replicas, in the namespace of the same name."""
@@ -190,10 +190,10 @@ def _absolute(place: str) -> str:
     return str(Path(place).resolve()) if Path(place).exists() else place
 
 
-def _report(settings: BoardSettings, findings: Findings) -> tuple[States, Told]:
+def _report(settings: BoardSettings, sightings: Sightings) -> tuple[States, Told]:
     """Sends a report to the actor, which is started where there is none."""
     try:
-        answer: tuple[States, Told] = ray.get(_actor().report.remote(settings, findings), timeout=_SECONDS)
+        answer: tuple[States, Told] = ray.get(_actor().report.remote(settings, sightings), timeout=_SECONDS)
     except Exception:
         _actor.cache_clear()
         raise

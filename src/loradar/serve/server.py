@@ -43,9 +43,8 @@ def bind(config: ServeConfig, keys: Keys) -> socket.socket:
     return bound
 
 
-def address_of(bound: socket.socket) -> str:
+def address_of(host: str, port: int) -> str:
     """The address to open, as http://HOST:PORT."""
-    host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -72,7 +71,7 @@ def serve(service: Service, keys: Keys, bound: socket.socket, *, started: Callab
 
 
 def settle() -> None:
-    """Takes what is loaded out of the garbage collector's sight: to go through all of torch stops every answer for 0.2 s."""
+    """Takes what is loaded out of the garbage collector's sight: every answer waits while it goes through all of torch."""
     gc.collect()
     gc.freeze()
 

@@ -78,7 +78,7 @@ class Service:
     def load(self, name: str, path: str, version: str = "") -> "tuple[str, Future[Served]]":
         """Begins to load a folder of the repository as a version; see `place` and `Registry.load`."""
         self.check_open()
-        self.registry.check_changeable()
+        self.registry.check_changeable()  # before the place is looked for: replicas have no repository
         version, future = self.registry.load(name, self.place(path), version)
         future.add_done_callback(lambda done: _log(f"{name}@{version}", done))
         return version, future

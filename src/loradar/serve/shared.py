@@ -10,14 +10,14 @@ from typing import Any, TypeAlias
 from loradar.guard.monitor import Event
 from loradar.guard.policy import Level
 from loradar.serve.models import Answer
-from loradar.serve.traffic import Alarms, Finding, TrafficBoard, findings_of
+from loradar.serve.traffic import Alarms, Sighting, TrafficBoard, sightings_of
 
 _LOG = logging.getLogger("loradar.serve")
 EVERY = 0.2
 """Seconds between two reports of a replica, and so the age of the level that it answers under, unless the board is away."""
 _MOST = 10_000
-"""Findings that wait for the next report; the oldest go first."""
-Findings: TypeAlias = Mapping[str, Sequence[Finding]]
+"""Sightings that wait for the next report; the oldest go first."""
+Sightings: TypeAlias = Mapping[str, Sequence[Sighting]]
 States: TypeAlias = list[dict[str, Any]]
 Told: TypeAlias = list[tuple[str, Event]]
 
@@ -44,15 +44,15 @@ class TrafficOfAll:
         self._settings: BoardSettings | None = None
         self._told: Told = []
 
-    def report(self, settings: BoardSettings, findings: Findings) -> tuple[States, Told]:
-        """Counts findings by name; returns the states of all names, and the events that these findings led to."""
+    def report(self, settings: BoardSettings, sightings: Sightings) -> tuple[States, Told]:
+        """Counts sightings by name; returns the states of all names, and the events that these sightings led to."""
         old = self._settings
         if old is None or settings.since > old.since:
             self._settings = settings
             if old is None or _of(old) != _of(settings):
                 self._alarms = Alarms(settings.webhook)
                 self._board = TrafficBoard(self._tell, fixed=settings.level, window=settings.window)
-        for name, found in findings.items():
+        for name, found in sightings.items():
             self._board.count(name, found)
         told, self._told = self._told, []
         return self._board.states(), told
@@ -75,14 +75,14 @@ class FollowedBoard:
 
     def __init__(
         self,
-        report: Callable[[Findings], tuple[States, Told]],
+        report: Callable[[Sightings], tuple[States, Told]],
         tell: Callable[[str, Event], None],
         *,
         fixed: Level | None = None,
     ) -> None:
         self._report, self._tell, self._fixed = report, tell, fixed
         self._states: States = []
-        self._waiting: deque[tuple[str, Finding]] = deque(maxlen=_MOST)
+        self._waiting: deque[tuple[str, Sighting]] = deque(maxlen=_MOST)
         self._away = False
         self._closing = threading.Event()
         self._exchange()
@@ -96,7 +96,7 @@ class FollowedBoard:
 
     def observe(self, name: str, answers: Sequence[Answer]) -> None:
         """Notes answers of a guard for the next report."""
-        self._waiting.extend((name, finding) for finding in findings_of(answers))
+        self._waiting.extend((name, sighting) for sighting in sightings_of(answers))
 
     def states(self) -> States:
         """What `TrafficBoard.states` says of the traffic of all replicas, as of the last exchange."""
@@ -113,12 +113,12 @@ class FollowedBoard:
         self._exchange()
 
     def _exchange(self) -> None:
-        findings: dict[str, list[Finding]] = {}
+        sightings: dict[str, list[Sighting]] = {}
         for _ in range(len(self._waiting)):
-            name, finding = self._waiting.popleft()
-            findings.setdefault(name, []).append(finding)
+            name, sighting = self._waiting.popleft()
+            sightings.setdefault(name, []).append(sighting)
         try:
-            self._states, told = self._report(findings)
+            self._states, told = self._report(sightings)
         except Exception as error:  # whatever is wrong with it, answers go on
             if not self._away:
                 _LOG.warning(

@@ -16,7 +16,7 @@ from loradar.serve.models import Answer
 _LOG = logging.getLogger("loradar.serve")
 _SECONDS = 5.0
 """For a webhook to answer."""
-Finding: TypeAlias = tuple[str, float, tuple[str, ...]]
+Sighting: TypeAlias = tuple[str, float, tuple[str, ...]]
 """What a guard found in an image: the label, its probability, and the measures taken."""
 
 
@@ -28,7 +28,7 @@ class Board(Protocol):
     def states(self) -> list[dict[str, Any]]: ...
 
 
-def findings_of(answers: Sequence[Answer]) -> list[Finding]:
+def sightings_of(answers: Sequence[Answer]) -> list[Sighting]:
     """What is counted of answers: those of guards."""
     return [(*one.suspected, tuple(one.measures)) for one in answers if one.suspected is not None]
 
@@ -52,15 +52,15 @@ class TrafficBoard:
 
     def observe(self, name: str, answers: Sequence[Answer]) -> None:
         """Counts answers of a guard."""
-        self.count(name, findings_of(answers))
+        self.count(name, sightings_of(answers))
 
-    def count(self, name: str, findings: Sequence[Finding]) -> None:
+    def count(self, name: str, sightings: Sequence[Sighting]) -> None:
         """Counts what a guard found, in order."""
         with self._lock:
             monitor = self._monitor(name)
             events = [
                 event
-                for label, confidence, measures in findings
+                for label, confidence, measures in sightings
                 for event in monitor.observe(label, defenses=measures, confidence=confidence)
             ]
         for event in events:
