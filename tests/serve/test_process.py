@@ -129,7 +129,8 @@ def test_what_replicas_cannot_do_is_one_line(
     monkeypatch.setitem(sys.modules, "ray", None)
     for args, says in (
         (["--replicas", "2"], 'replicas need the package ray: pip install "loradar[serve-ray]"'),
-        (["--replicas", "two"], "replicas"),
+        (["--replicas", "two"], "replicas is 'two'; expected N or MIN-MAX, for example 2 or 2-8"),
+        (["--replicas", "3-2"], "replicas is '3-2'; expected N or MIN-MAX, for example 2 or 2-8"),
         (["--ray", "auto"], "say how many processes are to answer there: --replicas N"),
     ):
         monkeypatch.setattr(sys, "argv", ["loradar", "serve", "x", *args])

@@ -1,11 +1,26 @@
 """Settings of `loradar serve`. Imports no torch, so that help is instant."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from loradar.core.config import DEVICE, Device, Settings
+
+
+def bounds_of(replicas: str) -> tuple[int, int]:
+    """Reads N or MIN-MAX: how many there are at least and at most.
+
+    >>> bounds_of("2"), bounds_of("2-8")
+    ((2, 2), (2, 8))
+    """
+    found = re.fullmatch(r"([1-9][0-9]{0,3})(?:-([1-9][0-9]{0,3}))?", replicas)
+    least, most = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if most < least:
+        raise PydanticCustomError("replicas", "expected N or MIN-MAX, for example 2 or 2-8")
+    return least, most
 
 
 class ServeConfig(Settings):
@@ -67,7 +82,6 @@ class ServeConfig(Settings):
     )
     replicas: str | None = Field(
         None,
-        pattern=r"^[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?$",
         description="N or MIN-MAX processes that answer, on Ray Serve. Default: this process alone, without Ray.",
     )
     ray: str | None = Field(
@@ -75,3 +89,10 @@ class ServeConfig(Settings):
         description="Address of a running Ray cluster, or auto, on which the replicas are started or updated, one after the "
         "other. Default: Ray on this machine, until the command is stopped.",
     )
+
+    @field_validator("replicas")
+    @classmethod
+    def _check_replicas(cls, replicas: str | None) -> str | None:
+        if replicas is not None:
+            bounds_of(replicas)
+        return replicas

@@ -18,7 +18,7 @@ from ray import serve
 from loradar.core.errors import BadConfigError
 from loradar.serve.app import create_app
 from loradar.serve.auth import Keys
-from loradar.serve.config import ServeConfig
+from loradar.serve.config import ServeConfig, bounds_of
 from loradar.serve.logs import log_to_stderr
 from loradar.serve.names import read_place
 from loradar.serve.server import settle
@@ -75,18 +75,14 @@ def fingerprints_of(service: Service) -> dict[str, str]:
     }
 
 
-def check(config: ServeConfig) -> tuple[int, int]:
-    """Returns how many replicas there are at least and at most. Raises BadConfigError for what replicas cannot do."""
-    least, _, most = str(config.replicas).partition("-")
-    if int(most or least) < int(least):
-        raise BadConfigError(f"replicas is {config.replicas}; expected N or MIN-MAX, for example 2 or 2-8")
+def check(config: ServeConfig) -> None:
+    """Raises BadConfigError for what replicas cannot do."""
     if config.repository is not None:
         raise BadConfigError(
             "repository is for versions that one process loads; replicas are given others by the same command, run again"
         )
     if config.ray is not None and config.port == 0:
         raise BadConfigError("port is 0; on a cluster it is to be the same each time, so choose one")
-    return int(least), int(most or least)
 
 
 @contextlib.contextmanager
@@ -123,7 +119,7 @@ def deploy(config: ServeConfig, keys: Keys, port: int, fingerprints: Fingerprint
 
     Raises BadConfigError where they do not start; those from before then go on.
     """
-    least, most = check(config)
+    least, most = bounds_of(str(config.replicas))
     _check_versions(fingerprints)
     _check_address(config.host, port)
     settings = BoardSettings(since=time.time(), level=config.level, window=config.window, webhook=config.webhook)
