@@ -30,7 +30,7 @@ _PANELS = {
         host port keys repository queue timeout max_body_bytes max_pixels max_images max_connections rate memory level window
         webhook try_attacks replicas ray
     """,
-    "Engine": "on workers cpus gpus memory_gb slurm threads retries shard shards",
+    "Engine": "on workers cpus gpus memory_gb slurm threads retries store shard shards",
     "Output": "out wait cache tensorboard",
     "Computing": "precision device seed seconds",
 }

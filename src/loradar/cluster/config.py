@@ -55,6 +55,11 @@ class RunFileConfig(FileConfig):
         description="Threads of each task. Other numbers round otherwise, so bits differ. Default: local takes them all, "
         "the others 1.",
     )
+    store: str | None = Field(
+        None,
+        description="URI (s3://bucket/folder) for machines without a common disk: a task fetches from there what it needs and "
+        "leaves there what it made. The file's data and bases are then URIs or names, too.",
+    )
     retries: int = Field(3, ge=0, le=1000, description="How often a task is begun again whose process died.")
 
 

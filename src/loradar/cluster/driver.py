@@ -1,7 +1,7 @@
 """Hands tasks to a runner as those that they wait for end, and follows them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -20,8 +20,15 @@ class TaskFailedError(LoradarError):
     """A task that cannot be done, or whose process died too often."""
 
 
-def execute(tasks: Sequence[Task], runner: Runner, out: Path, progress: Progress) -> None:
-    """Does every task that is not done, each once those that it needs are.
+def execute(
+    tasks: Sequence[Task],
+    runner: Runner,
+    out: Path,
+    progress: Progress,
+    *,
+    refresh: Callable[[], object] = lambda: None,
+) -> None:
+    """Does every task that is not done, each once those that it needs are. `refresh` brings marks here from elsewhere.
 
     Once a task fails, nothing new is begun, and what runs is waited for. Raises TaskFailedError, and CancelledError where
     somebody asked the run to stop.
@@ -44,6 +51,7 @@ def execute(tasks: Sequence[Task], runner: Runner, out: Path, progress: Progress
                     running.append(_Followed(task, runner.submit(task), progress))
             for one in [each for each in running if each.handle.done()]:
                 running.remove(one)
+                refresh()
                 error = one.ending()
                 if error is None and one.tries <= runner.retries:
                     progress.message(f"{one.task.name}: its process died; it is begun again")
@@ -102,7 +110,7 @@ class _Followed:
             self.died = f"{type(died).__name__}: {died}".partition("\n")[0]
             return None
         if not error and not self.task.is_done:
-            return f"it ended, but {self.task.mark} is not there; expected a disk that every machine sees"
+            return f"it ended, but {self.task.mark} is not there; expected a disk that every machine sees, or --store"
         return error
 
     def look(self) -> None:

@@ -11,7 +11,9 @@ import yaml
 
 from loradar.cluster.config import RunFileConfig
 from loradar.cluster.work import Work
+from loradar.core.config import default_cache
 from loradar.core.errors import BadConfigError
+from loradar.core.files import sha256
 from loradar.jobs.tasks import Task
 
 
@@ -35,6 +37,10 @@ class Runner(Protocol):
 def runner(config: RunFileConfig, out: Path) -> Iterator[Runner]:
     """The engine that `config` names; what it started ends with the block. Raises BadConfigError where it is not there."""
     work = Work(folder=Path.cwd(), out=out, threads=config.threads or 1)
+    if config.store is not None:
+        if out.is_absolute():
+            raise BadConfigError(f"with a store, out is to be a relative path, the same on every machine; it is {out}")
+        work = replace(work, folder=default_cache() / "runs" / sha256(config.store.encode())[:16], store=config.store)
     match config.on:
         case "processes":
             yield from _processes(config, work)

@@ -1,6 +1,7 @@
 """What `loradar run`, `plan` and `cancel` do."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 from loradar.cluster.config import FileConfig, RunFileConfig
@@ -10,6 +11,7 @@ from loradar.cluster.work import cancel_file
 from loradar.core.errors import BadConfigError, BadFileError
 from loradar.core.files import write_atomically
 from loradar.core.leases import lease
+from loradar.core.remote import RemoteFolder
 from loradar.core.timing import duration
 from loradar.core.types import Progress
 from loradar.jobs import stages, tasks
@@ -24,11 +26,14 @@ def run(config: RunFileConfig, progress: Progress) -> tuple[StagesJob, tuple[str
 
     Raises BadConfigError, and LoradarError where a task cannot be done; those that are done stay so.
     """
-    for name in ("ray", "slurm"):
-        if getattr(config, name) and config.on != name:
-            raise BadConfigError(f"--{name} is for the engine {name}; say --on {name}")
+    for name, engines in (("ray", ("ray",)), ("slurm", ("slurm",)), ("store", ("processes", "ray", "slurm"))):
+        if getattr(config, name) and config.on not in engines:
+            raise BadConfigError(f"{name} is for {', '.join(engines)}, not {config.on}; say --on {engines[-1]}")
     job = _resolved(config)
+    store = RemoteFolder(config.store) if config.store and config.on != "local" else None
     with lease(job.out / TASKS, progress=progress):
+        if store is not None:
+            store.pull(job.out, wanted=_is_result)
         found = tasks.plan(job, apart=config.on != "local")
         left = tuple(dict.fromkeys(task.stage for task in found if not task.is_done))
         tasks.write_plan(found, job.out)
@@ -39,8 +44,9 @@ def run(config: RunFileConfig, progress: Progress) -> tuple[StagesJob, tuple[str
                 torch.set_num_threads(config.threads)
             execute_here(found, job.out, progress)
         elif left:
-            with runner(config, job.out.absolute()) as engine:
-                execute(found, engine, job.out, progress)
+            with runner(config, job.out) as engine:
+                fetch = partial(store.pull, job.out, wanted=_is_result) if store else lambda: None
+                execute(found, engine, job.out, progress, refresh=fetch)
         stages.publish(job)
     return job, left
 
@@ -69,6 +75,11 @@ def cancel(out: Path) -> list[str]:
             )
         time.sleep(0.2)
     return running
+
+
+def _is_result(name: str) -> bool:
+    """All but the work on the way."""
+    return "/work/" not in name
 
 
 def _running(found: tuple[Task, ...]) -> list[str]:

@@ -4,6 +4,8 @@ import os
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import torch
 from pydantic import TypeAdapter
 
 from loradar.core.errors import BadFileError, LoradarError
-from loradar.core.files import read_regular, write_atomically
+from loradar.core.files import expand_home, make_folder, read_regular, write_atomically
+from loradar.core.remote import RemoteFolder
 from loradar.core.types import NullProgress, Progress, ProgressBar
 from loradar.jobs.tasks import TASKS, CancelledError, Task, perform
 
@@ -46,14 +49,18 @@ class Work:
     out: Path
     threads: int
     parent: int | None = None
+    store: str | None = None
 
     def __call__(self, task: Task) -> str:
         if self.parent is not None:
             _end_with(self.parent)
-        os.chdir(self.folder)
+        folder = expand_home(self.folder)
+        make_folder(folder)
+        os.chdir(folder)
         torch.set_num_threads(self.threads)
         try:
-            perform(task, FileProgress(task, self.out))
+            with self._alike():
+                perform(task, FileProgress(task, self.out))
         except LoradarError as error:
             return str(error)
         except Exception as error:  # a mistake of ours, or a library's: another try would end as this one
@@ -61,10 +68,27 @@ class Work:
             return f"{type(error).__name__}: {error} (see {task.folder / 'error.txt'})"
         return ""
 
+    @contextmanager
+    def _alike(self) -> Iterator[None]:
+        """With a store: the run's folder as it is there before the block, and what the block made there after it."""
+        store = RemoteFolder(self.store) if self.store is not None else None
+        if store is not None:
+            store.pull(self.out)
+        try:
+            yield
+        finally:
+            if store is not None:
+                store.push(self.out, last=is_mark)
+
     def checkpoint(self, task: Task) -> object:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, task)
+
+
+def is_mark(name: str) -> bool:
+    """Whether a file of a run's folder says that something is done."""
+    return name.startswith("stages/") or name.endswith("/done.json")
 
 
 def _end_with(parent: int) -> None:
