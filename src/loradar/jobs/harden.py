@@ -1,7 +1,7 @@
 """The main job: one adapter per attack on a frozen base, each measured, and a report of what it buys."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,6 +140,17 @@ def parts(config: HardenConfig) -> dict[str, tuple[str, ...]]:
     return {one.name: () for one in plan(config)}
 
 
+def estimate(job: HardenJob) -> dict[str, float]:
+    """Seconds of each of the `parts`, and of what is then left ("") at most, from a few timed images."""
+    bench = open_bench(job.base, job.config, None)
+    found = {}
+    for one in job.members:
+        seconds = _seconds(job, bench, (one,), ((), ()))
+        found[one.name] = seconds["crafting"] + seconds["training"]
+    measured = _seconds(job, bench, job.members, (job.transfer.values(), job.adaptive.values()))
+    return found | {"": measured["measuring"]}
+
+
 def run_part(job: HardenJob, name: str, progress: Progress | None = None) -> None:
     """Does the training `name` of `parts`; `run` then finds it finished."""
     check_run_settings(job.config, "effort")
@@ -203,18 +214,17 @@ def _with_other_head(job: HardenJob, progress: Progress | None) -> Base:
 
 
 def _say_how_long(job: HardenJob, bench: Workbench) -> None:
-    x, y = job.splits.reported.fetch(torch.arange(min(8, len(job.splits.reported))))
-    seconds = seconds_of_harden(
-        bench,
-        job.config,
-        job.members,
-        (job.transfer.values(), job.adaptive.values()),
-        x,
-        y,
-        train=len(job.splits.train),
-        reported=len(job.splits.reported),
-    )
+    seconds = _seconds(job, bench, job.members, (job.transfer.values(), job.adaptive.values()))
     bench.progress.message(f"{len(job.members)} trainings: {in_words(seconds)}")
+
+
+def _seconds(
+    job: HardenJob, bench: Workbench, members: Sequence[Member], attacks: tuple[Iterable[Attack], Iterable[Attack]]
+) -> dict[str, float]:
+    x, y = job.splits.reported.fetch(torch.arange(min(8, len(job.splits.reported))))
+    return seconds_of_harden(
+        bench, job.config, members, attacks, x, y, train=len(job.splits.train), reported=len(job.splits.reported)
+    )
 
 
 def _report(measuring: Measuring, trained: Sequence[Trained], splits: Splits, classes: Sequence[str]) -> Report:
