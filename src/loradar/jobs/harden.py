@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from loradar.adapters import Adapter, init_adapter, load, plug, save
+from loradar.adapters import Adapter, fingerprint, init_adapter, load, plug, save
 from loradar.attacks import named_attacks
 from loradar.core.config import check_run_settings
 from loradar.core.errors import BadConfigError, did_you_mean
@@ -26,6 +26,7 @@ from loradar.evaluation import (
 )
 from loradar.evaluation import candidates as figures
 from loradar.evaluation.candidates import Candidate, ReportedImages
+from loradar.evaluation.measure import device_of
 from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.jobs.bases import at_size, needs_other_head, with_head
 from loradar.jobs.config import HardenConfig
@@ -34,8 +35,9 @@ from loradar.jobs.measuring import Measuring
 from loradar.jobs.members import BASELINES, Member, plan
 from loradar.jobs.train_adapter import Trained, fit_settings, train_adapter
 from loradar.models import Base, open_base, save_base
-from loradar.report.files import write_report
+from loradar.report.files import read_report, write_report
 from loradar.report.schema import BASE, Curve, Point, ReloadCheck, Report, Size, Training
+from loradar.training import World, joined
 
 CRITERION = "most right answers on the validation split; clean ones weighed by clean_weight against attacked ones"
 LEAK_IMAGES = 500
@@ -139,19 +141,44 @@ def run(job: HardenJob, *, progress: Progress | None = None) -> HardenResult:
     """Trains and measures every adapter of `job`.
 
     The out folder receives `adapters/NAME/` (the selected epoch of each), `report.json`, `report.md`, `report.html`, and
-    `work/` with every epoch. A run that was killed continues there and ends with the same bits.
+    `work/` with every epoch. A run that was killed continues there and ends with the same bits. Several processes, started
+    by torchrun, train each adapter together and all return the result; the first one alone measures, writes and tells
+    `progress`.
     """
-    with lease(job.config.out, wait=job.config.wait, progress=progress):
-        return _train_and_measure(job, progress)
+    with joined(device_of(job.base.model)) as world:
+        if world.size > 1:
+            identity = [job.config.model_dump_json(), fingerprint(job.base.model), repr(job.splits.record)]
+            world.check_same("settings, base or data", identity)
+        if world.rank:
+            return _train_with_first(job, world)
+        with lease(job.config.out, wait=job.config.wait, progress=progress):
+            return _train_and_measure(job, world, progress)
 
 
-def _train_and_measure(job: HardenJob, progress: Progress | None) -> HardenResult:
+def _train_with_first(job: HardenJob, world: World) -> HardenResult:
+    config = job.config
+    world.wait()  # until the first one holds the folder, and a new head is in it
+    bench = open_bench(job.base if not job.other_head else _with_other_head(job, None), config, None)
+    _train(job, bench, world)
+    world.wait()  # until all is measured and written
+    names = [member.name for member in job.members if member.kind not in BASELINES]
+    adapters = {name: load(config.out / "adapters" / name) for name in names}
+    return HardenResult(adapters=adapters, report=read_report(config.out), page=config.out / "report.html")
+
+
+def _train(job: HardenJob, bench: Workbench, world: World) -> list[Trained]:
+    work = job.config.out / "work"
+    return [train_adapter(m, bench, job.splits, job.config, work / m.name, world) for m in job.members]
+
+
+def _train_and_measure(job: HardenJob, world: World, progress: Progress | None) -> HardenResult:
     config = job.config
     check_run_settings(config, "effort")  # the same trainings may be measured anew
     base = job.base if not job.other_head else _with_other_head(job, progress)
+    world.wait()
     bench = open_bench(base, config, progress)
     _say_how_long(job, bench)
-    trained = [train_adapter(m, bench, job.splits, config, config.out / "work" / m.name) for m in job.members]
+    trained = _train(job, bench, world)
     x, y = fetch_all(job.splits.reported)
     measuring = Measuring(
         bench=bench,
@@ -161,6 +188,8 @@ def _train_and_measure(job: HardenJob, progress: Progress | None) -> HardenResul
         reported=ReportedImages(x=x, y=y, seed=config.seed),
     )
     report = _report(measuring, trained, job.splits, job.classes)
+    if world.size > 1:  # normalisation that moves sees the slice of a process
+        report = dataclasses.replace(report, settings={**report.settings, "processes": world.size})
     adapters = {}
     for one in trained:
         own = (one.member.model, one.member.attack.spec)
@@ -170,7 +199,9 @@ def _train_and_measure(job: HardenJob, progress: Progress | None) -> HardenResul
         save(adapter, config.out / "adapters" / one.member.name)
         if one.member.kind not in BASELINES:
             adapters[one.member.name] = adapter
-    return HardenResult(adapters=adapters, report=report, page=write_report(report, config.out))
+    page = write_report(report, config.out)
+    world.wait()
+    return HardenResult(adapters=adapters, report=report, page=page)
 
 
 def _with_other_head(job: HardenJob, progress: Progress | None) -> Base:
