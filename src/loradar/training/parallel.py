@@ -3,6 +3,7 @@
 torchrun starts them and says who is who; see `docs/scaling.md`.
 """
 
+import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,7 @@ class World:
 
 
 ALONE = World()
+_CONNECTIONS = itertools.count()
 
 
 @contextmanager
@@ -117,8 +119,14 @@ def joined(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
+        store, rank, size = next(torch.distributed.rendezvous("env://", timeout=_PATIENCE))  # type: ignore[attr-defined]
         torch.distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            # the addresses of an earlier connection are still in the store
+            store=torch.distributed.PrefixStore(f"loradar {next(_CONNECTIONS)}", store),  # type: ignore[attr-defined]
+            rank=rank,
+            world_size=size,
+            timeout=_PATIENCE,
         )
     except (RuntimeError, ValueError) as error:
         raise BadConfigError(f"the processes cannot be connected ({_line(error)}); start them with torchrun") from error
