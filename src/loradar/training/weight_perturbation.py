@@ -83,6 +83,7 @@ def perturbed_loss(
     here = loss()
     directions = torch.autograd.grad(here, every)
     if average is not None:
+        directions = tuple(each.clone() for each in directions)  # one may be a view of a single number
         average(directions)
     uphill = dict(zip(map(id, every), directions, strict=True))
     value = here.detach()
