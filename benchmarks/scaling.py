@@ -3,6 +3,7 @@
     python -m benchmarks.scaling pool [--on ray] [--repeats 3]     # a pool of four: in one process, on two workers, on eight
     python -m benchmarks.scaling overhead [--tasks 10000]          # empty tasks through the driver, on Ray and processes
     python -m benchmarks.scaling nodes                             # efficiency on 100 nodes by the number and length of tasks
+    python -m benchmarks.scaling pieces                            # ViT-B/16: what an image and a step cost, in forward passes
 
 `nodes` is a discrete model, list scheduling on 100 workers of tasks with the times that were measured: each starts a process
 once, costs the driver a while per task, and takes its own time, which varies as measured. Nothing else is in it: no disk that
@@ -20,16 +21,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import RESULTS, machine
+import torch
+
+from benchmarks.timing import RESULTS, machine, seconds_of
+from loradar.adapters import init_adapter, plug
+from loradar.attacks import PGD
 from loradar.cluster.config import Engine, RunFileConfig
 from loradar.cluster.driver import execute
 from loradar.cluster.runners import runner
 from loradar.core.types import NullProgress
 from loradar.jobs.tasks import Task, attempts, read_plan
+from loradar.models import new_base, optimize_for_inference, with_autocast
 
 POOL = """
 out: OUT
@@ -177,9 +184,43 @@ def nodes(start: float, per_task: float, spread: float, workers: int = 100) -> l
     return found
 
 
+def pieces(batch: int, repeats: int) -> dict[str, Any]:
+    """What training an adapter of a ViT-B/16 costs per image, in forward passes of the base, and the bytes that it leaves."""
+    base = new_base("timm:vit_base_patch16_224", num_classes=1000)
+    adapter = init_adapter(base.model, target_modules="attention+mlp", rank=8)
+    x, y = torch.rand(batch, 3, 224, 224), torch.arange(batch)
+    frozen = optimize_for_inference(base.model, "bf16")
+    plugged = with_autocast(plug(base.model, adapter).train(), "bf16")
+    attack = PGD(eps=4 / 255, steps=1)
+
+    def forward() -> None:
+        with torch.no_grad():
+            frozen(x)
+
+    def step() -> None:
+        loss = torch.nn.functional.cross_entropy(plugged(x), y)
+        torch.autograd.grad(loss, adapter.parameters(), allow_unused=True)
+
+    calls: dict[str, Callable[[], object]] = {
+        "forward": forward,
+        "attack step": lambda: attack(frozen, x, y),
+        "step": step,
+    }
+    seconds = {name: [value / batch for value in seconds_of(call, repeats)] for name, call in calls.items()}
+    once = statistics.median(seconds["forward"])
+    size = sum(tensor.numel() * tensor.element_size() for tensor in adapter.state().values())
+    return {
+        "seconds per image": seconds,
+        "forward passes": {name: statistics.median(each) / once for name, each in seconds.items()},
+        "adapter bytes": size,
+        "checkpoint bytes": 3 * size,  # Adam keeps two more of each
+        "cached image bytes": 3 * 224 * 224 * 4,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["pool", "overhead", "nodes"])
+    parser.add_argument("what", choices=["pool", "overhead", "nodes", "pieces"])
     parser.add_argument("--on", choices=["processes", "ray"], default="ray")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--episodes", type=int, default=40, help="steps of each of the pool's epochs")
@@ -193,6 +234,8 @@ def main() -> None:
         known[f"pool on {args.on}"] = pool(args.on, args.repeats, args.episodes)
     elif args.what == "overhead":
         known[f"overhead on {args.on}"] = overhead(args.on, args.tasks)
+    elif args.what == "pieces":
+        known["pieces"] = pieces(batch=8, repeats=args.repeats)
     else:
         measured = known.get("overhead on ray") or known["overhead on processes"]
         per_task = measured["seconds"] / measured["tasks"]

@@ -2,7 +2,7 @@
 
 A task is a stage, or a part of one that its job can do apart: a training, the tasks of a domain, a shard of images. It is
 JSON, its id is a hash of what decides its outcome, and `out/tasks/ID/` holds its record: `task.json`, `attempts.jsonl`,
-`progress.json`, and of a part `done.json`. The last thing that is written is the mark: that, or of a stage `stages/NAME.json`.
+`progress.json`, and of a part `done.json`. The mark, that or of a stage `stages/NAME.json`, is written once all else is there.
 What it makes lies in the folder of its stage.
 """
 
@@ -200,6 +200,8 @@ def perform(task: Task, progress: Progress | None = None) -> None:
         outcome = ""
         try:
             _do(task, progress or NullProgress())
+            told = {key: value for key, value in task.settings.items() if key != "device"}
+            write_atomically(task.mark, json.dumps(told, indent=1).encode())
             outcome = "done"
         except CancelledError:
             outcome = STOPPED
@@ -216,8 +218,6 @@ def perform(task: Task, progress: Progress | None = None) -> None:
         finally:
             ended = dataclasses.replace(began, ended=time.time(), outcome=outcome)
             _record(task, ended)
-        told = {key: value for key, value in task.settings.items() if key != "device"}
-        write_atomically(task.mark, json.dumps(told, indent=1).encode())
 
 
 def run(job: StagesJob, *, progress: Progress | None = None) -> tuple[str, ...]:
