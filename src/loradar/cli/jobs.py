@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = [],  # noqa: B006
     ) -> Output:
-        """Run the stages of a file in order: pretrain, harden, guard, few-shot, audit. A finished stage is not run again."""
+        """Run the stages of a file in order: pretrain, harden, sweep, guard, few-shot, audit. Finished ones are skipped."""
         from loradar.cli.progress import watching
         from loradar.jobs import stages
 

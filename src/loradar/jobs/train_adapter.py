@@ -50,7 +50,7 @@ ELSEWHERE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A finished training: the adapter as it was in memory at the end, and every epoch on disk."""
+    """A training that ended: the adapter as it was in memory then, and every epoch on disk."""
 
     member: Member
     in_memory: Adapter
@@ -67,8 +67,19 @@ class Trained:
         return best_epoch(self.epochs, clean_weight=self.clean_weight)
 
 
-def train_adapter(member: Member, bench: Workbench, splits: Splits, config: HardenConfig, folder: Path) -> Trained:
-    """Trains `member`, or goes on where a killed run stopped; the adapter ends with the same bits either way."""
+def train_adapter(
+    member: Member,
+    bench: Workbench,
+    splits: Splits,
+    config: HardenConfig,
+    folder: Path,
+    *,
+    stop: Callable[[Epoch], bool] | None = None,
+) -> Trained:
+    """Trains `member`, or goes on where a killed run stopped; the adapter ends with the same bits either way.
+
+    `stop` is asked after every epoch whether to leave the rest of them out.
+    """
     adapter = _fresh(member, bench, splits, config)
     state = adapter.state()
     average = WeightAverage(state, decay=config.average_decay) if config.average_decay else None
@@ -76,6 +87,11 @@ def train_adapter(member: Member, bench: Workbench, splits: Splits, config: Hard
     measure = _measure(member, bench, splits, adapter)
     craft = Crafting(attack=member.attack, steps=config.train_steps)
     epochs = folder / "epochs"
+
+    def on_epoch(epoch: Epoch) -> bool:
+        answer_overfitting(craft, state, average, epochs, member.name, bench.progress, epoch)
+        return stop is not None and stop(epoch)
+
     training = Training(
         name=f"train {member.name}",
         loss_of=_loss_of(member, bench, splits, config, adapter, craft),
@@ -88,7 +104,7 @@ def train_adapter(member: Member, bench: Workbench, splits: Splits, config: Hard
         validation=Validation(folder=epochs, measure=measure, save=partial(save, adapter)),
         tensorboard=config.out / "tensorboard" / member.name if config.tensorboard else None,
         average=average,
-        on_epoch=partial(answer_overfitting, craft, state, average, epochs, member.name, bench.progress),
+        on_epoch=on_epoch,
     )
     kept = train(training, bench.progress)
     if average is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR, StepLR
 
-from loradar.core.errors import BadConfigError, BadDataError
+from loradar.core.errors import BadConfigError, BadDataError, DivergedError
 from loradar.core.randomness import generator, mix
 from loradar.training.averaging import WeightAverage
 from loradar.training.checkpoints import load_checkpoint, save_checkpoint
@@ -94,7 +94,8 @@ def fit(
     `checkpoint`, a run that was killed goes on behind its last save and ends with the bits of one that was not; the
     epoch's end is saved after the caller has seen its step.
 
-    Raises BadDataError where there is nothing to train on, and what `load_checkpoint` raises.
+    Raises BadDataError where there is nothing to train on, DivergedError where the loss is not finite, and what
+    `load_checkpoint` raises.
     """
     if count < 1:
         raise BadDataError("the training split is empty; expected at least 1 image")
@@ -144,7 +145,7 @@ def fit(
 
 def _finite(loss: float, index: int) -> float:
     if loss != loss or loss in (float("inf"), float("-inf")):
-        raise BadConfigError(f"the loss is {loss} at step {index + 1}; try a smaller learning_rate")
+        raise DivergedError(f"the loss is {loss} at step {index + 1}; try a smaller learning_rate")
     return loss
 
 
