@@ -226,10 +226,11 @@ def trials_svg(section: SweepSection, *, key: str) -> Markup:
 
 def searched_svg(section: SweepSection, *, key: str) -> Markup:
     """Draws the score of every trial against each searched setting, a panel for each; stopped trials dimmer."""
-    down = -(-len(section.searched) // _ACROSS)
+    across = 2 if len(section.searched) in (2, 4) else min(_ACROSS, len(section.searched))
+    down = -(-len(section.searched) // across)
 
     def draw(figure: Any, names: _Names) -> None:
-        panels = figure.subplots(down, min(_ACROSS, len(section.searched)), squeeze=False, sharey=True).flatten()
+        panels = figure.subplots(down, across, squeeze=False, sharey=True).flatten()
         for axes, one in zip(panels, section.searched, strict=False):
             for trial in reversed(section.ranked):
                 if trial.selected:
