@@ -16,7 +16,8 @@ from loradar.jobs.config import HardenConfig
 OWN = ("base", "data", "out", "cache", "device", "precision", "seed", "wait")
 """Settings of harden that a sweep gives itself."""
 FIXED = (
-    *(*OWN, "size", "head", "train", "validation", "max_test_images", "attacks", "attack_target"),
+    *OWN,
+    *("size", "head", "train", "validation", "max_test_images", "attacks", "attack_target"),
     *("transfer_attacks", "adaptive_attacks", "adaptive", "effort", "max_adaptive_images"),
     *("baselines", "full", "full_learning_rate", "literal", "tensorboard"),
 )

@@ -225,7 +225,7 @@ def trials_svg(section: SweepSection, *, key: str) -> Markup:
 
 
 def searched_svg(section: SweepSection, *, key: str) -> Markup:
-    """Draws the score of every trial against each searched setting, a panel for each; stopped trials dimmer."""
+    """Draws the score of every trial against each searched setting, a panel for each; stopped trials hollow and dimmer."""
     across = 2 if len(section.searched) in (2, 4) else min(_ACROSS, len(section.searched))
     down = -(-len(section.searched) // across)
 
@@ -235,7 +235,9 @@ def searched_svg(section: SweepSection, *, key: str) -> Markup:
             for trial in reversed(section.ranked):
                 if trial.selected:
                     place = (_place(one, trial.settings[one.name]), section.score(trial))
-                    axes.plot(*place, marker="o", ms=8 if trial.number == section.best else 5, **_look(section, trial))
+                    size = 8 if trial.number == section.best else 5
+                    full = {} if trial.state == "finished" else {"mfc": "none"}
+                    axes.plot(*place, marker="o", ms=size, **full, **_look(section, trial))
             if one.values:
                 axes.set_xticks(range(len(one.values)), [names(in_words(value)) for value in one.values])
                 axes.set_xlim(-0.5, len(one.values) - 0.5)
