@@ -20,7 +20,20 @@ ALLOWED: dict[str, set[str]] = {
     "exporting": {"core"},
     "api": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs", "hub", "exporting"},
     "serve": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs"},
-    "cli": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs", "hub", "exporting", "serve"},
+    "cluster": {"core", "jobs"},
+    "cli": {
+        "core",
+        *TOOLKIT,
+        "evaluation",
+        "report",
+        "fewshot",
+        "guard",
+        "jobs",
+        "hub",
+        "exporting",
+        "serve",
+        "cluster",
+    },
 }
 
 
@@ -90,12 +103,13 @@ def test_modules_have_no_ring() -> None:
 
 
 def test_settings_import_no_torch() -> None:
-    for package in ("jobs", "guard", "fewshot", "serve"):
+    for package in ("jobs", "guard", "fewshot", "serve", "cluster"):
         text = (SOURCE / package / "config.py").read_text()
         assert {node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)} <= {
             "pathlib",
             "typing",
             "pydantic",
+            "pydantic_core",
             "loradar.core.config",
             "loradar.core.ranks",
             "loradar.fewshot.presets",

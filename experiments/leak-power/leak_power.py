@@ -34,7 +34,7 @@ from loradar.evaluation import leak_test, sign_test, wilson
 from loradar.evaluation.leak_planting import plant
 from loradar.evaluation.leak_power import power_of
 from loradar.evaluation.leak_signs import PREDICTED, TRUE, WRONG, PlantedAnswers, any_found, signs_of
-from loradar.jobs import harden, stages
+from loradar.jobs import harden, stages, tasks
 from loradar.jobs.config import HardenConfig
 from loradar.models import foldable_conv_bn, optimize_for_inference
 from loradar.training import cache_at
@@ -152,7 +152,7 @@ class Setup:
 def prepared(name: str, changes: dict[str, str], progress: Progress) -> Setup:
     """Trains what is not there yet, and opens it."""
     job = stages.resolve(HERE / f"{name}.yaml", changes=changes)
-    stages.run(job, progress=progress)
+    tasks.run(job, progress=progress)
     hardened = [stage for stage in job.stages if isinstance(stage.config, HardenConfig)]
     opened = harden.resolve(hardened[0].config)  # type: ignore[arg-type]
     base, merge = opened.base.model.eval(), foldable_conv_bn(opened.base.model)

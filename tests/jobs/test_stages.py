@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loradar.core.errors import BadConfigError
-from loradar.jobs import stages
+from loradar.jobs import stages, tasks
 
 FILE = """
 vars: {seed: 0, rate: 0.3}
@@ -26,13 +26,12 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_stages_run_in_order_and_only_once(file: Path, tmp_path: Path) -> None:
-    results = stages.run(stages.resolve(file))
-    assert list(results) == ["base", "audit"]
+    assert tasks.run(stages.resolve(file)) == ("base", "audit")
     assert (tmp_path / "kept" / "report.json").exists()
     assert (tmp_path / "run-0" / "audit" / "report.html").exists()
-    assert stages.run(stages.resolve(file)) == {}
+    assert tasks.run(stages.resolve(file)) == ()
     with pytest.raises(BadConfigError, match="stage base is finished with epochs = 1, now 2"):
-        stages.run(stages.resolve(file, changes={"base.epochs": "2"}))
+        tasks.run(stages.resolve(file, changes={"base.epochs": "2"}))
 
 
 def test_variables_and_settings_can_be_changed(file: Path, tmp_path: Path) -> None:

@@ -282,10 +282,10 @@ def test_a_replica_that_is_killed_costs_no_wrong_answer(
         os.kill(killed, signal.SIGKILL)
         asking.wait(60)
         ends = time.monotonic() + SECONDS
-        while len(replicas.pages()) < 2 and time.monotonic() < ends:  # until another is there
+        while len(there := replicas.pages()) < 2 and time.monotonic() < ends:  # until another is there
             time.sleep(1)
         asking.wait(20)
     assert wrong(asking.replies, versions, images) == []
     assert len(asking.failed) <= 3 * 3, asking.failed  # each client loses what it had asked that one, and comes again
     assert killed not in replicas.processes("ray::ServeReplica")
-    assert len(replicas.pages()) == 2
+    assert len(there) == 2

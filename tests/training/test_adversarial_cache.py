@@ -141,3 +141,11 @@ def test_what_is_kept_says_of_itself_what_the_attack_says(tmp_path: Path) -> Non
     attack = Shift(by=0.5)
     cached = AdversarialCache(tmp_path).through(attack, MODEL, model_key="m")
     assert (cached.spec, cached.traits) == ("shift:by=0.5", attack.traits)
+
+
+def test_what_others_craft_meanwhile_is_found(tmp_path: Path) -> None:
+    attack = Shift()
+    ours = AdversarialCache(tmp_path).through(attack, MODEL, model_key="m")
+    AdversarialCache(tmp_path).through(Shift(), MODEL, model_key="m")(MODEL, X[:4], Y[:4])
+    assert torch.equal(ours(MODEL, X, Y), Shift()(MODEL, X, Y))
+    assert attack.asked == [2]

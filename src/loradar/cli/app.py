@@ -21,7 +21,7 @@ from loradar.cli.report import report
 from loradar.core.errors import LoradarError
 from loradar.fewshot.config import MetaTuneConfig
 from loradar.fewshot.presets import PRESETS
-from loradar.jobs.config import AuditConfig, HardenConfig, PredictConfig, PretrainConfig
+from loradar.jobs.config import AuditConfig, CraftConfig, HardenConfig, PredictConfig, PretrainConfig
 from loradar.jobs.recipes import RECIPES
 
 app = typer.Typer(
@@ -102,6 +102,30 @@ def _harden(config: HardenConfig) -> Output:
     with watching(console(stderr=True)) as progress:
         page = harden.run(harden.resolve(config), progress=progress).page
     return summary(page, adapters=config.out / "adapters")
+
+
+@command(
+    app,
+    "craft",
+    CraftConfig,
+    positional="base",
+    resumes=True,
+    example="loradar craft runs/base --data path/to/images --attacks pgd:steps=50 --split reported",
+)
+def _craft(config: CraftConfig) -> Output:
+    """Craft attacks on a base and keep the images, for harden on the same data, and as files for others.
+
+    With --shard, several machines that share a disk each craft a piece.
+    """
+    from loradar.cli.progress import watching
+    from loradar.jobs import craft
+
+    with watching(console(stderr=True)) as progress:
+        result = craft.run(craft.resolve(config), progress=progress)
+    if config.shard is not None:
+        return Output(text=[f"shard {config.shard}: kept in {config.cache}"], data={"shard": config.shard})
+    lines = [f"{name}: {len(result.labels)} images, {path}" for name, path in result.files.items()]
+    return Output(text=lines, data={"images": len(result.labels), "files": result.files})
 
 
 @command(

@@ -1,18 +1,15 @@
-"""`loradar check` and `loradar run`."""
-
-from pathlib import Path
-from typing import Annotated
+"""`loradar check`, and a file of stages: `run`, `plan`, `status`, `cancel`."""
 
 import typer
 
-from loradar.cli.flags import command, plain_command
+from loradar.cli.flags import command
 from loradar.cli.printing import Output, console
-from loradar.core.errors import BadConfigError
+from loradar.cluster.config import FileConfig, RunFileConfig, RunFolderConfig
 from loradar.jobs.config import CheckConfig
 
 
 def register(app: typer.Typer) -> None:
-    """Adds both commands to `app`."""
+    """Adds the commands to `app`."""
 
     @command(app, "check", CheckConfig, positional="base", example="loradar check torchvision:resnet18 --data photos/")
     def _check(config: CheckConfig) -> Output:
@@ -25,28 +22,49 @@ def register(app: typer.Typer) -> None:
         data = {"verdict": result.verdict, "next_steps": result.next_steps, "rows": result.report.rows}
         return Output(text=str(result).splitlines(), data=data)
 
-    @plain_command(app, "run", example="loradar run experiments/cifar10-resnet18/stock.yaml --set seed=1", resumes=True)
-    def _run(
-        file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML file of stages.", show_default=False)],
-        only: Annotated[list[str], typer.Option(metavar="STAGE", help="Run this stage alone. May be repeated.")] = [],  # noqa: B006
-        changes: Annotated[
-            list[str],
-            typer.Option(
-                "--set",
-                metavar="NAME=VALUE",
-                help="Change a variable, out, or a setting (STAGE.KEY=VALUE). May be repeated.",
-            ),
-        ] = [],  # noqa: B006
-    ) -> Output:
-        """Run the stages of a file in order: pretrain, harden, sweep, guard, few-shot, audit. Finished ones are skipped."""
-        from loradar.cli.progress import watching
-        from loradar.jobs import stages
+    @command(
+        app,
+        "run",
+        RunFileConfig,
+        positional="file",
+        example="loradar run experiments/cifar10-resnet18/stock.yaml --set seed=1 --on processes",
+        resumes=True,
+    )
+    def _run(config: RunFileConfig) -> Output:
+        """Run the stages of a file: pretrain, craft, harden, sweep, guard, few-shot, audit. A finished stage is not run again.
 
-        pairs = [change.partition("=") for change in changes]
-        if odd := next((change for change, (_, sign, _) in zip(changes, pairs, strict=True) if not sign), None):
-            raise BadConfigError(f"--set {odd!r} cannot be read; expected NAME=VALUE")
-        job = stages.resolve(file, only=only, changes={name: value for name, _, value in pairs})
+        With --on, stages that do not wait for one another, and the trainings and shards that a stage is made of, run at one
+        time: in processes, on Ray, on Slurm.
+        """
+        from loradar.cli.progress import watching
+        from loradar.cluster import runs
+
         with watching(console(stderr=True)) as progress:
-            ran = stages.run(job, progress=progress)
+            job, ran = runs.run(config, progress)
         lines = [f"{stage.name}: {'done' if stage.name in ran else 'was done'}, {stage.out}" for stage in job.stages]
         return Output(text=lines, data={stage.name: stage.out for stage in job.stages})
+
+    @command(app, "plan", FileConfig, positional="file", example="loradar plan experiments/cifar10-resnet18/stock.yaml")
+    def _plan(config: FileConfig) -> Output:
+        """Show the tasks that a file of stages comes to, what each waits for, and about how long they take."""
+        from loradar.cli import show_tasks
+        from loradar.cluster import runs
+
+        return show_tasks.planned(*runs.plan(config))
+
+    @command(app, "status", RunFolderConfig, positional="out", example="loradar status runs/mine-0")
+    def _status(config: RunFolderConfig) -> Output:
+        """Show how far the tasks of a run are, who does them, and what went wrong."""
+        from loradar.cli import show_tasks
+        from loradar.jobs.tasks import read_plan
+
+        return show_tasks.standing(read_plan(config.out))
+
+    @command(app, "cancel", RunFolderConfig, positional="out", example="loradar cancel runs/mine-0")
+    def _cancel(config: RunFolderConfig) -> Output:
+        """Stop a run, wherever its tasks are. The same `loradar run` goes on with it."""
+        from loradar.cluster import runs
+
+        running = runs.cancel(config.out)
+        text = f"stopped: {', '.join(running)}" if running else f"nothing runs in {config.out}"
+        return Output(text=[text], data={"stopped": running})

@@ -6,7 +6,7 @@ _PANELS = {
     "Model": "models base adapter architecture guard candidate pool key",
     "Data": """
         data size train validation max_test_images support shot domain in_domain images_per_class validation_data
-        validation_classes validation_episodes calibration calibration_data
+        validation_classes validation_episodes calibration calibration_data split
     """,
     "Tasks": "setting query episodes search search_episodes",
     "Attacks": """
@@ -30,6 +30,7 @@ _PANELS = {
         host port keys repository queue timeout max_body_bytes max_pixels max_images max_connections rate memory level window
         webhook try_attacks replicas ray
     """,
+    "Engine": "on workers cpus gpus memory_gb slurm threads retries store shard shards",
     "Output": "out wait cache tensorboard",
     "Computing": "precision device seed seconds",
 }

@@ -84,6 +84,12 @@ def lease(
         raise _lost(folder)
 
 
+def held_lately(folder: Path) -> bool:
+    """Whether the lease on `folder` had a heartbeat so lately that its holder counts as running."""
+    place = folder / ".lease.json"
+    return place.exists() and _silent_seconds(place) <= STALE_SECONDS
+
+
 def _take(place: Path, own: Holder, folder: Path, wait: bool, progress: Progress) -> None:
     said = False
     while not _make(place, own):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from loradar.core.errors import BadDataError, did_you_mean
 from loradar.core.files import expand_home
+from loradar.core.remote import is_uri, local_copy
 from loradar.core.specs import split_spec
 from loradar.data.batches import batches_source, has_batches
 from loradar.data.cifar_c import cifar_c_source
@@ -42,6 +43,7 @@ def load_source(spec: str, *, size: tuple[int, int] | None = None) -> Source:
     | `meta-dataset:records/aircraft` | a data set that Meta-Dataset converted; option: split=train, valid, test or all |
     | `cifar-c:CIFAR-10-C` | CIFAR-10-C or CIFAR-100-C; options: corruption=NAME, severity=1 to 5 |
     | `isic:FOLDER` | ISIC 2018, task 3: the training images and the table of their diagnoses |
+    | a URI such as `s3://bucket/images` | any of these files and folders, copied to this machine once |
     | `chestx:FOLDER` | ChestX-ray8: images with one of BSCD-FSL's seven findings, and no other |
 
     All images come as RGB, turned as their EXIF orientation says. Files that Pillow opens are pictures, whatever their
@@ -59,6 +61,8 @@ def load_source(spec: str, *, size: tuple[int, int] | None = None) -> Source:
         BadDataError: In one line, here or when a split is read.
     """
     what, options = split_spec(spec)
+    if is_uri(what):
+        what = str(local_copy(what))
     path = expand_home(Path(what))
     columns = {key: options.pop(key) for key in _COLUMNS if key in options}
     if what.startswith("hub:"):
@@ -69,7 +73,8 @@ def load_source(spec: str, *, size: tuple[int, int] | None = None) -> Source:
     if sign and kind in _READERS:
         read, known = _READERS[kind]
         _refuse(columns | options, known, what)
-        return read(_folder(expand_home(Path(folder))), size=size, **options)
+        place = local_copy(folder) if is_uri(folder) else expand_home(Path(folder))
+        return read(_folder(place), size=size, **options)
     _refuse(options, _COLUMNS, what)
     if path.suffix.lower() == ".parquet" or (path.is_dir() and parquet_files(path)):
         if not path.exists():

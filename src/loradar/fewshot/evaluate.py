@@ -92,6 +92,23 @@ def resolve(
     )
 
 
+def parts(config: FewShotEvalConfig) -> dict[str, tuple[str, ...]]:
+    """What may be done apart before `run`, and by several machines: the tasks of each domain.
+
+    None where there is something to search: every part would search it.
+    """
+    return {} if config.search else {text.partition("=")[0]: () for text in config.domain}
+
+
+def run_part(job: FewShotEvalJob, name: str, progress: Progress | None = None) -> None:
+    """Measures the tasks of the domain `name`; `run` then finds their figures."""
+    _check_settings(job.config)
+    measuring, _ = _measuring(job, progress or NullProgress())
+    for domain in job.domains:
+        if domain.name == name:
+            _measured_domain(measuring, job, domain, progress or NullProgress())
+
+
 def run(job: FewShotEvalJob, *, progress: Progress | None = None) -> FewShotEvalResult:
     """Measures every task, and writes report.json, report.md and report.html into the out folder.
 
@@ -103,10 +120,28 @@ def run(job: FewShotEvalJob, *, progress: Progress | None = None) -> FewShotEval
 
 
 def _measured(job: FewShotEvalJob, progress: Progress) -> FewShotEvalResult:
-    config, models = job.config, job.models
+    config = job.config
+    _check_settings(config)
+    measuring, searched = _measuring(job, progress)
+    rows: list[FewShotRow] = []
+    found: dict[tuple[str, str], list[Results]] = {}
+    for domain in job.domains:
+        for name, results in _measured_domain(measuring, job, domain, progress).items():
+            found[domain.name, name] = results
+            rows += measuring.rows(domain.name, name, results)
+    first = next(iter(job.samplers.items()))
+    report = make_report(measuring, job.base, job.domains, first, rows, found, searched=searched)
+    return FewShotEvalResult(report=report, page=write_report(report, config.out))
+
+
+def _check_settings(config: FewShotEvalConfig) -> None:
     check_run_settings(config, "episodes", "attacked_episodes", "corrupted_episodes", "fine_tune_episodes", "precision")
+
+
+def _measuring(job: FewShotEvalJob, progress: Progress) -> tuple[Measuring, Blending | None]:
+    config, models = job.config, job.models
     full = Blending.of(config, head_of_pool(models.pool))
-    setting, sampler = next(iter(job.samplers.items()))
+    sampler = next(iter(job.samplers.values()))
     engines = validation_engines(config, models, sampler, job.search) if job.search else []
     choose = Chooser.fitted(engines) if engines else None
     searched = search(engines, full, progress) if engines else None
@@ -120,16 +155,16 @@ def _measured(job: FewShotEvalJob, progress: Progress) -> FewShotEvalResult:
         full=full,
         directory=config.out / "work" / _identity(models),
     )
-    rows: list[FewShotRow] = []
-    found: dict[tuple[str, str], list[Results]] = {}
-    for domain in job.domains:
-        cache = FeatureCache.of_domain(models, domain, config.batch_size)
-        for name, drawn in job.samplers.items():
-            results = measuring.domain(cache, domain, name, drawn, progress)
-            found[domain.name, name] = results
-            rows += measuring.rows(domain.name, name, results)
-    report = make_report(measuring, job.base, job.domains, (setting, sampler), rows, found, searched=searched)
-    return FewShotEvalResult(report=report, page=write_report(report, config.out))
+    return measuring, searched
+
+
+def _measured_domain(
+    measuring: Measuring, job: FewShotEvalJob, domain: Domain, progress: Progress
+) -> dict[str, list[Results]]:
+    """The figures of every task of a domain, by setting."""
+    with lease(measuring.directory / domain.name, wait=job.config.wait, progress=progress, beside=True):
+        cache = FeatureCache.of_domain(job.models, domain, job.config.batch_size)
+        return {name: measuring.domain(cache, domain, name, drawn, progress) for name, drawn in job.samplers.items()}
 
 
 def _check(

@@ -66,6 +66,17 @@ def resolve(
     )
 
 
+def parts(config: MetaTuneConfig) -> dict[str, tuple[str, ...]]:
+    """What may be done apart before `run`, and by several machines: every training. None waits for another."""
+    return {one.name: () for one in plan(config) if not config.member or one.name in config.member}
+
+
+def run_part(job: MetaTuneJob, name: str, progress: Progress | None = None) -> None:
+    """Does the training `name` of `parts`; `run` then finds it finished."""
+    check_run_settings(job.config, *FREE)
+    train_member(next(one for one in job.members if one.name == name), job, progress or NullProgress())
+
+
 def run(job: MetaTuneJob, *, progress: Progress | None = None) -> MetaTuneResult:
     """Trains the members that are asked for; the out folder then holds `pool/NAME` and `baselines/NAME`.
 

@@ -192,6 +192,32 @@ class HardenConfig(DataConfig):
         return self
 
 
+class CraftConfig(DataConfig):
+    """Crafts attacks on a base once and keeps the images: for trainings on the same images, and for others."""
+
+    base: str = Field(..., description=BASE)
+    out: Path = Field(Path("runs/craft"), description="Folder for NAME.safetensors: images, and labels.")
+    attacks: list[str] = Field(["pgd"], description="[MYNAME=]NAME[:key=value,...].")
+    split: Literal["train", "validation", "reported"] = Field(
+        "train", description="Which images, of the same splits that harden makes with the same settings."
+    )
+    shards: int = Field(
+        1,
+        ge=1,
+        le=100_000,
+        exclude=True,
+        description="Pieces that can be crafted at one time; the images are the same.",
+    )
+    shard: str | None = Field(
+        None,
+        pattern=r"^[0-9]{1,6}/[0-9]{1,6}$",
+        exclude=True,
+        description="Craft this piece alone and keep it in the cache: 0/8 to 7/8. The command without it then merges them.",
+    )
+    batch_size: int = Field(128, ge=1, description=BATCH_SIZE)
+    cache: Path = Field(default_factory=default_cache, description=CACHE)
+
+
 class AuditConfig(RunConfig):
     """Measures a base and adapters against attacks, writes the report."""
 

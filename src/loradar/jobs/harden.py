@@ -135,6 +135,19 @@ def check_training(base: Base, config: HardenConfig, *, other_head: bool) -> Non
         )
 
 
+def parts(config: HardenConfig) -> dict[str, tuple[str, ...]]:
+    """What may be done apart before `run`, and by several machines: every training. None waits for another."""
+    return {one.name: () for one in plan(config)}
+
+
+def run_part(job: HardenJob, name: str, progress: Progress | None = None) -> None:
+    """Does the training `name` of `parts`; `run` then finds it finished."""
+    check_run_settings(job.config, "effort")
+    base = base_of(job, progress)
+    bench = open_bench(base, job.config, progress)
+    _trained(next(one for one in job.members if one.name == name), bench, job)
+
+
 def run(job: HardenJob, *, progress: Progress | None = None) -> HardenResult:
     """Trains and measures every adapter of `job`.
 
@@ -151,7 +164,7 @@ def _train_and_measure(job: HardenJob, progress: Progress | None) -> HardenResul
     base = base_of(job, progress)
     bench = open_bench(base, config, progress)
     _say_how_long(job, bench)
-    trained = [train_adapter(m, bench, job.splits, config, config.out / "work" / m.name) for m in job.members]
+    trained = [_trained(one, bench, job) for one in job.members]
     x, y = fetch_all(job.splits.reported)
     measuring = Measuring(
         bench=bench,
@@ -173,14 +186,21 @@ def _train_and_measure(job: HardenJob, progress: Progress | None) -> HardenResul
     return HardenResult(adapters=adapters, report=report, page=write_report(report, config.out))
 
 
+def _trained(member: Member, bench: Workbench, job: HardenJob) -> Trained:
+    folder = job.config.out / "work" / member.name
+    with lease(folder, wait=job.config.wait, progress=bench.progress):
+        return train_adapter(member, bench, job.splits, job.config, folder)
+
+
 def base_of(job: HardenJob, progress: Progress | None) -> Base:
     """The base of `job`; where the data need another head, the base with one, kept in the out folder as `base`."""
     if not job.other_head:
         return job.base
     folder = job.config.out / "base"
-    if not (folder / BASE_CONFIG).exists():
-        made = with_head(job.base, job.splits.train, job.classes, job.config.head, progress=progress)
-        save_base(folder, made)
+    with lease(folder, wait=True, progress=progress, beside=True):  # parts of a run may want it at one time
+        if not (folder / BASE_CONFIG).exists():
+            made = with_head(job.base, job.splits.train, job.classes, job.config.head, progress=progress)
+            save_base(folder, made)
     return at_size(open_base(str(folder), job.config.device), job.base.input_size[1:])
 
 

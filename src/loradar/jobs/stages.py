@@ -22,12 +22,12 @@ from typing import Any
 
 from loradar.core.config import Config, read_file, read_value, shown, validate
 from loradar.core.errors import BadConfigError, BadFileError, did_you_mean
-from loradar.core.files import parse_object, read_regular, write_atomically
+from loradar.core.files import parse_object, read_regular
 from loradar.core.names import REPORT, check_names
-from loradar.core.types import NullProgress, Progress
 
 JOBS: dict[str, tuple[str, str, str]] = {
     "pretrain": ("loradar.jobs.pretrain", "loradar.jobs.config", "PretrainConfig"),
+    "craft": ("loradar.jobs.craft", "loradar.jobs.config", "CraftConfig"),
     "harden": ("loradar.jobs.harden", "loradar.jobs.config", "HardenConfig"),
     "sweep": ("loradar.jobs.sweep", "loradar.jobs.sweep_config", "SweepConfig"),
     "audit": ("loradar.jobs.audit", "loradar.jobs.config", "AuditConfig"),
@@ -37,7 +37,10 @@ JOBS: dict[str, tuple[str, str, str]] = {
     "few-shot fit": ("loradar.fewshot.fit", "loradar.fewshot.config", "FewShotFitConfig"),
     "few-shot eval": ("loradar.fewshot.evaluate", "loradar.fewshot.config", "FewShotEvalConfig"),
 }
-"""The module with `resolve` and `run`, and the schema of its settings, of every job that a stage may name."""
+"""The module with `resolve` and `run`, and the schema of its settings, of every job that a stage may name.
+
+A module may also have `parts(config)`, what can be done apart before `run` and what each waits for, and `run_part`.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,12 @@ class Stage:
     config: Config
     out: Path
     publish: Path | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As JSON, without where it is computed."""
+        found: dict[str, Any] = json.loads(self.config.model_dump_json(exclude={"device"}))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,22 +103,37 @@ def resolve(file: Path, *, only: Sequence[str] = (), changes: Mapping[str, str] 
     return StagesJob(stages=tuple(one for one in found if not only or one.name in only), out=out)
 
 
-def run(job: StagesJob, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Runs every stage that is not finished, in order; returns the results of those that ran, by name."""
-    progress = progress or NullProgress()
-    results: dict[str, Any] = {}
+def mark_of(job: StagesJob, stage: Stage) -> Path:
+    """Returns the file that says, once it is there, that `stage` is finished, and with which settings."""
+    return job.out / "stages" / f"{stage.name}.json"
+
+
+def is_finished(job: StagesJob, stage: Stage) -> bool:
+    """Whether `stage` was finished before. Raises BadConfigError where that was with other settings."""
+    mark = mark_of(job, stage)
+    if not mark.exists():
+        return False
+    try:
+        before = parse_object(read_regular(mark))
+    except (OSError, ValueError) as error:
+        raise BadFileError(f"{mark} is damaged ({error}); delete it to run the stage {stage.name} again") from error
+    settings = stage.settings
+    odd = [key for key in settings if before.get(key) != settings[key]]
+    if odd:
+        raise BadConfigError(
+            f"stage {stage.name} is finished with {odd[0]} = {before.get(odd[0])!r}, now {settings[odd[0]]!r}; choose "
+            f"another out, or delete {mark} and {stage.out}"
+        )
+    return True
+
+
+def publish(job: StagesJob) -> None:
+    """Copies the reports of finished stages to where their stages say."""
     for stage in job.stages:
-        mark = job.out / "stages" / f"{stage.name}.json"
-        settings = json.loads(stage.config.model_dump_json(exclude={"device"}))
-        if not _is_finished(mark, stage, settings):
-            module = importlib.import_module(JOBS[stage.job][0])
-            results[stage.name] = module.run(module.resolve(stage.config), progress=progress)
-            write_atomically(mark, json.dumps(settings, indent=1).encode())
         if stage.publish is not None:
             stage.publish.mkdir(parents=True, exist_ok=True)
             for name in (REPORT, "report.md"):
                 shutil.copy(stage.out / name, stage.publish / name)
-    return results
 
 
 def _stage(file: Path, name: str, settings: dict[str, Any], out: Path) -> Stage:
@@ -157,19 +181,3 @@ def _filled(value: Any, known: Mapping[str, str], where: str) -> Any:
         raise BadConfigError(
             f"{where}: {value!r} has a $ that starts no ${{NAME}}; write $$ for a plain one"
         ) from error
-
-
-def _is_finished(mark: Path, stage: Stage, settings: dict[str, Any]) -> bool:
-    if not mark.exists():
-        return False
-    try:
-        before = parse_object(read_regular(mark))
-    except (OSError, ValueError) as error:
-        raise BadFileError(f"{mark} is damaged ({error}); delete it to run the stage {stage.name} again") from error
-    odd = [key for key in settings if before.get(key) != settings[key]]
-    if odd:
-        raise BadConfigError(
-            f"stage {stage.name} is finished with {odd[0]} = {before.get(odd[0])!r}, now {settings[odd[0]]!r}; choose "
-            f"another out, or delete {mark} and {stage.out}"
-        )
-    return True

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loradar.core.config import check_run_settings
-from loradar.core.errors import BadConfigError, BadFileError, DivergedError, did_you_mean
+from loradar.core.errors import BadConfigError, BadFileError, DivergedError
 from loradar.core.files import read_regular, write_atomically
 from loradar.core.leases import lease
 from loradar.core.names import CHECKPOINT
@@ -70,19 +70,21 @@ def resolve(config: SweepConfig, *, base: Base | None = None, source: Source | N
     return SweepJob(config=config, hardening=hardening, searched=tuple(searched), trials=trials)
 
 
-def parts(config: SweepConfig) -> tuple[str, ...]:
-    """Names of what may run in processes of their own before `run`; empty where one does everything.
+def parts(config: SweepConfig) -> dict[str, tuple[str, ...]]:
+    """What may be done at one time before `run`: each worker trains trials. None waits for another.
 
     >>> parts(SweepConfig(base="b", settings={"attacks": ["pgd"]}, search={"rank": [2, 4]}, workers=2))
-    ('worker-0', 'worker-1')
+    {'worker-0': (), 'worker-1': ()}
     """
-    return tuple(f"worker-{number}" for number in range(config.workers)) if config.workers > 1 else ()
+    return {f"worker-{number}": () for number in range(config.workers)} if config.workers > 1 else {}
 
 
 def run_part(job: SweepJob, name: str, progress: Progress | None = None) -> None:
     """Trains trials, beside other processes that do, until none is left that no process has."""
-    if name not in parts(job.config):
-        raise BadConfigError(f"there is no part {name!r}; {did_you_mean(name, parts(job.config))}")
+    if not name.startswith(
+        "worker-"
+    ):  # how many there are is no setting of the sweep's outcome, and may not be known here
+        raise BadConfigError(f"a sweep has no part {name!r}; expected worker-0, worker-1, ...")
     job, study = _opened(job, progress)
     _work(job, study, progress, wait=False)
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from loradar.core.errors import BadConfigError, BadFileError
 from loradar.core.files import expand_home
+from loradar.core.remote import is_uri, local_copy
 from loradar.core.temporaries import put_back
 from loradar.models.backbones import build, canonical, is_headless
 from loradar.models.base import Base, make_base, new_base
@@ -28,7 +29,7 @@ def load_base(spec: str) -> Base:
 
     | spec | what |
     |---|---|
-    | `FOLDER` | `config.json` and `model.safetensors`, as `save_base` writes them |
+    | `FOLDER` | `config.json` and `model.safetensors`, as `save_base` writes them; also a URI (`s3://bucket/base`) |
     | `torchvision:NAME` | options: pretrained=true, weights=IMAGENET1K_V1, num_classes=N, seed=0 |
     | `timm:NAME` | options: pretrained=true, num_classes=N, seed=0, and any of the constructor (img_size=32) |
     | `hub:owner/name` | a timm model of the Hugging Face hub; options: num_classes=N, and the constructor's |
@@ -50,7 +51,8 @@ def load_base(spec: str) -> Base:
 
 
 def _load(spec: Spec) -> Base:
-    path, options = expand_home(Path(spec.what)), dict(spec.options)
+    path = local_copy(spec.what) if is_uri(spec.what) else expand_home(Path(spec.what))
+    options = dict(spec.options)
     put_back(path)
     if path.is_dir():
         refuse_rest(options, (), spec.what)

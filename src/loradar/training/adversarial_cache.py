@@ -37,7 +37,10 @@ class AdversarialCache:
         if not attack.traits.cacheable:
             return attack
         directory = self.folder / sha256(f"{attack.spec} {model_key}".encode())[:24]
-        return CachedAttack(attack=attack, model=model, directory=directory, index=_index(directory))
+        remove_abandoned(directory)
+        remembered = CachedAttack(attack=attack, model=model, directory=directory)
+        remembered.look()
+        return remembered
 
 
 def cache_at(folder: Path) -> AdversarialCache:
@@ -60,6 +63,7 @@ class CachedAttack:
     model: nn.Module
     directory: Path
     index: dict[str, Place] = field(default_factory=dict)
+    seen: set[Path] = field(default_factory=set)
 
     @property
     def spec(self) -> str:
@@ -84,6 +88,8 @@ class CachedAttack:
         if model is not self.model:
             raise BadConfigError("this cached attack belongs to another model; expected the one that it was made for")
         keys = _keys(x, y)
+        if not all(key in self.index for key in keys):
+            self.look()  # other processes, on other machines too, may have crafted them since
         x_adv = torch.empty_like(x)
         missing = self._read(keys, x_adv)
         if missing:
@@ -92,6 +98,30 @@ class CachedAttack:
             x_adv[rows] = crafted
             self._write([keys[i] for i in missing], crafted)
         return x_adv
+
+    def look(self) -> None:
+        """Takes the files that are new in the folder into the index."""
+        unchecked = 0
+        for path in sorted(set(self.directory.glob("*.safetensors")) - self.seen):
+            self.seen.add(path)
+            if len(path.stem.rpartition("-")[2]) != _HEX_DIGITS:
+                unchecked += 1
+                continue
+            try:
+                with safe_open(path, framework="pt") as file:
+                    keys = file.get_tensor("keys")
+            except FileNotFoundError:  # another process took it away
+                continue
+            except (SafetensorError, OSError):
+                _discard(path)
+                continue
+            self.index.update({bytes(key.tolist()).hex(): (path, row) for row, key in enumerate(keys)})
+        if unchecked:
+            warnings.warn(
+                f"{unchecked} files in {self.directory} are of an earlier version, without a checksum: the attacked images "
+                "in them are made anew",
+                stacklevel=2,
+            )
 
     def _read(self, keys: list[str], x_adv: Images) -> list[int]:
         """Fills the rows of `x_adv` that are on disk and returns the others."""
@@ -116,6 +146,7 @@ class CachedAttack:
         data = safetensors.torch.save({"keys": packed, "images": x_adv.cpu().contiguous()})
         path = self.directory / f"{keys[0][:16]}-{len(keys)}-{sha256(data)}.safetensors"
         write_atomically(path, data)
+        self.seen.add(path)
         self.index.update({key: (path, row) for row, key in enumerate(keys)})
 
 
@@ -143,29 +174,3 @@ def _keys(x: Images, y: Labels) -> list[str]:
         hashlib.sha256(image.tobytes() + int(label).to_bytes(8, "little", signed=True)).hexdigest()
         for image, label in zip(pixels, y.tolist(), strict=True)
     ]
-
-
-def _index(directory: Path) -> dict[str, Place]:
-    remove_abandoned(directory)
-    index: dict[str, Place] = {}
-    unchecked = 0
-    for path in sorted(directory.glob("*.safetensors")):
-        if len(path.stem.rpartition("-")[2]) != _HEX_DIGITS:
-            unchecked += 1
-            continue
-        try:
-            with safe_open(path, framework="pt") as file:
-                keys = file.get_tensor("keys")
-        except FileNotFoundError:  # another process took it away
-            continue
-        except (SafetensorError, OSError):
-            _discard(path)
-            continue
-        index.update({bytes(key.tolist()).hex(): (path, row) for row, key in enumerate(keys)})
-    if unchecked:
-        warnings.warn(
-            f"{unchecked} files in {directory} are of an earlier version, without a checksum: the attacked images in them "
-            "are made anew",
-            stacklevel=2,
-        )
-    return index

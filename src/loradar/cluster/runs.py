@@ -1,0 +1,94 @@
+"""What `loradar run`, `plan` and `cancel` do."""
+
+import time
+from functools import partial
+from pathlib import Path
+
+from loradar.cluster.config import FileConfig, RunFileConfig
+from loradar.cluster.driver import execute, execute_here
+from loradar.cluster.runners import runner
+from loradar.cluster.work import cancel_file
+from loradar.core.errors import BadConfigError, BadFileError
+from loradar.core.files import write_atomically
+from loradar.core.leases import lease
+from loradar.core.remote import RemoteFolder
+from loradar.core.timing import duration
+from loradar.core.types import Progress
+from loradar.jobs import stages, tasks
+from loradar.jobs.stages import StagesJob
+from loradar.jobs.tasks import TASKS, Task
+
+_CANCEL_SECONDS = 60.0
+
+
+def run(config: RunFileConfig, progress: Progress) -> tuple[StagesJob, tuple[str, ...]]:
+    """Runs what is left of a file's stages; returns the job, and the names of the stages that were left.
+
+    Raises BadConfigError, and LoradarError where a task cannot be done; those that are done stay so.
+    """
+    for name, engines in (("ray", ("ray",)), ("slurm", ("slurm",)), ("store", ("processes", "ray", "slurm"))):
+        if getattr(config, name) and config.on not in engines:
+            raise BadConfigError(f"{name} is for {', '.join(engines)}, not {config.on}; say --on {engines[-1]}")
+    job = _resolved(config)
+    store = RemoteFolder(config.store) if config.store and config.on != "local" else None
+    with lease(job.out / TASKS, progress=progress):
+        if store is not None:
+            store.pull(job.out, wanted=_is_result)
+        found = tasks.plan(job, apart=config.on != "local")
+        left = tuple(dict.fromkeys(task.stage for task in found if not task.is_done))
+        tasks.write_plan(found, job.out)
+        if config.on == "local":
+            if config.threads is not None:
+                import torch
+
+                torch.set_num_threads(config.threads)
+            execute_here(found, job.out, progress)
+        elif left:
+            with runner(config, job.out) as engine:
+                fetch = partial(store.pull, job.out, wanted=_is_result) if store else lambda: None
+                execute(found, engine, job.out, progress, refresh=fetch)
+        stages.publish(job)
+    return job, left
+
+
+def plan(config: FileConfig) -> tuple[StagesJob, tuple[Task, ...]]:
+    """What `run` would do on an engine."""
+    job = _resolved(config)
+    return job, tasks.plan(job)
+
+
+def cancel(out: Path) -> list[str]:
+    """Asks the run in `out` to stop and waits until it has; returns the names of the tasks that ran.
+
+    Raises BadFileError where there is no run, and where it does not stop within a minute.
+    """
+    found = tasks.read_plan(out)
+    running = _running(found)
+    if not running:
+        return []
+    write_atomically(cancel_file(out), b"")
+    until = time.monotonic() + _CANCEL_SECONDS
+    while still := _running(found):
+        if time.monotonic() > until:
+            raise BadFileError(
+                f"{', '.join(still)} did not stop within {duration(_CANCEL_SECONDS)}; they will at their next step"
+            )
+        time.sleep(0.2)
+    return running
+
+
+def _is_result(name: str) -> bool:
+    """All but the work on the way."""
+    return "/work/" not in name
+
+
+def _running(found: tuple[Task, ...]) -> list[str]:
+    done = {task.id for task in found if task.is_done}
+    return [task.name for task in found if tasks.state_of(task, done) == "running"]
+
+
+def _resolved(config: FileConfig) -> StagesJob:
+    pairs = [change.partition("=") for change in config.set]
+    if odd := next((change for change, (_, sign, _) in zip(config.set, pairs, strict=True) if not sign), None):
+        raise BadConfigError(f"--set {odd!r} cannot be read; expected NAME=VALUE")
+    return stages.resolve(config.file, only=config.only, changes={name: value for name, _, value in pairs})
