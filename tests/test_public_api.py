@@ -28,8 +28,9 @@ PUBLIC = {
         load_source read_images split varied
     """,
     "training": """
-        AWP AdversarialCache Epoch FitSettings KL LossOf Objective RawPerturbation Step Training Validation
-        WeightAverage WeightPerturbation adversarial_loss best_epoch cache_at clean_loss distillation_loss fit mart_loss moved
+        ALONE AWP AdversarialCache Epoch FitSettings KL LossOf Objective RawPerturbation Step Training Validation
+        WeightAverage WeightPerturbation World adversarial_loss best_epoch cache_at clean_loss distillation_loss fit joined
+        mart_loss moved
         perturbed_loss read_epochs trades_loss train
     """,
     "evaluation": """

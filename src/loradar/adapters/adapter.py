@@ -37,6 +37,11 @@ class Adapter:
         factors = [tensor for delta in self.deltas.values() for tensor in delta.tensors.values()]
         return [tensor for tensor in (*factors, *self.modules_to_save.values()) if tensor.requires_grad]
 
+    def statistics(self) -> list[Tensor]:
+        """The running means and variances that it owns, which the passes of a model in train mode move."""
+        named = self.modules_to_save.items()
+        return [t for name, t in named if name.rpartition(".")[2] in STATISTICS and t.is_floating_point()]
+
     def state(self) -> dict[str, Tensor]:
         """Every tensor that training may move, under flat names. Views: they move along; `clone` them to keep them."""
         state: dict[str, Tensor] = {}

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,7 +19,8 @@ from loradar.cli.guard import guard
 from loradar.cli.help import Group
 from loradar.cli.printing import Output, console, note, show
 from loradar.cli.report import report
-from loradar.core.errors import LoradarError
+from loradar.core.errors import BadConfigError, LoradarError
+from loradar.core.torchrun import launched
 from loradar.fewshot.config import MetaTuneConfig
 from loradar.fewshot.presets import PRESETS
 from loradar.jobs.config import AuditConfig, CraftConfig, HardenConfig, PredictConfig, PretrainConfig
@@ -43,6 +45,8 @@ jobs.register(app)
 serve.register(app)
 plain_command(app, "report", example="loradar report runs/mine")(report)
 _STOPPED = 130
+_GRACE = 10.0
+"""Seconds that the first of several processes is given to say what went wrong: most mistakes are made in all of them."""
 _LONGEST = 2000
 """Characters of an error line that are shown."""
 _UsageError: Any = typer.BadParameter.mro()[1]
@@ -57,10 +61,16 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
-) -> None: ...
+) -> None:
+    if launched().size > 1 and context.invoked_subcommand not in (None, "harden"):
+        raise BadConfigError(
+            f"torchrun started {launched().size} processes of `{context.invoked_subcommand}`, which would all do the same; "
+            "expected harden, or start it without torchrun"
+        )
 
 
 @command(app, "pretrain", PretrainConfig, resumes=True, example="loradar pretrain --data path/to/images --size 64")
@@ -240,13 +250,24 @@ def main() -> None:
 def _refuse(line: str) -> NoReturn:
     if len(line) > _LONGEST:  # an argument may be of any length: what is wrong stands before it, how to mend it behind
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    if rank := _rank():
+        time.sleep(_GRACE)  # torchrun ends this process as soon as the first one fails
+        line = f"process {rank}: {line}"
     note(f"loradar: {line}", style="red")
     sys.exit(2)
 
 
 def _stop(line: str) -> NoReturn:
-    note(line)
+    if not _rank():
+        note(line)
     sys.exit(_STOPPED)
+
+
+def _rank() -> int:
+    try:
+        return launched().rank
+    except BadConfigError:  # the error itself
+        return 0
 
 
 def _abandon_output() -> None:

@@ -16,6 +16,7 @@ from loradar.cli.help import Command
 from loradar.cli.panels import panel_of
 from loradar.cli.printing import Output, show, show_json
 from loradar.core.config import read_file, validate
+from loradar.core.torchrun import launched
 
 S = TypeVar("S", bound=BaseModel)
 _Run = TypeVar("_Run", bound=Callable[..., Output | None])
@@ -113,6 +114,8 @@ def _register(
         except KeyboardInterrupt as error:
             ending = " Run the same command to resume." if resumes else ""
             raise Interrupted(f"Interrupted.{ending}") from error
+        if launched().rank:  # what several processes did together is said once
+            return
         if output is not None and as_json:
             show_json(output.data)
         elif output is not None:

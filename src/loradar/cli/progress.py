@@ -12,7 +12,8 @@ from rich.text import Text
 
 from loradar.cli.printing import escape
 from loradar.core.timing import duration
-from loradar.core.types import Progress, ProgressBar
+from loradar.core.torchrun import launched
+from loradar.core.types import NullProgress, Progress, ProgressBar
 
 _SILENCE = 60.0
 """Seconds after which a log gets a line although no tenth of the work is done."""
@@ -90,7 +91,10 @@ class _LineProgress:
 
 @contextmanager
 def watching(console: Console) -> Iterator[Progress]:
-    """Bars with throughput and time left on a terminal, lines in a log."""
+    """Bars with throughput and time left on a terminal, lines in a log; of several processes, from the first one alone."""
+    if launched().rank:
+        yield NullProgress()
+        return
     if not console.is_terminal:
         yield _LineProgress(console)
         return

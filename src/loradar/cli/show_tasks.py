@@ -11,22 +11,48 @@ from loradar.jobs.stages import StagesJob
 from loradar.jobs.tasks import Attempt, Task, attempts, state_of
 
 
-def planned(job: StagesJob, tasks: Sequence[Task]) -> Output:
-    """The tasks that are left, in an order in which they can be done."""
+def planned(job: StagesJob, tasks: Sequence[Task], seconds: Mapping[str, float]) -> Output:
+    """The tasks that are left, in an order in which they can be done; `seconds` are estimates, by id."""
     left = {task.id: task for task in tasks if not task.is_done}
     rows = [
-        (task.name, task.job, ", ".join(left[one].name for one in task.needs if one in left) or "-")
-        for task in left.values()
+        (
+            task.name,
+            task.job,
+            ", ".join(left[one].name for one in task.needs if one in left) or "-",
+            duration(max(1, seconds[name])) if name in seconds else "?",
+        )
+        for name, task in left.items()
     ]
     finished = [stage.name for stage in job.stages if stage.name not in {task.stage for task in left.values()}]
-    text: list[Any] = [Rows(("task", "job", "waits for"), rows)] if rows else []
+    text: list[Any] = [Rows(("task", "job", "waits for", "about"), rows)] if rows else []
     text += [f"finished: {', '.join(finished)}"] if finished else []
-    text += [f"{len(left)} tasks, at most {_widest(left)} at one time"] if rows else []
+    if rows:
+        least, all_of_it = (duration(max(1, each)) for each in (_longest(left, seconds), sum(seconds.values())))
+        text.append(f"{len(left)} tasks, at most {_widest(left)} at one time")
+        text.append(
+            f"about {all_of_it} one after the other, {least} with a worker for each"
+            + ("; ? is told once what a stage waits for is there" if len(seconds) < len(left) else "")
+        )
     data = [
-        {"name": t.name, "job": t.job, "needs": list(t.needs), "id": t.id, "settings": dict(t.settings)}
-        for t in left.values()
+        {
+            "name": task.name,
+            "job": task.job,
+            "needs": list(task.needs),
+            "id": name,
+            "seconds": seconds.get(name),
+            "settings": dict(task.settings),
+        }
+        for name, task in left.items()
     ]
     return Output(text=text, data={"tasks": data, "finished": finished})
+
+
+def _longest(tasks: Mapping[str, Task], seconds: Mapping[str, float]) -> float:
+    """Of the chains of tasks that wait for one another, the longest, in seconds."""
+    ends: dict[str, float] = {}
+    for name, task in tasks.items():
+        ends[name] = seconds.get(name, 0.0) + max((ends[one] for one in task.needs if one in ends), default=0.0)
+    return max(ends.values(), default=0.0)
 
 
 def standing(tasks: Sequence[Task]) -> Output:

@@ -1,5 +1,6 @@
 """What `loradar run`, `plan` and `cancel` do."""
 
+import importlib
 import time
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from loradar.core.remote import RemoteFolder
 from loradar.core.timing import duration
 from loradar.core.types import Progress
 from loradar.jobs import stages, tasks
-from loradar.jobs.stages import StagesJob
+from loradar.jobs.stages import JOBS, StagesJob
 from loradar.jobs.tasks import TASKS, Task
 
 _CANCEL_SECONDS = 60.0
@@ -51,10 +52,23 @@ def run(config: RunFileConfig, progress: Progress) -> tuple[StagesJob, tuple[str
     return job, left
 
 
-def plan(config: FileConfig) -> tuple[StagesJob, tuple[Task, ...]]:
-    """What `run` would do on an engine."""
+def plan(config: FileConfig) -> tuple[StagesJob, tuple[Task, ...], dict[str, float]]:
+    """What `run` would do on an engine, and about how many seconds the tasks take, by id, where that can be told.
+
+    It is told of stages whose inputs are there, by timing a few images.
+    """
     job = _resolved(config)
-    return job, tasks.plan(job)
+    found = tasks.plan(job)
+    undone = {task.id: task for task in found if not task.is_done}
+    seconds: dict[str, float] = {}
+    for stage in job.stages:
+        own = [task for task in undone.values() if task.stage == stage.name]
+        waits = {one for task in own for one in task.needs if one in undone and undone[one].stage != stage.name}
+        module = importlib.import_module(JOBS[stage.job][0])
+        if own and not waits and hasattr(module, "estimate"):
+            told = module.estimate(module.resolve(stage.config))
+            seconds |= {task.id: told[task.part] for task in own if task.part in told}
+    return job, found, seconds
 
 
 def cancel(out: Path) -> list[str]:

@@ -11,26 +11,30 @@ from loradar.core.randomness import generator, uniform
 from loradar.core.types import Images
 
 
-def augment(images: Sequence[Tensor], *, crop: int = 4, flip: bool = True, seed: int) -> tuple[Tensor, ...]:
+def augment(
+    images: Sequence[Tensor], *, crop: int = 4, flip: bool = True, seed: int, first: int = 0, batch: int | None = None
+) -> tuple[Tensor, ...]:
     """Shifts each image by up to `crop` pixels each way, reflecting at the borders, and mirrors half of them.
 
     `images` are tensors (batch, channels, height, width) of one batch, clean and adversarial: row i of each gets the same
-    draw, so that a perturbation stays on its pixels. The same `seed` gives the same draws. Raises BadImagesError where
-    the tensors differ in batch, height or width, or where `crop` is not smaller than the images.
+    draw, so that a perturbation stays on its pixels. The same `seed` gives the same draws. Images that are the rows from
+    `first` on of a larger `batch` get the draws that they would get in it. Raises BadImagesError where the tensors differ in
+    batch, height or width, or where `crop` is not smaller than the images.
     """
     shapes = {(len(x), *x.shape[2:]) for x in images}
     if len(shapes) != 1 or any(x.ndim != 4 for x in images):
         raise BadImagesError(
             f"images have shapes {[tuple(x.shape) for x in images]}; expected one batch, height and width"
         )
-    ((batch, height, width),) = shapes
+    ((count, height, width),) = shapes
     if not 0 <= crop < min(height, width):
         raise BadImagesError(f"crop is {crop}; expected 0 to {min(height, width) - 1} for images {height}x{width}")
     draws = generator(seed)
-    shifts = torch.randint(-crop, crop + 1, (2, batch, 1), generator=draws)
-    mirrored = (torch.rand(batch, 1, generator=draws) < 0.5) & flip
+    whole, own = batch or count, slice(first, first + count)
+    shifts = torch.randint(-crop, crop + 1, (2, whole, 1), generator=draws)[:, own]
+    mirrored = (torch.rand(whole, 1, generator=draws)[own] < 0.5) & flip
     rows = _reflected(torch.arange(height) + shifts[0], height)
-    columns = torch.arange(width).expand(batch, -1)
+    columns = torch.arange(width).expand(count, -1)
     columns = _reflected(torch.where(mirrored, columns.flip(1), columns) + shifts[1], width)
     return tuple(_taken(x, rows.to(x.device), columns.to(x.device)) for x in images)
 

@@ -111,9 +111,8 @@ def _train(member: MetaMember, job: MetaTuneJob, folder: Path, progress: Progres
     place = config.out / (POOL if member.is_pooled else BASELINES) / member.name
     if (place / ADAPTER_CONFIG).exists():
         return load(place)
-    is_clean = member.kind == "clean"  # PMF: every weight is free to move
-    begun = full_adapter(job.base.model, seed=config.seed) if is_clean else job.start.to(job.device)
-    adapter = begun.with_card(
+    is_clean = member.kind == "clean"
+    adapter = _begun(member, job).with_card(
         name=member.name, trained_against=_against(member), attack_target="defended" if member.attacks else ""
     )
     if not (folder / CHECKPOINT).exists():
@@ -144,6 +143,13 @@ def _train(member: MetaMember, job: MetaTuneJob, folder: Path, progress: Progres
     selected = load(best.folder).with_card(selected_epoch=best.epoch, data=data)
     save(selected, place, job.base.model)
     return selected
+
+
+def _begun(member: MetaMember, job: MetaTuneJob) -> Adapter:
+    """What its training starts from; PMF lets every weight move."""
+    if member.kind == "clean":
+        return full_adapter(job.base.model, seed=job.config.seed)
+    return job.start.to(job.device)
 
 
 def _against(member: MetaMember) -> str:
@@ -230,9 +236,9 @@ def _shares(member: MetaMember, job: MetaTuneJob, features: nn.Module, index: in
     return clean, _share_right(model, x_adv, task.query_labels)
 
 
-def _expected(member: MetaMember, job: MetaTuneJob, adapter: Adapter) -> str:
-    """How long a training of `member` will take, from one task of each kind, of a copy of its adapter."""
-    config, twin = job.config, copy.deepcopy(adapter)
+def seconds_of(member: MetaMember, job: MetaTuneJob, adapter: Adapter | None = None) -> tuple[float, float]:
+    """Seconds of a step and of a validation task of a training of `member`: of one each, of a copy of its adapter."""
+    config, twin = job.config, copy.deepcopy(_begun(member, job) if adapter is None else adapter)
     loss_of = _loss_of(member, job, twin)
     features = optimize_for_inference(job.features, config.precision, merge=foldable_conv_bn(job.features))
 
@@ -241,11 +247,20 @@ def _expected(member: MetaMember, job: MetaTuneJob, adapter: Adapter) -> str:
         # a GPU is waited for
         [float(gradient.sum()) for gradient in gradients if gradient is not None]
 
-    counts = config.epochs * config.episodes, config.epochs * config.validation_episodes
-    seconds = timed(step), timed(lambda: _shares(member, job, features, 0))
+    return timed(step), timed(lambda: _shares(member, job, features, 0))
+
+
+def counts_of(config: MetaTuneConfig) -> tuple[int, int]:
+    """Steps and validation tasks of a training."""
+    return config.epochs * config.episodes, config.epochs * config.validation_episodes
+
+
+def _expected(member: MetaMember, job: MetaTuneJob, adapter: Adapter) -> str:
+    """How long a training of `member` will take."""
+    counts, seconds = counts_of(job.config), seconds_of(member, job, adapter)
     total = sum(count * each for count, each in zip(counts, seconds, strict=True))
     return (
-        f"{member.name}: about {duration(max(1, total))} ({counts[0]:,} {_unit(member, config)} of {seconds[0]:.2g} s, "
+        f"{member.name}: about {duration(max(1, total))} ({counts[0]:,} {_unit(member, job.config)} of {seconds[0]:.2g} s, "
         f"{counts[1]:,} validation tasks of {seconds[1]:.2g} s)"
     )
 

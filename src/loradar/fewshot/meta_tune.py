@@ -14,7 +14,7 @@ from loradar.data import Source, load_source
 from loradar.fewshot.config import MetaTuneConfig
 from loradar.fewshot.episode import parse_setting
 from loradar.fewshot.heads import CENTROID, HeadConfig
-from loradar.fewshot.meta_train import FREE, Kind, MetaMember, MetaTuneJob, train_member
+from loradar.fewshot.meta_train import FREE, Kind, MetaMember, MetaTuneJob, counts_of, seconds_of, train_member
 from loradar.fewshot.pools import targets_of
 from loradar.fewshot.presets import PRESETS
 from loradar.fewshot.ridge import PENALTY
@@ -69,6 +69,16 @@ def resolve(
 def parts(config: MetaTuneConfig) -> dict[str, tuple[str, ...]]:
     """What may be done apart before `run`, and by several machines: every training. None waits for another."""
     return {one.name: () for one in plan(config) if not config.member or one.name in config.member}
+
+
+def estimate(job: MetaTuneJob) -> dict[str, float]:
+    """Seconds of each of the `parts`, from one step and one validation task."""
+    counts = counts_of(job.config)
+    return {
+        one.name: sum(count * each for count, each in zip(counts, seconds_of(one, job), strict=True))
+        for one in job.members
+        if one.name in parts(job.config)
+    }
 
 
 def run_part(job: MetaTuneJob, name: str, progress: Progress | None = None) -> None:

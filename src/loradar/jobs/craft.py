@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -12,6 +13,7 @@ from loradar.core.errors import BadConfigError
 from loradar.core.files import write_atomically
 from loradar.core.leases import lease
 from loradar.core.names import check_names
+from loradar.core.timing import timed
 from loradar.core.types import Attack, Images, Labels, Progress
 from loradar.data import ImageSet, Source, fetch_all, load_source, split
 from loradar.evaluation import check_classes
@@ -19,6 +21,8 @@ from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.jobs.bases import at_size
 from loradar.jobs.config import CraftConfig
 from loradar.models import Base, open_base
+
+_TIMED = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,6 +63,18 @@ def resolve(config: CraftConfig, *, base: Base | None = None, source: Source | N
 def parts(config: CraftConfig) -> dict[str, tuple[str, ...]]:
     """What may be done apart before `run`, and by several machines: each shard of the images, under every attack."""
     return {f"{shard}/{config.shards}": () for shard in range(config.shards)} if config.shards > 1 else {}
+
+
+def estimate(job: CraftJob) -> dict[str, float]:
+    """Seconds of each of the `parts` (of all of it without parts), from a few timed images; nothing is there already."""
+    bench, few = open_bench(job.base, job.config, None), torch.arange(min(_TIMED, len(job.images)))
+    x, y = (tensor.to(bench.device) for tensor in job.images.fetch(few))
+    each = 0.0
+    for attack in job.attacks.values():
+        model = bench.optimized(job.base.model, attack)
+        each += timed(partial(attack, model, x, y)) / len(few)
+    names = parts(job.config) or {"": ()}
+    return {name: each * len(job.images) / len(names) for name in names}
 
 
 def run_part(job: CraftJob, name: str, progress: Progress | None = None) -> None:

@@ -1,45 +1,35 @@
 """The main job: one adapter per attack on a frozen base, each measured, and a report of what it buys."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from loradar.adapters import Adapter, init_adapter, load, plug, save
+from loradar.adapters import Adapter, fingerprint, init_adapter, load, save
 from loradar.attacks import named_attacks
 from loradar.core.config import check_run_settings
 from loradar.core.errors import BadConfigError, did_you_mean
 from loradar.core.leases import lease
-from loradar.core.modules import evaluating
-from loradar.core.names import ADAPTER_WEIGHTS, BASE_CONFIG
+from loradar.core.names import BASE_CONFIG
 from loradar.core.types import Attack, Progress
 from loradar.data import Source, Splits, fetch_all, load_source, split
-from loradar.evaluation import (
-    AccuracyResult,
-    Check,
-    LabelLeakResult,
-    Picture,
-    check_worst_cases,
-    versions,
-)
-from loradar.evaluation import candidates as figures
-from loradar.evaluation.candidates import Candidate, ReportedImages
+from loradar.evaluation.candidates import ReportedImages
+from loradar.evaluation.measure import device_of
 from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.jobs.bases import at_size, needs_other_head, with_head
 from loradar.jobs.config import HardenConfig
 from loradar.jobs.estimate import in_words, seconds_of_harden
+from loradar.jobs.harden_report import report_of
 from loradar.jobs.measuring import Measuring
 from loradar.jobs.members import BASELINES, Member, plan
 from loradar.jobs.train_adapter import Trained, fit_settings, train_adapter
 from loradar.models import Base, open_base, save_base
-from loradar.report.files import write_report
-from loradar.report.schema import BASE, Curve, Point, ReloadCheck, Report, Size, Training
-
-CRITERION = "most right answers on the validation split; clean ones weighed by clean_weight against attacked ones"
-LEAK_IMAGES = 500
-MASKING_IMAGES = 100
+from loradar.report.files import read_report, write_report
+from loradar.report.schema import Report
+from loradar.training import ALONE, World, joined
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,6 +130,17 @@ def parts(config: HardenConfig) -> dict[str, tuple[str, ...]]:
     return {one.name: () for one in plan(config)}
 
 
+def estimate(job: HardenJob) -> dict[str, float]:
+    """Seconds of each of the `parts`, and of what is then left ("") at most, from a few timed images."""
+    bench = open_bench(job.base, job.config, None)
+    found = {}
+    for one in job.members:
+        seconds = _seconds(job, bench, (one,), ((), ()))
+        found[one.name] = seconds["crafting"] + seconds["training"]
+    measured = _seconds(job, bench, job.members, (job.transfer.values(), job.adaptive.values()))
+    return found | {"": measured["measuring"]}
+
+
 def run_part(job: HardenJob, name: str, progress: Progress | None = None) -> None:
     """Does the training `name` of `parts`; `run` then finds it finished."""
     check_run_settings(job.config, "effort")
@@ -152,19 +153,40 @@ def run(job: HardenJob, *, progress: Progress | None = None) -> HardenResult:
     """Trains and measures every adapter of `job`.
 
     The out folder receives `adapters/NAME/` (the selected epoch of each), `report.json`, `report.md`, `report.html`, and
-    `work/` with every epoch. A run that was killed continues there and ends with the same bits.
+    `work/` with every epoch. A run that was killed continues there and ends with the same bits. Several processes, started
+    by torchrun, train each adapter together and all return the result; the first one alone measures, writes and tells
+    `progress`.
     """
-    with lease(job.config.out, wait=job.config.wait, progress=progress):
-        return _train_and_measure(job, progress)
+    with joined(device_of(job.base.model)) as world:
+        if world.size > 1:
+            identity = [job.config.model_dump_json(), fingerprint(job.base.model), repr(job.splits.record)]
+            world.check_same("settings, base or data", identity)
+        if world.rank:
+            return _train_with_first(job, world)
+        with lease(job.config.out, wait=job.config.wait, progress=progress):
+            return _train_and_measure(job, world, progress)
 
 
-def _train_and_measure(job: HardenJob, progress: Progress | None) -> HardenResult:
+def _train_with_first(job: HardenJob, world: World) -> HardenResult:
+    config = job.config
+    world.wait()  # until the first one holds the folder, and a new head is in it
+    bench = open_bench(job.base if not job.other_head else _kept_head(job), config, None)
+    for one in job.members:
+        _trained(one, bench, job, world)
+    world.wait()  # until all is measured and written
+    names = [member.name for member in job.members if member.kind not in BASELINES]
+    adapters = {name: load(config.out / "adapters" / name) for name in names}
+    return HardenResult(adapters=adapters, report=read_report(config.out), page=config.out / "report.html")
+
+
+def _train_and_measure(job: HardenJob, world: World, progress: Progress | None) -> HardenResult:
     config = job.config
     check_run_settings(config, "effort")  # the same trainings may be measured anew
     base = base_of(job, progress)
+    world.wait()
     bench = open_bench(base, config, progress)
     _say_how_long(job, bench)
-    trained = [_trained(one, bench, job) for one in job.members]
+    trained = [_trained(one, bench, job, world) for one in job.members]
     x, y = fetch_all(job.splits.reported)
     measuring = Measuring(
         bench=bench,
@@ -173,7 +195,9 @@ def _train_and_measure(job: HardenJob, progress: Progress | None) -> HardenResul
         adaptive=job.adaptive,
         reported=ReportedImages(x=x, y=y, seed=config.seed),
     )
-    report = _report(measuring, trained, job.splits, job.classes)
+    report = report_of(measuring, trained, job.splits, job.classes)
+    if world.size > 1:  # normalisation that moves sees the slice of a process
+        report = dataclasses.replace(report, settings={**report.settings, "processes": world.size})
     adapters = {}
     for one in trained:
         own = (one.member.model, one.member.attack.spec)
@@ -183,13 +207,16 @@ def _train_and_measure(job: HardenJob, progress: Progress | None) -> HardenResul
         save(adapter, config.out / "adapters" / one.member.name)
         if one.member.kind not in BASELINES:
             adapters[one.member.name] = adapter
-    return HardenResult(adapters=adapters, report=report, page=write_report(report, config.out))
+    page = write_report(report, config.out)
+    world.wait()
+    return HardenResult(adapters=adapters, report=report, page=page)
 
 
-def _trained(member: Member, bench: Workbench, job: HardenJob) -> Trained:
+def _trained(member: Member, bench: Workbench, job: HardenJob, world: World = ALONE) -> Trained:
     folder = job.config.out / "work" / member.name
-    with lease(folder, wait=job.config.wait, progress=bench.progress):
-        return train_adapter(member, bench, job.splits, job.config, folder)
+    held = nullcontext() if world.rank else lease(folder, wait=job.config.wait, progress=bench.progress)
+    with held:
+        return train_adapter(member, bench, job.splits, job.config, folder, world)
 
 
 def base_of(job: HardenJob, progress: Progress | None) -> Base:
@@ -201,107 +228,22 @@ def base_of(job: HardenJob, progress: Progress | None) -> Base:
         if not (folder / BASE_CONFIG).exists():
             made = with_head(job.base, job.splits.train, job.classes, job.config.head, progress=progress)
             save_base(folder, made)
-    return at_size(open_base(str(folder), job.config.device), job.base.input_size[1:])
+    return _kept_head(job)
+
+
+def _kept_head(job: HardenJob) -> Base:
+    return at_size(open_base(str(job.config.out / "base"), job.config.device), job.base.input_size[1:])
 
 
 def _say_how_long(job: HardenJob, bench: Workbench) -> None:
-    x, y = job.splits.reported.fetch(torch.arange(min(8, len(job.splits.reported))))
-    seconds = seconds_of_harden(
-        bench,
-        job.config,
-        job.members,
-        (job.transfer.values(), job.adaptive.values()),
-        x,
-        y,
-        train=len(job.splits.train),
-        reported=len(job.splits.reported),
-    )
+    seconds = _seconds(job, bench, job.members, (job.transfer.values(), job.adaptive.values()))
     bench.progress.message(f"{len(job.members)} trainings: {in_words(seconds)}")
 
 
-def _report(measuring: Measuring, trained: Sequence[Trained], splits: Splits, classes: Sequence[str]) -> Report:
-    bench, config, base = measuring.bench, measuring.config, measuring.bench.base.model
-    candidates = [
-        Candidate.with_adapter(base, _on_device(bench, one.selected.folder), name=one.member.model) for one in trained
-    ]
-    undefended = Candidate(name=BASE, model=base)
-    adapted = [candidate for candidate, one in zip(candidates, trained, strict=True) if one.member.kind == "adapter"]
-    crafted_on = [undefended, *adapted]
-    figured = measuring.worst_cases(undefended, None, adapted)
-    rows = [*measuring.rows(undefended, None), *(each.row for each in figured)]
-    last: list[AccuracyResult] = []
-    leaks: list[LabelLeakResult] = []
-    checks: list[Check] = []
-    pictures: list[Picture] = []
-    replugged: list[ReloadCheck] = []
-    for one, candidate in zip(trained, candidates, strict=True):
-        attack = one.member.attack
-        own = measuring.worst_cases(candidate, one.member, [each for each in crafted_on if each is not candidate])
-        rows += [*measuring.rows(candidate, one.member), *(each.row for each in own)]
-        figured += own
-        final = Candidate.with_adapter(base, _on_device(bench, one.last.folder), name=one.member.model)
-        last += measuring.last_rows(final, one.member)
-        replugged.append(_replug(bench, one, attack, measuring.reported))
-        if one.member.kind == "adapter":
-            leaks.append(figures.leak(bench, candidate, attack, measuring.reported.first(LEAK_IMAGES)))
-            checks += figures.masking(bench, candidate, measuring.reported.first(MASKING_IMAGES))
-            pictures += measuring.pictures(candidate, one.member, classes)
-    checks += check_worst_cases(figured, rows)
-    return Report(
-        title="Hardening report",
-        rows=tuple(rows),
-        base=bench.describe(),
-        data=dict(splits.record),
-        versions=versions(),
-        settings=bench.settings(config),
-        checks=tuple(checks),
-        batteries=tuple(each.battery for each in figured),
-        leaks=tuple(leaks),
-        baselines=tuple(dict.fromkeys(one.member.model for one in trained if one.member.kind != "adapter")),
-        sizes=(_base_size(bench), *(_size(one) for one in trained)),
-        pictures=tuple(pictures),
-        training=Training(
-            curves=tuple(_curve(one) for one in trained), reload_checks=tuple(replugged), last_epoch=tuple(last)
-        ),
-    )
-
-
-def _on_device(bench: Workbench, folder: Path) -> Adapter:
-    return load(folder).to(bench.device)
-
-
-def _replug(bench: Workbench, one: Trained, attack: Attack, reported: ReportedImages) -> ReloadCheck:
-    """The adapter that training left in memory beside what its last save gives, plugged into the base again."""
-    base = bench.base.model
-    x = torch.cat([reported.x, figures.transferred(bench, attack, reported)])
-    memory, again = plug(base, one.in_memory), plug(base, _on_device(bench, one.last.folder))
-    differing, largest = 0, 0.0
-    with evaluating(memory), evaluating(again), torch.inference_mode():
-        for batch in torch.split(x, bench.batch_size):
-            before, after = memory(batch.to(bench.device)), again(batch.to(bench.device))
-            differing += int((before.argmax(1) != after.argmax(1)).sum())
-            largest = max(largest, float((before - after).abs().max()))
-    return ReloadCheck(model=one.member.name, differing=differing, largest=largest, total=2 * len(reported.y))
-
-
-def _curve(one: Trained) -> Curve:
-    points = (
-        Point(epoch=e.epoch + 1, loss=e.loss, clean=int(e.clean), adversarial=int(e.adversarial or 0), total=e.total)
-        for e in one.epochs
-    )
-    return Curve(model=one.member.name, points=tuple(points), selected=one.selected.epoch + 1, criterion=CRITERION)
-
-
-def _size(one: Trained) -> Size:
-    tensors = one.in_memory.state().values()
-    file = one.last.folder / ADAPTER_WEIGHTS
-    return Size(model=one.member.name, bytes=file.stat().st_size, parameters=sum(t.numel() for t in tensors))
-
-
-def _base_size(bench: Workbench) -> Size:
-    tensors = bench.base.model.state_dict().values()
-    return Size(
-        model=BASE,
-        bytes=sum(t.numel() * t.element_size() for t in tensors),
-        parameters=sum(t.numel() for t in tensors),
+def _seconds(
+    job: HardenJob, bench: Workbench, members: Sequence[Member], attacks: tuple[Iterable[Attack], Iterable[Attack]]
+) -> dict[str, float]:
+    x, y = job.splits.reported.fetch(torch.arange(min(8, len(job.splits.reported))))
+    return seconds_of_harden(
+        bench, job.config, members, attacks, x, y, train=len(job.splits.train), reported=len(job.splits.reported)
     )

@@ -20,6 +20,7 @@ from loradar.jobs.config import HardenConfig
 from loradar.jobs.crafting import Crafting, answer_overfitting
 from loradar.jobs.members import Kind, Member
 from loradar.training import (
+    ALONE,
     AWP,
     Epoch,
     FitSettings,
@@ -27,6 +28,7 @@ from loradar.training import (
     Training,
     Validation,
     WeightAverage,
+    World,
     adversarial_loss,
     best_epoch,
     perturbed_loss,
@@ -73,19 +75,23 @@ def train_adapter(
     splits: Splits,
     config: HardenConfig,
     folder: Path,
+    world: World = ALONE,
     *,
     stop: Callable[[Epoch], bool] | None = None,
 ) -> Trained:
     """Trains `member`, or goes on where a killed run stopped; the adapter ends with the same bits either way.
 
-    `stop` is asked after every epoch whether to leave the rest of them out.
+    Every process of a `world` calls this and returns the same; the first one alone writes. `stop` is asked after every epoch
+    whether to leave the rest of them out; for one process alone.
     """
     adapter = _fresh(member, bench, splits, config)
     state = adapter.state()
     average = WeightAverage(state, decay=config.average_decay) if config.average_decay else None
-    # before the loss, so that the few validation images are attacked first
-    measure = _measure(member, bench, splits, adapter)
     craft = Crafting(attack=member.attack, steps=config.train_steps)
+    with world.first_then_others():  # images that are crafted once are in the cache then
+        # before the loss, so that the few validation images are attacked first
+        measure = _measure(member, bench, splits, adapter)
+        loss_of = _loss_of(member, bench, splits, config, adapter, craft, world)
     epochs = folder / "epochs"
 
     def on_epoch(epoch: Epoch) -> bool:
@@ -94,7 +100,7 @@ def train_adapter(
 
     training = Training(
         name=f"train {member.name}",
-        loss_of=_loss_of(member, bench, splits, config, adapter, craft),
+        loss_of=loss_of,
         parameters=adapter.parameters(),
         state={**state, "escalations": craft.escalations},
         count=len(splits.train),
@@ -105,6 +111,8 @@ def train_adapter(
         tensorboard=config.out / "tensorboard" / member.name if config.tensorboard else None,
         average=average,
         on_epoch=on_epoch,
+        world=world,
+        statistics=adapter.statistics(),
     )
     kept = train(training, bench.progress)
     if average is not None:
@@ -150,7 +158,13 @@ def _norm_of(kind: Kind, norm: Norm) -> Norm:
 
 
 def _loss_of(
-    member: Member, bench: Workbench, splits: Splits, config: HardenConfig, adapter: Adapter, craft: Crafting
+    member: Member,
+    bench: Workbench,
+    splits: Splits,
+    config: HardenConfig,
+    adapter: Adapter,
+    craft: Crafting,
+    world: World,
 ) -> LossOf:
     """The loss of a batch, against images crafted once on the base or crafted now on the adapted model.
 
@@ -168,11 +182,14 @@ def _loss_of(
     perturbation = AWP(gamma=config.weight_perturbation) if config.weight_perturbation else None
 
     def loss_of(indices: Tensor, seed: int) -> Tensor:
+        whole, own = len(indices), world.slice_of(len(indices))
+        indices = indices[own]
         x, y = (tensor.to(device) for tensor in splits.train.fetch(indices))
+        shift = partial(augment, crop=config.crop, flip=config.flip, seed=seed, first=own.start, batch=whole)
         if kept is not None:
-            x, x_adv = augment((x, kept[indices].to(x)), crop=config.crop, flip=config.flip, seed=seed)
+            x, x_adv = shift((x, kept[indices].to(x)))
         else:
-            (x,) = augment((x,), crop=config.crop, flip=config.flip, seed=seed)
+            (x,) = shift((x,))
             x_adv = craft.attack_now.reseeded(seed)(adapted.refreshed(), x, y)
         with torch.no_grad():
             before = undefended(x) if config.distill_weight else None
@@ -191,7 +208,8 @@ def _loss_of(
             )
 
         # all that is trained: what is in no group would get no gradient
-        return perturbed_loss(loss, [adapter.parameters()], perturbation)
+        average = partial(world.average, batch=whole)
+        return perturbed_loss(loss, [adapter.parameters()], perturbation, average=average)
 
     return loss_of
 

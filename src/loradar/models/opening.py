@@ -5,6 +5,7 @@ import dataclasses
 import torch
 
 from loradar.core.errors import BadConfigError
+from loradar.core.torchrun import launched
 from loradar.models.base import Base
 from loradar.models.loading import load_base
 
@@ -17,7 +18,12 @@ def open_base(spec: str, device: str) -> Base:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one. Raises BadConfigError for one that is not there."""
+    """`auto` is the GPU where there is one; of several processes on a machine, each takes the GPU of its own number.
+
+    Raises BadConfigError for a device that is not there.
+    """
+    if name in ("auto", "cuda") and launched().size > 1 and torch.cuda.is_available():
+        name = f"cuda:{launched().local_rank}"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

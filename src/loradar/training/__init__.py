@@ -13,6 +13,7 @@ from loradar.training.objectives import (
     mart_loss,
     trades_loss,
 )
+from loradar.training.parallel import ALONE, World, joined
 from loradar.training.weight_perturbation import (
     AWP,
     RawPerturbation,
@@ -22,6 +23,7 @@ from loradar.training.weight_perturbation import (
 )
 
 __all__ = [
+    "ALONE",
     "AWP",
     "KL",
     "AdversarialCache",
@@ -35,12 +37,14 @@ __all__ = [
     "Validation",
     "WeightAverage",
     "WeightPerturbation",
+    "World",
     "adversarial_loss",
     "best_epoch",
     "cache_at",
     "clean_loss",
     "distillation_loss",
     "fit",
+    "joined",
     "mart_loss",
     "moved",
     "perturbed_loss",

@@ -18,6 +18,7 @@ from loradar.core.types import Progress
 from loradar.training.averaging import WeightAverage
 from loradar.training.curves import curves
 from loradar.training.fit import FitSettings, LossOf, fit
+from loradar.training.parallel import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,10 @@ class Training:
 
     `unit` is what `count` counts. `tensorboard` is a folder for curves. Where there is an `average` of the weights, epochs are
     measured and kept with it. `on_epoch` is called with every epoch that was kept, and may change the state; where it returns
-    True, training stops there.
+    True, training stops there, in a world of one process.
+
+    Where a `world` of several processes trains, the first one measures, keeps and draws, and the others wait for it;
+    `statistics` are as in `fit`.
     """
 
     name: str
@@ -89,6 +93,8 @@ class Training:
     tensorboard: Path | None = None
     average: WeightAverage | None = None
     on_epoch: Callable[[Epoch], bool | None] | None = None
+    world: World = ALONE
+    statistics: Sequence[Tensor] = ()
 
 
 def train(training: Training, progress: Progress) -> tuple[Epoch, ...]:
@@ -98,12 +104,13 @@ def train(training: Training, progress: Progress) -> tuple[Epoch, ...]:
     checkpoint of its last epoch: run again, it makes that epoch again and asks again. Raises as `fit` does, and BadFileError
     where an epoch's record is missing or damaged.
     """
-    settings, validation = training.settings, training.validation
+    settings, validation, world = training.settings, training.validation, training.world
+    moving = [*training.state.values(), *(training.average.state.values() if training.average else ())]
     # a tensor among the state, so that the mean loss of an epoch survives a kill in the middle of it
     sums = torch.zeros(2, dtype=torch.float64)
     total = settings.steps_per_epoch(training.count) * settings.epochs * settings.batch_size
     bar, shown, epochs = progress.task(training.name, total, training.unit), 0, settings.epochs
-    with curves(training.tensorboard) as draw:
+    with curves(None if world.rank else training.tensorboard) as draw:
         for step in fit(
             training.loss_of,
             parameters=training.parameters,
@@ -113,6 +120,8 @@ def train(training: Training, progress: Progress) -> tuple[Epoch, ...]:
             checkpoint=training.checkpoint,
             run=training.run,
             average=training.average,
+            world=world,
+            statistics=training.statistics,
         ):
             done = step.index * settings.batch_size
             bar.advance(done - shown, f"epoch {step.epoch + 1}, loss {step.loss:.3f}")
@@ -120,12 +129,15 @@ def train(training: Training, progress: Progress) -> tuple[Epoch, ...]:
             sums += torch.tensor([step.loss, 1.0], dtype=torch.float64)
             draw(step.index, {"loss": step.loss, "learning rate": step.learning_rate})
             if step.ends_epoch and validation:
-                with training.average.applied() if training.average else nullcontext():
-                    epoch = validation.keep(step.epoch, float(sums[0] / sums[1]))
-                draw(step.index, _shares(epoch))
-                if training.on_epoch is not None and training.on_epoch(epoch):
-                    epochs = epoch.epoch + 1
-                    break
+                world.check_same("the weights", moving)
+                if not world.rank:
+                    with training.average.applied() if training.average else nullcontext():
+                        epoch = validation.keep(step.epoch, float(sums[0] / sums[1]))
+                    draw(step.index, _shares(epoch))
+                    if training.on_epoch is not None and training.on_epoch(epoch):
+                        epochs = epoch.epoch + 1
+                        break
+                world.take_first(moving)
                 sums.zero_()
     bar.advance(total - shown, "" if epochs == settings.epochs else f"stopped after epoch {epochs}")
     return read_epochs(validation.folder, epochs) if validation else ()

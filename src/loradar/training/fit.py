@@ -18,9 +18,12 @@ from loradar.core.errors import BadConfigError, BadDataError, DivergedError
 from loradar.core.randomness import generator, mix
 from loradar.training.averaging import WeightAverage
 from loradar.training.checkpoints import load_checkpoint, save_checkpoint
+from loradar.training.parallel import ALONE, World
 
 LossOf = Callable[[Tensor, int], Tensor]
-"""(indices of the batch, a seed for what is random in it) -> the loss to descend, a scalar."""
+"""(indices of the batch, a seed for what is random in it) -> the loss to descend, a scalar.
+
+In a `World` of several processes it is the mean over the process's own slice of the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,8 @@ def fit(
     checkpoint_seconds: float = 20.0,
     run: str = "",
     average: WeightAverage | None = None,
+    world: World = ALONE,
+    statistics: Sequence[Tensor] = (),
 ) -> Iterator[Step]:
     """Descends `loss_of` over `count` images, in an order that the seed and the epoch decide.
 
@@ -94,11 +99,19 @@ def fit(
     `checkpoint`, a run that was killed goes on behind its last save and ends with the bits of one that was not; the
     epoch's end is saved after the caller has seen its step.
 
-    Raises BadDataError where there is nothing to train on, DivergedError where the loss is not finite, and what
+    The processes of a `world` take the same steps: gradients, the loss and the `statistics` (those of `state` that passes
+    of the model move) are averaged over them, and the first one alone saves.
+
+    Raises BadDataError where there is nothing to train on, BadConfigError where a batch is too small for the world,
+    DivergedError where the loss is not finite, and what
     `load_checkpoint` raises.
     """
     if count < 1:
         raise BadDataError("the training split is empty; expected at least 1 image")
+    if min(count, settings.batch_size) < world.size:
+        raise BadConfigError(
+            f"a batch has {min(count, settings.batch_size)} images for {world.size} processes; expected 1 for each at least"
+        )
     per_epoch = settings.steps_per_epoch(count)
     total = per_epoch * settings.epochs
     optimizer = _optimizer(parameters, settings)
@@ -108,6 +121,8 @@ def fit(
     done = 0
     if checkpoint is not None and checkpoint.exists():
         done = load_checkpoint(checkpoint, state=state, optimizer=optimizer, scheduler=scheduler, run=identity)
+    world.check_same("the steps done", [str(done)])
+    world.take_first(list(state.values()))
     saved = time.monotonic()
     for index in range(done, total):
         epoch, batch = divmod(index, per_epoch)
@@ -118,6 +133,9 @@ def fit(
         loss = loss_of(indices, mix(settings.seed, epoch, batch))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        loss = loss.detach()
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        world.average([*gradients, *statistics, loss], batch=len(indices))
         if settings.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()
@@ -131,12 +149,13 @@ def fit(
             total=total,
             epoch=epoch,
             ends_epoch=ends_epoch,
-            loss=_finite(float(loss.detach()), index),
+            loss=_finite(float(loss), index),
             learning_rate=rate,
             images=len(indices),
             seconds=time.monotonic() - began,
         )
-        if checkpoint is not None and (ends_epoch or time.monotonic() - saved >= checkpoint_seconds):
+        is_due = ends_epoch or time.monotonic() - saved >= checkpoint_seconds
+        if checkpoint is not None and is_due and not world.rank:
             save_checkpoint(
                 checkpoint, step=index + 1, state=state, optimizer=optimizer, scheduler=scheduler, run=identity
             )

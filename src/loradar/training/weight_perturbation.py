@@ -65,18 +65,27 @@ def moved(parameters: Sequence[Tensor], deltas: Sequence[Tensor]) -> Iterator[No
 
 
 def perturbed_loss(
-    loss: Callable[[], Tensor], groups: Sequence[Sequence[Tensor]], perturbation: WeightPerturbation | None
+    loss: Callable[[], Tensor],
+    groups: Sequence[Sequence[Tensor]],
+    perturbation: WeightPerturbation | None,
+    *,
+    average: Callable[[Sequence[Tensor]], None] | None = None,
 ) -> Tensor:
     """A scalar with the value of `loss()` here and the gradient that it has at the perturbed weights.
 
     `loss` is computed anew after every move: everything that depends on the weights has to be computed within it. Without
-    a perturbation it is `loss()` itself. Keep the weights in float32: at gamma = 1e-4 a move is lost in bfloat16.
+    a perturbation it is `loss()` itself. `average` puts the means over several processes in the place of the gradients that
+    say where to move, so that all move alike. Keep the weights in float32: at gamma = 1e-4 a move is lost in bfloat16.
     """
     if perturbation is None:
         return loss()
     every = [tensor for group in groups for tensor in group]
     here = loss()
-    uphill = dict(zip(map(id, every), torch.autograd.grad(here, every), strict=True))
+    directions = torch.autograd.grad(here, every)
+    if average is not None:
+        directions = tuple(each.clone() for each in directions)  # one may be a view of a single number
+        average(directions)
+    uphill = dict(zip(map(id, every), directions, strict=True))
     value = here.detach()
     total = torch.zeros_like(value)
     for group in perturbation.together(groups):
