@@ -1,5 +1,7 @@
 """Invented reports, every section of them filled; names are markup, formulas and more."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -28,6 +30,7 @@ from loradar.report.guards import (
     Suspect,
 )
 from loradar.report.schema import Curve, Point, ReloadCheck, Report, Size, Training
+from loradar.report.sweeps import Searched, SweepSection, SweepTrial
 from tests.evaluation.toys import row
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -198,12 +201,64 @@ def few_shot(name: str = "<plain>", word: str = "oak") -> Report:
     )
 
 
+def sweeping(name: str = "<b>$x$</b>") -> Report:
+    """A sweep's report: `name` is an attack, and a value that was tried."""
+    common: dict[str, Any] = {"planned": 3, "total": 100}
+    trials = (
+        SweepTrial(
+            **common,
+            number=1,
+            settings={"learning_rate": 0.002, "rank": name},
+            state="finished",
+            clean=(80, 90, 85),
+            adversarial=(40, 60, 70),
+            selected=3,
+            seconds=9.4,
+        ),
+        SweepTrial(
+            **common,
+            number=2,
+            settings={"learning_rate": 0.03, "rank": 8},
+            state="stopped",
+            clean=(10,),
+            adversarial=(9,),
+            selected=1,
+            seconds=3.2,
+        ),
+        SweepTrial(
+            **common,
+            number=3,
+            settings={"learning_rate": 0.04, "rank": 8},
+            state="failed",
+            clean=(),
+            adversarial=(),
+            selected=0,
+            seconds=0.0,
+            reason="the loss is nan at step 3",
+        ),
+    )
+    section = SweepSection(
+        trials=trials,
+        searched=(
+            Searched(name="learning_rate", low=1e-3, high=0.1, log=True),
+            Searched(name="rank", values=(name, 8)),
+        ),
+        best=1,
+        attack=name,
+        method="random",
+        early_stopping=True,
+        clean_weight=0.25,
+        seed=0,
+    )
+    return Report(title="Sweep report", rows=(), base={}, data={}, versions={}, sweep=section)
+
+
 @pytest.fixture(scope="session")
 def report() -> Report:
     return hardening()
 
 
-@pytest.fixture(scope="session", params=[hardening, guarding, few_shot])
+@pytest.fixture(scope="session", params=[hardening, guarding, few_shot, sweeping])
 def every_report(request: pytest.FixtureRequest) -> Report:
     made: Report = request.param()
     return made

@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
         resumes=True,
     )
     def _run(config: RunFileConfig) -> Output:
-        """Run the stages of a file: pretrain, craft, harden, guard, few-shot, audit. A finished stage is not run again.
+        """Run the stages of a file: pretrain, craft, harden, sweep, guard, few-shot, audit. A finished stage is not run again.
 
         With --on, stages that do not wait for one another, and the trainings and shards that a stage is made of, run at one
         time: in processes, on Ray, on Slurm.

@@ -16,6 +16,10 @@ class BadConfigError(LoradarError, ValueError):
     """A setting that does not exist or does not fit."""
 
 
+class DivergedError(BadConfigError):
+    """A training whose loss is no longer a finite number."""
+
+
 class BadDataError(LoradarError, ValueError):
     """A data source that cannot be read, or a split that is empty."""
 

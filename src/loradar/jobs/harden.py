@@ -91,7 +91,7 @@ def resolve(
     base = at_size(open_base(config.base, config.device) if base is None else base, config.size)
     source = load_source(config.data, size=base.input_size[1:]) if source is None else source
     other_head = needs_other_head(base, source, config.head)
-    _check_training(base, config, other_head=other_head)
+    check_training(base, config, other_head=other_head)
     splits = split(
         source, train=config.train, validation=config.validation, reported=config.max_test_images, seed=config.seed
     )
@@ -108,7 +108,7 @@ def resolve(
     )
 
 
-def _check_training(base: Base, config: HardenConfig, *, other_head: bool) -> None:
+def check_training(base: Base, config: HardenConfig, *, other_head: bool) -> None:
     """Raises BadTargetError or BadConfigError for layers, a rank or an objective that do not fit, before anything long."""
     if config.objective != "mixed" and config.clean_weight == 0:
         raise BadConfigError(f"objective {config.objective} compares with clean images; expected clean_weight above 0")
@@ -144,7 +144,7 @@ def estimate(job: HardenJob) -> dict[str, float]:
 def run_part(job: HardenJob, name: str, progress: Progress | None = None) -> None:
     """Does the training `name` of `parts`; `run` then finds it finished."""
     check_run_settings(job.config, "effort")
-    base = job.base if not job.other_head else _with_other_head(job, progress)
+    base = base_of(job, progress)
     bench = open_bench(base, job.config, progress)
     _trained(next(one for one in job.members if one.name == name), bench, job)
 
@@ -182,7 +182,7 @@ def _train_with_first(job: HardenJob, world: World) -> HardenResult:
 def _train_and_measure(job: HardenJob, world: World, progress: Progress | None) -> HardenResult:
     config = job.config
     check_run_settings(config, "effort")  # the same trainings may be measured anew
-    base = job.base if not job.other_head else _with_other_head(job, progress)
+    base = base_of(job, progress)
     world.wait()
     bench = open_bench(base, config, progress)
     _say_how_long(job, bench)
@@ -219,8 +219,10 @@ def _trained(member: Member, bench: Workbench, job: HardenJob, world: World = AL
         return train_adapter(member, bench, job.splits, job.config, folder, world)
 
 
-def _with_other_head(job: HardenJob, progress: Progress | None) -> Base:
-    """The base with a head for the classes of the data, kept in the out folder as `base`."""
+def base_of(job: HardenJob, progress: Progress | None) -> Base:
+    """The base of `job`; where the data need another head, the base with one, kept in the out folder as `base`."""
+    if not job.other_head:
+        return job.base
     folder = job.config.out / "base"
     with lease(folder, wait=True, progress=progress, beside=True):  # parts of a run may want it at one time
         if not (folder / BASE_CONFIG).exists():

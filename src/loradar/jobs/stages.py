@@ -29,6 +29,7 @@ JOBS: dict[str, tuple[str, str, str]] = {
     "pretrain": ("loradar.jobs.pretrain", "loradar.jobs.config", "PretrainConfig"),
     "craft": ("loradar.jobs.craft", "loradar.jobs.config", "CraftConfig"),
     "harden": ("loradar.jobs.harden", "loradar.jobs.config", "HardenConfig"),
+    "sweep": ("loradar.jobs.sweep", "loradar.jobs.sweep_config", "SweepConfig"),
     "audit": ("loradar.jobs.audit", "loradar.jobs.config", "AuditConfig"),
     "guard build": ("loradar.guard.build", "loradar.guard.config", "GuardBuildConfig"),
     "guard audit": ("loradar.guard.audit", "loradar.guard.config", "GuardAuditConfig"),

@@ -52,7 +52,7 @@ ELSEWHERE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A finished training: the adapter as it was in memory at the end, and every epoch on disk."""
+    """A training that ended: the adapter as it was in memory then, and every epoch on disk."""
 
     member: Member
     in_memory: Adapter
@@ -70,11 +70,19 @@ class Trained:
 
 
 def train_adapter(
-    member: Member, bench: Workbench, splits: Splits, config: HardenConfig, folder: Path, world: World = ALONE
+    member: Member,
+    bench: Workbench,
+    splits: Splits,
+    config: HardenConfig,
+    folder: Path,
+    world: World = ALONE,
+    *,
+    stop: Callable[[Epoch], bool] | None = None,
 ) -> Trained:
     """Trains `member`, or goes on where a killed run stopped; the adapter ends with the same bits either way.
 
-    Every process of a `world` calls this and returns the same; the first one alone writes.
+    Every process of a `world` calls this and returns the same; the first one alone writes. `stop` is asked after every epoch
+    whether to leave the rest of them out; for one process alone.
     """
     adapter = _fresh(member, bench, splits, config)
     state = adapter.state()
@@ -85,6 +93,11 @@ def train_adapter(
         measure = _measure(member, bench, splits, adapter)
         loss_of = _loss_of(member, bench, splits, config, adapter, craft, world)
     epochs = folder / "epochs"
+
+    def on_epoch(epoch: Epoch) -> bool:
+        answer_overfitting(craft, state, average, epochs, member.name, bench.progress, epoch)
+        return stop is not None and stop(epoch)
+
     training = Training(
         name=f"train {member.name}",
         loss_of=loss_of,
@@ -97,7 +110,7 @@ def train_adapter(
         validation=Validation(folder=epochs, measure=measure, save=partial(save, adapter)),
         tensorboard=config.out / "tensorboard" / member.name if config.tensorboard else None,
         average=average,
-        on_epoch=partial(answer_overfitting, craft, state, average, epochs, member.name, bench.progress),
+        on_epoch=on_epoch,
         world=world,
         statistics=adapter.statistics(),
     )

@@ -18,6 +18,7 @@ from loradar.report.few_shot import AVERAGE, FewShotSection
 from loradar.report.guards import CONFIDENT
 from loradar.report.measured import attack_names, settings_of
 from loradar.report.schema import BASE, Report
+from loradar.report.sweeps import in_words
 from loradar.report.verdict import RULE, next_steps, verdicts
 
 _SHORT = 12
@@ -56,6 +57,7 @@ def _environment(*, escape: bool) -> Environment:
         "flat": flat,
         "text": text,
         "code": code,
+        "setting": in_words,
         "count": "{:,}".format,
         "times": lambda ratio: f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}",
     }
@@ -143,6 +145,9 @@ def _drawings(report: Report) -> dict[str, Any]:
         ],
         "domains": [],
     }
+    if report.sweep:
+        drawings["trials"] = plots.trials_svg(report.sweep, key="trials")
+        drawings["searched"] = plots.searched_svg(report.sweep, key="searched")
     if report.guard:
         drawings["cost"] = plots.cost_svg(report.guard.cost, key="cost")
         drawings["reliability"] = plots.reliability_svg(report.guard.reliabilities, key="reliability")

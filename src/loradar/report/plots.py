@@ -15,6 +15,7 @@ from loradar.evaluation.intervals import wilson
 from loradar.report.few_shot import FewShotRow
 from loradar.report.guards import Cost, Reliability
 from loradar.report.schema import Curve
+from loradar.report.sweeps import Searched, SweepSection, SweepTrial, in_words
 
 # matplotlib wants colours, the page wants variables: each stands for one and is replaced in the text of the SVG
 _VARIABLES = {
@@ -201,6 +202,71 @@ def eps_svg(curves: Mapping[str, Sequence[tuple[float, FewShotRow]]], *, norm: s
         axes.legend(frameon=False, loc="best", fontsize=9)
 
     return _svg(draw, key=key)
+
+
+def trials_svg(section: SweepSection, *, key: str) -> Markup:
+    """Draws every trial's score on the validation split by epoch; the best on top, stopped and failed ones dimmer."""
+
+    def draw(figure: Any, _names: _Names) -> None:
+        axes = figure.subplots()
+        for trial in reversed(section.ranked):
+            scores, look = section.scores(trial), _look(section, trial)
+            axes.plot(range(1, len(scores) + 1), scores, linewidth=2.5 if trial.number == section.best else 1.2, **look)
+            # a cross where it was stopped
+            axes.plot(len(scores), scores[-1:] or [0], **look | {"marker": "x" if trial.state != "finished" else ""})
+        _in_percent(axes.yaxis)
+        axes.set_title("score on the validation split", loc="left", fontsize=10)
+        axes.set_xlabel("epoch (a cross: stopped)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y")
+        _explain(axes, section)
+
+    return _svg(draw, key=key, height=3.6)
+
+
+def searched_svg(section: SweepSection, *, key: str) -> Markup:
+    """Draws the score of every trial against each searched setting, a panel for each; stopped trials hollow and dimmer."""
+    across = 2 if len(section.searched) in (2, 4) else min(_ACROSS, len(section.searched))
+    down = -(-len(section.searched) // across)
+
+    def draw(figure: Any, names: _Names) -> None:
+        panels = figure.subplots(down, across, squeeze=False, sharey=True).flatten()
+        for axes, one in zip(panels, section.searched, strict=False):
+            for trial in reversed(section.ranked):
+                if trial.selected:
+                    place = (_place(one, trial.settings[one.name]), section.score(trial))
+                    size = 8 if trial.number == section.best else 5
+                    full = {} if trial.state == "finished" else {"mfc": "none"}
+                    axes.plot(*place, marker="o", ms=size, **full, **_look(section, trial))
+            if one.values:
+                axes.set_xticks(range(len(one.values)), [names(in_words(value)) for value in one.values])
+                axes.set_xlim(-0.5, len(one.values) - 0.5)
+            elif one.log:
+                axes.set_xscale("log")
+            axes.set_title(f"score by {names(one.name)}", loc="left", fontsize=10)
+            _in_percent(axes.yaxis)
+            axes.grid(axis="y")
+        for axes in panels[len(section.searched) :]:
+            axes.set_axis_off()
+
+    return _svg(draw, key=key, height=2.8 * down)
+
+
+def _look(section: SweepSection, trial: SweepTrial) -> dict[str, Any]:
+    if trial.number == section.best:
+        return {"color": _ATTACK}
+    return {"color": _MUTED, "alpha": 0.9 if trial.state == "finished" else 0.35}
+
+
+def _place(one: Searched, value: object) -> float:
+    return one.values.index(value) if one.values else float(value)  # type: ignore[arg-type]
+
+
+def _explain(axes: Any, section: SweepSection) -> None:
+    for trial in {trial.state: trial for trial in section.ranked if trial.number != section.best}.values():
+        axes.plot([], [], label=trial.state, **_look(section, trial))
+    axes.plot([], [], label=f"the best, trial {section.best}", linewidth=2.5, color=_ATTACK)
+    axes.legend(frameon=False, loc="best", fontsize=9)
 
 
 def _in_percent(axis: Any) -> None:

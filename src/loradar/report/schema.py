@@ -13,6 +13,7 @@ from loradar.evaluation.pictures import Picture
 from loradar.evaluation.worst_case import BatteryResult
 from loradar.report.few_shot import FewShotSection
 from loradar.report.guards import GuardSection
+from loradar.report.sweeps import SweepSection
 
 BASE = "base"
 """The `model` of the rows that measure the unmodified base; other models are compared with it."""
@@ -106,4 +107,5 @@ class Report:
     training: Training | None = None
     guard: GuardSection | None = None
     few_shot: FewShotSection | None = None
+    sweep: SweepSection | None = None
     notes: tuple[str, ...] = ()

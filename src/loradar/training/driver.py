@@ -73,7 +73,8 @@ class Training:
     """One training: what `fit` takes, its name for progress, and how epochs are measured, if they are.
 
     `unit` is what `count` counts. `tensorboard` is a folder for curves. Where there is an `average` of the weights, epochs are
-    measured and kept with it. `on_epoch` is called with every epoch that was kept, and may change the state.
+    measured and kept with it. `on_epoch` is called with every epoch that was kept, and may change the state; where it returns
+    True, training stops there, in a world of one process.
 
     Where a `world` of several processes trains, the first one measures, keeps and draws, and the others wait for it;
     `statistics` are as in `fit`.
@@ -91,7 +92,7 @@ class Training:
     validation: Validation | None = None
     tensorboard: Path | None = None
     average: WeightAverage | None = None
-    on_epoch: Callable[[Epoch], None] | None = None
+    on_epoch: Callable[[Epoch], bool | None] | None = None
     world: World = ALONE
     statistics: Sequence[Tensor] = ()
 
@@ -99,7 +100,8 @@ class Training:
 def train(training: Training, progress: Progress) -> tuple[Epoch, ...]:
     """Trains to the last epoch, or continues behind the checkpoint of a killed run, with the same bits either way.
 
-    Returns every epoch that `validation` kept, those of earlier runs included. Raises as `fit` does, and BadFileError
+    Returns every epoch that `validation` kept, those of earlier runs included. A training that `on_epoch` stopped has no
+    checkpoint of its last epoch: run again, it makes that epoch again and asks again. Raises as `fit` does, and BadFileError
     where an epoch's record is missing or damaged.
     """
     settings, validation, world = training.settings, training.validation, training.world
@@ -107,7 +109,7 @@ def train(training: Training, progress: Progress) -> tuple[Epoch, ...]:
     # a tensor among the state, so that the mean loss of an epoch survives a kill in the middle of it
     sums = torch.zeros(2, dtype=torch.float64)
     total = settings.steps_per_epoch(training.count) * settings.epochs * settings.batch_size
-    bar, shown = progress.task(training.name, total, training.unit), 0
+    bar, shown, epochs = progress.task(training.name, total, training.unit), 0, settings.epochs
     with curves(None if world.rank else training.tensorboard) as draw:
         for step in fit(
             training.loss_of,
@@ -131,13 +133,14 @@ def train(training: Training, progress: Progress) -> tuple[Epoch, ...]:
                 if not world.rank:
                     with training.average.applied() if training.average else nullcontext():
                         epoch = validation.keep(step.epoch, float(sums[0] / sums[1]))
-                    if training.on_epoch is not None:
-                        training.on_epoch(epoch)
                     draw(step.index, _shares(epoch))
+                    if training.on_epoch is not None and training.on_epoch(epoch):
+                        epochs = epoch.epoch + 1
+                        break
                 world.take_first(moving)
                 sums.zero_()
-    bar.advance(total - shown)
-    return read_epochs(validation.folder, settings.epochs) if validation else ()
+    bar.advance(total - shown, "" if epochs == settings.epochs else f"stopped after epoch {epochs}")
+    return read_epochs(validation.folder, epochs) if validation else ()
 
 
 def _shares(epoch: Epoch) -> dict[str, float]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR, StepLR
 
-from loradar.core.errors import BadConfigError, BadDataError
+from loradar.core.errors import BadConfigError, BadDataError, DivergedError
 from loradar.core.randomness import generator, mix
 from loradar.training.averaging import WeightAverage
 from loradar.training.checkpoints import load_checkpoint, save_checkpoint
@@ -102,7 +102,8 @@ def fit(
     The processes of a `world` take the same steps: gradients, the loss and the `statistics` (those of `state` that passes
     of the model move) are averaged over them, and the first one alone saves.
 
-    Raises BadDataError where there is nothing to train on, BadConfigError where a batch is too small for the world, and what
+    Raises BadDataError where there is nothing to train on, BadConfigError where a batch is too small for the world,
+    DivergedError where the loss is not finite, and what
     `load_checkpoint` raises.
     """
     if count < 1:
@@ -163,7 +164,7 @@ def fit(
 
 def _finite(loss: float, index: int) -> float:
     if loss != loss or loss in (float("inf"), float("-inf")):
-        raise BadConfigError(f"the loss is {loss} at step {index + 1}; try a smaller learning_rate")
+        raise DivergedError(f"the loss is {loss} at step {index + 1}; try a smaller learning_rate")
     return loss
 
 
