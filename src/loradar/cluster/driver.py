@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 from loradar.cluster.runners import Handle, Runner
-from loradar.cluster.work import At, FileProgress, cancel_file, is_cancelled, read_progress
+from loradar.cluster.work import At, FileProgress, cancel_file, is_cancelled, progress_file, read_progress
 from loradar.core.errors import LoradarError
 from loradar.core.types import Progress, ProgressBar
 from loradar.jobs.tasks import CancelledError, Task, perform
@@ -70,7 +70,8 @@ def execute(
                 raise CancelledError(_CANCELLED)
             if time.monotonic() - looked > _LOOK_SECONDS:
                 for one in running:
-                    one.look()
+                    if one.file.exists():
+                        one.look()
                 looked = time.monotonic()
             if running:
                 time.sleep(_POLL_SECONDS)
@@ -103,6 +104,10 @@ class _Followed:
     died: str = ""
     at: At | None = None
     bar: ProgressBar | None = None
+    file: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.file = progress_file(self.task)
 
     def ending(self) -> str | None:
         """An empty text for a task that is done, why it cannot be, or None where its process died."""
