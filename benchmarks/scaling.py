@@ -101,7 +101,7 @@ def pool(engine: Engine, repeats: int, episodes: int) -> dict[str, Any]:
 
 
 def _halves(folder: Path, base: Path, episodes: int, repeat: int) -> float:
-    files = []
+    files: list[Path] = []
     for half in ("[eps-2, eps-4]", "[eps-8, eps-12]"):
         out = folder / f"half-{len(files)}-{repeat}"
         shutil.copytree(base, out)
