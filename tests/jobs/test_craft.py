@@ -49,6 +49,8 @@ def test_shards_give_the_images_of_one_run(base_folder: Path, tmp_path: Path) ->
 def test_a_shard_alone_is_kept_in_the_cache(base_folder: Path, tmp_path: Path) -> None:
     assert craft.run(craft.resolve(settings(base_folder, tmp_path, shard="2/3"))).files == {}
     assert not list((tmp_path / "out").glob("*.safetensors"))
+    # one of more shards than batches may have nothing to do
+    assert craft.run(craft.resolve(settings(base_folder, tmp_path, shard="0/9"))).files == {}
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2  # batches 4 and 5 of 0 to 5
 
 

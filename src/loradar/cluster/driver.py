@@ -7,7 +7,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from loradar.cluster.runners import Handle, Runner
-from loradar.cluster.work import At, FileProgress, cancel_file, is_cancelled, read_progress
+from loradar.cluster.work import At, FileProgress, is_cancelled, read_progress
 from loradar.core.errors import LoradarError
 from loradar.core.types import Progress, ProgressBar
 from loradar.jobs.tasks import CancelledError, Task, perform
@@ -33,7 +33,6 @@ def execute(
     Once a task fails, nothing new is begun, and what runs is waited for. Raises TaskFailedError, and CancelledError where
     somebody asked the run to stop.
     """
-    cancel_file(out).unlink(missing_ok=True)
     known = {task.id: task for task in tasks}
     order = TopologicalSorter({task.id: task.needs for task in tasks})
     order.prepare()
@@ -80,8 +79,9 @@ def execute(
 
 def execute_here(tasks: Sequence[Task], out: Path, progress: Progress) -> None:
     """Does the tasks in this process, one after the other. Raises what they raise."""
-    cancel_file(out).unlink(missing_ok=True)
     for task in [one for one in tasks if not one.is_done]:
+        if is_cancelled(out):
+            raise CancelledError(_CANCELLED)
         try:
             perform(task, FileProgress(task, out, progress))
         except CancelledError:

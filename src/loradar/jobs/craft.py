@@ -81,6 +81,8 @@ def run_part(job: CraftJob, name: str, progress: Progress | None = None) -> None
     """Crafts the shard `name` of `parts` into the cache, where `run` finds it. Raises BadConfigError for no shard."""
     bench = open_bench(job.base, job.config, progress)
     rows = rows_of(name, len(job.images), job.config.batch_size)
+    if not len(rows):  # more shards than batches
+        return
     for attack_name, attack in job.attacks.items():
         x, y = job.images.fetch(rows)
         with lease(
