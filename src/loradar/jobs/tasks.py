@@ -203,6 +203,7 @@ def perform(task: Task, progress: Progress | None = None) -> None:
         outcome = ""
         try:
             _do(task, progress or NullProgress())
+            make_folder(Path(task.settings["out"]))  # a part may have had nothing to do
             told = {key: value for key, value in task.settings.items() if key != "device"}
             write_atomically(task.mark, json.dumps(told, indent=1).encode())
             outcome = DONE
@@ -213,7 +214,7 @@ def perform(task: Task, progress: Progress | None = None) -> None:
             outcome = f"failed: {error}"
             raise
         except Exception as error:
-            outcome = f"failed: {type(error).__name__}: {error}"
+            outcome = f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
             raise
         except BaseException:
             outcome = STOPPED
