@@ -17,7 +17,7 @@ from loradar.core.errors import BadConfigError, BadFileError, LoradarError
 from loradar.core.leases import lease
 from loradar.core.remote import RemoteFolder
 from loradar.core.types import NullProgress
-from loradar.jobs import tasks
+from loradar.jobs import pretrain, tasks
 from loradar.jobs.tasks import CancelledError
 from tests.cluster.runs import results, write
 
@@ -149,6 +149,20 @@ def test_a_run_is_seen_and_stopped_from_another_folder_also_before_its_first_tas
         runs.run(file, NullProgress())
     assert runs.cancel(Path("run")) == ["base"]
     driver.join()
+
+
+def test_a_mistake_of_a_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tasks.plan(runs.plan(FileConfig(file=write(tmp_path, tmp_path / "run"), only=["base"]))[0])[0]
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(pretrain, "run", fail)
+    monkeypatch.chdir(tmp_path)
+    said = Work(folder=tmp_path, out=tmp_path / "run", threads=1)(task)
+    assert said == f"RuntimeError: two lines (see {task.folder / 'error.txt'})"
+    assert "Traceback" in (task.folder / "error.txt").read_text()
+    assert tasks.attempts(task)[-1].outcome == "failed: RuntimeError: two lines"
 
 
 def test_what_a_task_is_at_can_be_read(tmp_path: Path) -> None:

@@ -64,3 +64,5 @@ def test_shards_are_whole_batches_and_every_image_once(count: int, batch_size: i
 def test_a_shard_that_is_not_there_is_one_line() -> None:
     with pytest.raises(BadConfigError, match="shard is 3/3; expected one of 0/3 to 2/3"):
         craft.rows_of("3/3", 10, 2)
+    with pytest.raises(BadConfigError, match="shard is 8/0; expected one of 0/8 to 7/8, for example"):
+        craft.rows_of("8/0", 10, 2)
