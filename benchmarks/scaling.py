@@ -41,10 +41,10 @@ from loradar.models import new_base, optimize_for_inference, with_autocast
 POOL = """
 out: OUT
 stages:
-  base: {job: pretrain, architecture: resnet18-cifar, data: digits, epochs: 1, flip: false, precision: fp32}
+  base: {job: pretrain, architecture: "timm:test_resnet", data: digits, epochs: 1, flip: false, precision: fp32}
   pool: {job: meta-tune, base: "${base}", data: digits, precision: fp32, preset: quick, validation_classes: 4, epochs: 2,
          setting: 3w2s, query: 5, episodes: EPISODES, batch_size: 32, eps_255: [2, 4, 8, 12], baselines: false,
-         validation_episodes: 4, warm_up: 0}
+         validation_episodes: 4, warm_up: 0, target_modules: [block-conv1]}
 """
 
 
@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("what", choices=["pool", "overhead", "nodes", "pieces"])
     parser.add_argument("--on", choices=["processes", "ray"], default="ray")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--episodes", type=int, default=40, help="steps of each of the pool's epochs")
+    parser.add_argument("--episodes", type=int, default=150, help="steps of each of the pool's epochs")
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--start", type=float, default=20.0, help="nodes: seconds until a worker is ready")
     parser.add_argument("--spread", type=float, default=0.1, help="nodes: deviation of a task's time, as a share of it")

@@ -13,6 +13,7 @@ from loradar.core.types import Progress, ProgressBar
 from loradar.jobs.tasks import CancelledError, Task, perform
 
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 1.0
 _CANCELLED = "the run was cancelled; the same command goes on with it"
 
 
@@ -39,6 +40,7 @@ def execute(
     bar = progress.task("tasks", len(tasks), "tasks")
     running: list[_Followed] = []
     failed: list[str] = []
+    looked = time.monotonic()
     try:
         while running or (order.is_active() and not failed):
             for ready in () if failed else order.get_ready():
@@ -65,8 +67,10 @@ def execute(
                     bar.advance(note=one.task.name)
             if is_cancelled(out):
                 raise CancelledError(_CANCELLED)
-            for one in running:
-                one.look()
+            if time.monotonic() - looked > _LOOK_SECONDS:
+                for one in running:
+                    one.look()
+                looked = time.monotonic()
             if running:
                 time.sleep(_POLL_SECONDS)
     except BaseException:
