@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 import yaml
 from huggingface_hub import constants
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 import loradar
 from loradar.adapters import fingerprint, init_adapter, load, read_adapter, save
@@ -23,11 +25,15 @@ from loradar.core.digests import DIGEST
 from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
 from loradar.evaluation import AccuracyResult
 from loradar.fewshot.pools import base_of, open_pool
-from loradar.guard.files import save_guard
+from loradar.guard.files import read_parts, save_guard
 from loradar.hub import pull, push
+from loradar.hub.cards import results_of_guard
+from loradar.jobs.bases import open_model
 from loradar.models import load_base, new_base, save_base
+from loradar.report.guards import Choice, Kept
+from loradar.serve.models import Opening, kind_of, open_served
 from tests.guard import toys
-from tests.hub_server import READER, WRITER, Hub, serving
+from tests.hub_server import READER, WRITER, Hub, Repo, serving
 
 X = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -115,6 +121,17 @@ def _line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line
 
 
+def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    """What a command prints as JSON."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["loradar", *arguments, "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    captured = capsys.readouterr()
+    assert (ended.value.code or 0, captured.err) == (0, "")
+    return json.loads(captured.out)
+
+
 def test_an_adapter_goes_and_comes_with_the_same_bits(
     hub: Hub, base: Path, adapter: Path, tmp_path: Path, fresh_cache: Callable[[str], None]
 ) -> None:
@@ -191,6 +208,43 @@ def test_a_pool_names_its_base_and_loses_what_it_lost(
     assert len(fitted.predict(X)) == 3
 
 
+@pytest.mark.usefixtures("hub")
+def test_commands_take_a_name_on_the_hub(
+    base: Path, guard: Path, task: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push(base, "me/base")
+    for name, folder in (("guard", guard), ("task", task), ("adapter", adapter)):
+        push(folder, f"me/{name}", base="hub:me/base")
+    picture = str(tmp_path / "picture.png")
+    to_pil_image(X[0]).save(picture)
+    assert open_model("hub:me/task", "cpu").classes == ("bright", "dark")
+    by_name = _json(capsys, "predict", picture, "--base", "hub:me/base", "--adapter", "hub:me/adapter")
+    assert by_name == _json(capsys, "predict", picture, "--base", str(base), "--adapter", str(adapter))
+    assert _json(capsys, "few-shot", "classify", "hub:me/task", picture)[0]["answer"] in ("bright", "dark")
+    assert _json(capsys, "guard", "classify", picture, "--guard", "hub:me/guard")[0]["voters"].keys() == {
+        *("base", "patch", "noise")
+    }
+    assert _json(capsys, "adapters", "verify", "hub:me/guard")["verified"]
+    assert _json(capsys, "adapters", "show", "hub:me/adapter")["name"] == "mine"
+    kinds = [kind_of(f"hub:me/{name}") for name in ("guard", "task", "adapter", "base")]
+    assert kinds == ["guard", "task", "adapter", "base"]
+    served = open_served("hub:me/task", Opening(device="cpu"), name="task", version="1")
+    assert served.fingerprint == read_adapter("hub:me/task")[1]
+
+
+def test_a_model_of_timm_is_a_base_at_its_revision(hub: Hub) -> None:
+    model = timm.create_model("test_resnet", num_classes=4)
+    config = {"architecture": "test_resnet", "num_classes": 4, "pretrained_cfg": {"input_size": [3, 32, 32]}}
+    weights = safetensors.torch.save(model.state_dict(), {"format": "pt"})
+    repo = hub.repos["me/timm"] = Repo()
+    sha = repo.commit("main", {"config.json": json.dumps(config).encode(), "model.safetensors": weights})
+    repo.commit("main", {})
+    opened = load_base(f"hub:me/timm@{sha}")
+    own = opened.model.state_dict()
+    assert all(torch.equal(own[f"wrapped.{name}"], value) for name, value in model.state_dict().items())
+    assert opened.input_size == (3, 32, 32)
+
+
 def test_a_uri_is_a_place_of_an_adapter_and_of_a_base(
     base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,14 +254,8 @@ def test_a_uri_is_a_place_of_an_adapter_and_of_a_base(
     assert torch.equal(_logits(loradar.plug(f"file://{base}", uri)), _logits(loradar.plug(str(base), adapter)))
 
 
-def test_a_dry_run_sends_nothing(
-    hub: Hub, adapter: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["loradar", "push", str(adapter), "me/mine", "--dry-run", "--json"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
-    files = json.loads(capsys.readouterr().out)["files"]
+def test_a_dry_run_sends_nothing(hub: Hub, adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = _json(capsys, "push", str(adapter), "me/mine", "--dry-run")["files"]
     assert set(files) == {"adapter_model.safetensors", "adapter_config.json", "loradar.json", "README.md"}
     assert files["adapter_model.safetensors"] == (adapter / "adapter_model.safetensors").stat().st_size
     assert hub.writes == []
@@ -352,3 +400,38 @@ def test_a_model_card_tells_figures_with_what_they_need(hub: Hub, base: Path, ad
     assert "transfer" in transfer["name"]
     assert "adaptive" not in transfer["name"]
     assert 'loradar.plug("hub:me/base@' in page
+
+
+def test_figures_of_a_task_and_of_a_guard_have_n_and_interval(hub: Hub, base: Path, guard: Path, task: Path) -> None:
+    push(base, "me/base")
+    sent = push(task, "me/task", base="hub:me/base")
+    page = hub.repos["me/task"].commits[sent.commit]["README.md"].decode()
+    clean, adaptive = yaml.safe_load(page.split("---\n")[1])["model-index"][0]["results"][0]["metrics"]
+    assert clean["args"]["n"] == adaptive["args"]["n"] == 6
+    assert (clean["args"]["threat"], adaptive["args"]["threat"]) == ("clean", "adaptive")
+    again = push(pull("me/task")[0], "me/task")
+    assert hub.repos["me/task"].commits[again.commit]["README.md"].decode() == page, "it is written once"
+
+    record = read_parts(guard).record
+    kept = {"guard:mean": Kept(right=8, total=10), "patch": Kept(right=9, total=10, bound=True)}
+    chosen = Choice(answered_by="", fusion="mean", kept=kept, reason="")
+    (result,) = results_of_guard(dataclasses.replace(record, choice=chosen))
+    assert result.metric_value == 0.8
+    assert "adaptive" in str(result.metric_name)
+    assert result.metric_args is not None
+    assert (result.metric_args["n"], len(result.metric_args["attacks"])) == (10, 2)
+    # a bound is no figure
+    assert not results_of_guard(dataclasses.replace(record, choice=dataclasses.replace(chosen, answered_by="patch")))
+
+
+def test_a_pull_loses_nothing_that_was_there(hub: Hub, adapter: Path, tmp_path: Path) -> None:
+    push(adapter, "me/mine")
+    out = tmp_path / "out"
+    assert pull("me/mine", out) == pull("me/mine", out) == (out, "adapter")
+    (out / "mine.txt").write_text("notes")
+    with pytest.raises(BadFileError, match=r"mine.txt is there already"):
+        pull("me/mine", out)
+    with pytest.raises(BadFileError, match=r"mine.txt is there already"):
+        pull("me/mine", out / "mine.txt")
+    assert (out / "mine.txt").read_text() == "notes"
+    assert [one for one in hub.requests if "resolve" in one and one.startswith("GET")], "files came over HTTP"

@@ -48,9 +48,16 @@ def local_folder(place: str | Path) -> Path:
     if not text.startswith("hub:"):
         return expand_home(Path(place))
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            # None: shown on a terminal alone
+            super().__init__(*args, **{"disable": None, **options, "leave": False})  # type: ignore[no-untyped-call]
 
     name, revision = _hub_name(text)
-    return Path(ask_hub(text, lambda: snapshot_download(name, revision=revision, allow_patterns=list(_READ))))
+    options: dict[str, Any] = {"revision": revision, "allow_patterns": list(_READ), "tqdm_class": Bar}
+    return Path(ask_hub(text, lambda: snapshot_download(name, **options)))
 
 
 def find_file(place: str | Path, name: str) -> Path | None:

@@ -2,20 +2,23 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from yaml import YAMLError
 
 from loradar.adapters import Card
 from loradar.attacks import parse_attack
 from loradar.core.balls import L2, Linf
-from loradar.core.errors import LoradarError
+from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.markdown import code, printable, text
 from loradar.evaluation import NO_ATTACK, AccuracyResult, short_names
 from loradar.fewshot.fit import HELD_OUT
 from loradar.guard.files import GuardRecord
 
 _TAGS = ["loradar", "adversarial-robustness", "image-classification"]
+_FROM = "## From the hub"
 _USE = {
     "guard": 'guard = loradar.Guard.open("{place}")  # its base is fetched too',
     "task": 'task = loradar.FewShotClassifier.load("{place}")  # its base is fetched too',
@@ -62,7 +65,13 @@ def card_of(
     before: str,
 ) -> str:
     """Returns README.md. `before` is the folder's own, whose text and further metadata stay; "" for none."""
-    old = ModelCard(before, ignore_metadata_errors=True) if before else None
+    try:
+        old = ModelCard(before, ignore_metadata_errors=True) if before else None
+    except (ValueError, YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise BadFileError(
+            f"the metadata of README.md cannot be read: {reason:.200}; mend it, or remove the file"
+        ) from error
     data: dict[str, Any] = dict(old.data.to_dict()) if old else {}  # type: ignore[no-untyped-call]
     data.pop("model-index", None)
     data = {"library_name": "loradar", "pipeline_tag": "image-classification"} | data
@@ -75,10 +84,10 @@ def card_of(
     known = ModelCardData(model_name=name, eval_results=list(results) or None, **data)
     if not results:
         known.pop("model_name")
-    body = old.text.strip() if old else _body(kind, name, base, fingerprint, results)
+    body = old.text.partition(_FROM)[0].strip() if old else _body(kind, name, base, fingerprint, results)
     place = f"hub:{repo}"
     use = _USE[kind].format(place=place, base=base or "YOUR/BASE")
-    lines = [body, "", "## From the hub", "", "```python", "import loradar", "", use, "```"]
+    lines = [body, "", _FROM, "", "```python", "import loradar", "", use, "```"]
     return f"---\n{known.to_yaml()}\n---\n\n{printable(chr(10).join(lines))}\n"
 
 
@@ -102,6 +111,8 @@ def _result(row: AccuracyResult, attack: str, source: str, on: str) -> EvalResul
 
 
 def _as_metric(row: AccuracyResult, name: str, args: dict[str, Any], source: str, on: str) -> EvalResult:
+    # not the folders that it lies in on the publisher's machine
+    source = source if source.startswith("hub:") else PurePath(source).name
     source = source or "not recorded"
     return EvalResult(
         task_type="image-classification",

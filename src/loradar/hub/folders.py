@@ -1,7 +1,7 @@
 """What a folder of loradar's is, which of its files are loradar's own, and the base that its record names."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -24,6 +24,7 @@ from loradar.core.names import (
     RUN,
     SIGNATURE,
 )
+from loradar.fewshot.fit import FEW_SHOT
 from loradar.fewshot.pools import BASELINES, POOL, base_of, open_baselines, open_pool
 from loradar.guard.files import read_parts
 from loradar.hub.cards import results_of_adapter, results_of_guard
@@ -31,14 +32,6 @@ from loradar.models.folders import load_folder
 
 Kind: TypeAlias = Literal["adapter", "task", "guard", "pool", "base"]
 README = "README.md"
-MARKERS: dict[Kind, str] = {
-    "guard": GUARD_RECORD,
-    "task": ADAPTER_CONFIG,
-    "adapter": ADAPTER_CONFIG,
-    "pool": POOL,
-    "base": BASE_CONFIG,
-}
-"""What only a folder of that kind has, and what tells it from another kind that comes later."""
 _ADAPTER = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_RECORD)
 
 
@@ -99,7 +92,7 @@ def _adapter(folder: Path) -> Found:
     _check_bound(folder, digest)
     card = adapter.card
     return Found(
-        kind="task" if card.classes else "adapter",
+        kind="task" if FEW_SHOT in card.data else "adapter",
         files=_ADAPTER,
         base=str(card.data.get("base", "")),
         base_fingerprint=card.base_fingerprint,
@@ -134,7 +127,7 @@ def _pool(folder: Path) -> Found:
     )
 
 
-def _members(folder: Path, within: str, names: Sequence[str] | Any) -> list[str]:
+def _members(folder: Path, within: str, names: Iterable[str]) -> list[str]:
     found = []
     for name in names:
         _check_bound(folder / within / name, read_adapter(folder / within / name)[1])

@@ -11,11 +11,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from loradar.adapters import fingerprint
 from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
-from loradar.core.files import check_place, expand_home, folder_atomically, read_regular, write_atomically
+from loradar.core.files import expand_home, folder_atomically, read_regular, write_atomically
 from loradar.core.names import SIGNATURE
 from loradar.core.remote import ask_hub, at_commit, is_uri, local_folder
 from loradar.hub.cards import card_of
-from loradar.hub.folders import MARKERS, README, Found, Kind, inspect, name_base
+from loradar.hub.folders import README, Found, Kind, inspect, name_base
 from loradar.models import load_base
 from loradar.models.specs import parse_spec
 
@@ -95,14 +95,17 @@ def push(
 def pull(place: str, out: Path | str | None = None) -> tuple[Path, Kind]:
     """Fetches `place`, "OWNER/NAME[@REVISION]", and checks it as opening it does. Returns its local folder and its kind.
 
-    With `out` its files are copied there, in the place of a folder of that kind; else they stay in the hub's cache. Raises
-    BadFileError.
+    With `out` its files are copied there, in the place of an earlier pull; else they stay in the hub's cache. Raises
+    BadFileError, also where `out` holds anything that would be lost.
     """
     folder = local_folder(f"hub:{place.removeprefix('hub:')}")
     found = inspect(folder)
     if out is None:
         return folder, found.kind
-    check_place(out := expand_home(Path(out)), MARKERS[found.kind], f"a {found.kind}")
+    out = expand_home(Path(out))
+    there = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
+    if lost := [path for path in there if path.relative_to(out).as_posix() not in found.files]:
+        raise BadFileError(f"{lost[0]} is there already and is no file of {place}; choose another folder")
     with folder_atomically(out) as fresh:
         _copied(folder, found, fresh)
     return out, found.kind
