@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,10 @@ from loradar.models import new_base, optimize_for_inference, with_autocast
 POOL = """
 out: OUT
 stages:
-  base: {job: pretrain, architecture: resnet18-cifar, data: digits, epochs: 1, flip: false, precision: fp32}
+  base: {job: pretrain, architecture: "timm:test_resnet", data: digits, epochs: 1, flip: false, precision: fp32}
   pool: {job: meta-tune, base: "${base}", data: digits, precision: fp32, preset: quick, validation_classes: 4, epochs: 2,
          setting: 3w2s, query: 5, episodes: EPISODES, batch_size: 32, eps_255: [2, 4, 8, 12], baselines: false,
-         validation_episodes: 4, warm_up: 0}
+         validation_episodes: 4, warm_up: 0, target_modules: [block-conv1]}
 """
 
 
@@ -61,7 +62,8 @@ def pool(engine: Engine, repeats: int, episodes: int) -> dict[str, Any]:
             *(["--workers", "8", "--cpus", "0.25"] if engine == "ray" else ["--workers", "8"]),
         ],
     }
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    # what the machine itself gives: two processes that know nothing of one another, each with two of the four
+    seconds: dict[str, list[float]] = {way: [] for way in (*ways, "two halves")}
     bits, conflicts = set(), 0
     base = folder / "base"
     for repeat in range(repeats):
@@ -83,8 +85,10 @@ def pool(engine: Engine, repeats: int, episodes: int) -> dict[str, Any]:
             tried = [len(attempts(task)) for task in read_plan(out) if task.part]
             conflicts += sum(tries > 1 for tries in tried)
             print(f"{way}: {seconds[way][-1]:.1f} s", flush=True)
+        seconds["two halves"].append(_halves(folder, base, episodes, repeat))
+        print(f"two halves: {seconds['two halves'][-1]:.1f} s", flush=True)
     ratios = {
-        way: [own / alone for own, alone in zip(seconds[way], seconds["one process"], strict=True)] for way in ways
+        way: [own / alone for own, alone in zip(seconds[way], seconds["one process"], strict=True)] for way in seconds
     }
     shutil.rmtree(folder)
     return {
@@ -94,6 +98,21 @@ def pool(engine: Engine, repeats: int, episodes: int) -> dict[str, Any]:
         "equal bits": len(bits) == 1,
         "tasks tried twice": conflicts,
     }
+
+
+def _halves(folder: Path, base: Path, episodes: int, repeat: int) -> float:
+    files: list[Path] = []
+    for half in ("[eps-2, eps-4]", "[eps-8, eps-12]"):
+        out = folder / f"half-{len(files)}-{repeat}"
+        shutil.copytree(base, out)
+        _moved(out)
+        files.append(folder / f"{out.name}.yaml")
+        text = POOL.replace("OUT", str(out)).replace("EPISODES", str(episodes))
+        files[-1].write_text(text.replace("warm_up: 0,", f"warm_up: 0, member: {half},"))
+    began = time.perf_counter()
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(lambda file: _loradar("run", file, "--threads", "1"), files))
+    return time.perf_counter() - began
 
 
 def _moved(out: Path) -> None:
@@ -223,7 +242,7 @@ def main() -> None:
     parser.add_argument("what", choices=["pool", "overhead", "nodes", "pieces"])
     parser.add_argument("--on", choices=["processes", "ray"], default="ray")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--episodes", type=int, default=40, help="steps of each of the pool's epochs")
+    parser.add_argument("--episodes", type=int, default=150, help="steps of each of the pool's epochs")
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--start", type=float, default=20.0, help="nodes: seconds until a worker is ready")
     parser.add_argument("--spread", type=float, default=0.1, help="nodes: deviation of a task's time, as a share of it")

@@ -141,8 +141,9 @@ def shards(data: str, images: int, folder: Path) -> None:
     stages = f"""
 out: OUT
 stages:
-  base: {{job: pretrain, data: digits, size: 32, epochs: 2, flip: false, precision: fp32}}
-  craft: {{job: craft, base: "${{base}}", data: '{data}', attacks: ["pgd:steps=5"], split: train, train: {images},
+  base: {{job: pretrain, architecture: "timm:test_resnet", data: '{data}', train: 500, validation: 100, max_test_images: 100,
+         epochs: 1, precision: fp32}}
+  craft: {{job: craft, base: "${{base}}", data: '{data}', attacks: ["pgd=pgd:steps=5"], split: train, train: {images},
           validation: 100, max_test_images: 100, batch_size: 100, shards: SHARDS, precision: fp32, cache: OUT/cache}}
 """
     found = {}

@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 from loradar.cluster.runners import Handle, Runner
-from loradar.cluster.work import At, FileProgress, cancel_file, is_cancelled, read_progress
+from loradar.cluster.work import At, FileProgress, cancel_file, is_cancelled, progress_file, read_progress
 from loradar.core.errors import LoradarError
 from loradar.core.types import Progress, ProgressBar
 from loradar.jobs.tasks import CancelledError, Task, perform
 
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 1.0
 _CANCELLED = "the run was cancelled; the same command goes on with it"
 
 
@@ -40,6 +41,7 @@ def execute(
     bar = progress.task("tasks", len(tasks), "tasks")
     running: list[_Followed] = []
     failed: list[str] = []
+    looked = time.monotonic()
     try:
         while running or (order.is_active() and not failed):
             for ready in () if failed else order.get_ready():
@@ -66,8 +68,11 @@ def execute(
                     bar.advance(note=one.task.name)
             if is_cancelled(out):
                 raise CancelledError(_CANCELLED)
-            for one in running:
-                one.look()
+            if time.monotonic() - looked > _LOOK_SECONDS:
+                for one in running:
+                    if one.file.exists():
+                        one.look()
+                looked = time.monotonic()
             if running:
                 time.sleep(_POLL_SECONDS)
     except BaseException:
@@ -99,6 +104,10 @@ class _Followed:
     died: str = ""
     at: At | None = None
     bar: ProgressBar | None = None
+    file: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.file = progress_file(self.task)
 
     def ending(self) -> str | None:
         """An empty text for a task that is done, why it cannot be, or None where its process died."""

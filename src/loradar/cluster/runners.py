@@ -86,16 +86,13 @@ class _Ray:
 class _RayHandle:
     def __init__(self, ref: Any) -> None:
         self._ref = ref
+        self._future = ref.future()  # asked of ten thousand tasks at a time, this is free
 
     def done(self) -> bool:
-        import ray
-
-        return bool(ray.wait([self._ref], timeout=0)[0])
+        return bool(self._future.done())
 
     def result(self) -> str:
-        import ray
-
-        return str(ray.get(self._ref))
+        return str(self._future.result())
 
     def cancel(self) -> None:
         import ray

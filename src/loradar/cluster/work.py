@@ -129,7 +129,7 @@ class FileProgress:
         if is_cancelled(self.out):
             raise CancelledError("the run was cancelled")
         try:
-            write_atomically(self.of.folder / "progress.json", _AT.dump_json(at))
+            write_atomically(progress_file(self.of), _AT.dump_json(at))
         except BadFileError:
             return
 
@@ -153,10 +153,14 @@ class _FileBar:
             self.file.write(self.at)
 
 
+def progress_file(task: Task) -> Path:
+    return task.folder / "progress.json"
+
+
 def read_progress(task: Task) -> At | None:
     """What `task` said last that it is at; None where it said nothing."""
     try:
-        return _AT.validate_json(read_regular(task.folder / "progress.json"))
+        return _AT.validate_json(read_regular(progress_file(task)))
     except (OSError, ValueError):
         return None
 
