@@ -303,6 +303,7 @@ def test_what_the_hub_refuses_is_one_line(
 ) -> None:
     assert "no such name" in _line(capsys, "pull", "me/nothing")
     assert "expected hub:owner/name" in _line(capsys, "pull", "nothing")
+    assert "network" not in _line(capsys, "pull", "me/--nothing")
     push(adapter, "me/mine")
     assert "no such revision" in _line(capsys, "pull", "me/mine@never")
     assert "is public" in _line(capsys, "push", str(adapter), "me/mine", "--private")

@@ -111,7 +111,7 @@ def ask_hub(place: str, ask: Callable[[], _T]) -> _T:
         elif status == 401 or isinstance(error, RepositoryNotFoundError):
             # to those who may not see a private one, the hub says 401 or 404 as well
             reason = "there is no such name, or it takes a token; log in with `hf auth login`, or set HF_TOKEN"
-        elif status is None:
+        elif status is None and not isinstance(error, ValueError):  # which the client raises for an odd name
             reason = f"{reason} (is there a network? what was fetched once is kept)"
         raise BadFileError(f"{place} on the Hugging Face hub: {reason}") from error
 
