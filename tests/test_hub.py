@@ -425,6 +425,20 @@ def test_figures_of_a_task_and_of_a_guard_have_n_and_interval(hub: Hub, base: Pa
     assert not results_of_guard(dataclasses.replace(record, choice=dataclasses.replace(chosen, answered_by="patch")))
 
 
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    "odd", [{"measured": [{"x": 1}]}, {"measured": [{"correct": 5, "total": 1}]}, {"data": {"held_out": {"rows": 3}}}]
+)
+def test_figures_that_are_none_are_not_published(adapter: Path, tmp_path: Path, odd: dict[str, Any]) -> None:
+    folder = save(load(adapter).with_card(**odd), tmp_path / "odd")
+    with pytest.raises(BadFileError, match="figures are damaged"):
+        push(folder, "me/odd")
+    save(load(adapter), tmp_path / "mine")
+    (tmp_path / "mine" / "README.md").write_text("---\nlicense: [\n---\n")
+    with pytest.raises(BadFileError, match=r"metadata of README.md"):
+        push(tmp_path / "mine", "me/odd")
+
+
 def test_a_pull_loses_nothing_that_was_there(hub: Hub, adapter: Path, tmp_path: Path) -> None:
     push(adapter, "me/mine")
     out = tmp_path / "out"

@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from pydantic import TypeAdapter, ValidationError
 from yaml import YAMLError
 
 from loradar.adapters import Card
@@ -18,6 +19,7 @@ from loradar.fewshot.fit import HELD_OUT
 from loradar.guard.files import GuardRecord
 
 _TAGS = ["loradar", "adversarial-robustness", "image-classification"]
+_ROWS = TypeAdapter(list[AccuracyResult])
 _FROM = "## From the hub"
 _USE = {
     "guard": 'guard = loradar.Guard.open("{place}")  # its base is fetched too',
@@ -29,14 +31,26 @@ _USE = {
 
 
 def results_of_adapter(card: Card) -> list[EvalResult]:
-    """The figures on an adapter's or a task's card. Those that are too high by their making are left out."""
+    """The figures on an adapter's or a task's card; those that are too high by their making are left out.
+
+    Raises BadFileError for rows that are no figures.
+    """
     held_out = card.data.get(HELD_OUT)
-    own = held_out["rows"] if isinstance(held_out, Mapping) and not held_out.get("flattered") else ()
-    values = [*((one, "") for one in card.measured), *((one, "support images, each left out in turn") for one in own)]
-    rows = [(AccuracyResult(**one), on) for one, on in values]
+    own = held_out.get("rows", ()) if isinstance(held_out, Mapping) and not held_out.get("flattered") else ()
+    on_support = "support images, each left out in turn"
+    rows = [*((row, "") for row in _rows(card.measured)), *((row, on_support) for row in _rows(own))]
     names = short_names(row.attack for row, _ in rows)
     source = str(card.data.get("source") or card.data.get("support") or "")
     return [_result(row, names[row.attack], source, on) for row, on in rows]
+
+
+def _rows(values: object) -> list[AccuracyResult]:
+    try:
+        return _ROWS.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadFileError(f"the card's figures are damaged at {where}: {first['msg']}; get the folder anew") from error
 
 
 def results_of_guard(record: GuardRecord) -> list[EvalResult]:

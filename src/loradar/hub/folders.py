@@ -1,8 +1,9 @@
 """What a folder of loradar's is, which of its files are loradar's own, and the base that its record names."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -38,14 +39,14 @@ _ADAPTER = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_RECORD)
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """A folder that is whole. `files` are loradar's own, relative to it; `base` is the one-line name of the base that its
-    record names, "" for none, and `base_fingerprint` that base's hash. `results` are its figures for a model card.
+    record names, "" for none, and `base_fingerprint` that base's hash. `results` reads its figures for a model card.
     """
 
     kind: Kind
     files: tuple[str, ...]
     base: str = ""
     base_fingerprint: str = ""
-    results: Sequence[EvalResult] = field(default=())
+    results: Callable[[], Sequence[EvalResult]] = tuple
 
 
 def inspect(folder: Path) -> Found:
@@ -96,7 +97,7 @@ def _adapter(folder: Path) -> Found:
         files=_ADAPTER,
         base=str(card.data.get("base", "")),
         base_fingerprint=card.base_fingerprint,
-        results=results_of_adapter(card),
+        results=partial(results_of_adapter, card),
     )
 
 
@@ -108,7 +109,7 @@ def _guard(folder: Path) -> Found:
         files=(GUARD_TENSORS, GUARD_RECORD, *_members(folder, "adapters", parts.adapters)),
         base=parts.record.base,
         base_fingerprint=parts.record.base_fingerprint,
-        results=results_of_guard(parts.record),
+        results=partial(results_of_guard, parts.record),
     )
 
 

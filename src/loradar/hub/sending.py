@@ -81,7 +81,7 @@ def push(
             base=name,
             fingerprint=found.base_fingerprint,
             license_name=license_name,
-            results=found.results,
+            results=found.results(),
             before=before,
         )
         write_atomically(copy / README, card.encode())
