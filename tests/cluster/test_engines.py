@@ -45,19 +45,29 @@ def test_the_bits_are_those_of_one_process(engine: str, alone: Path, tmp_path: P
     assert "pool eps-4" in said
 
 
+def _expect_nobody(mark: Path) -> None:
+    """Nobody is left behind."""
+    until = time.monotonic() + 20
+    while processes(mark) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert processes(mark) == []
+
+
 def test_killed_workers_and_drivers_leave_the_bits_of_a_whole_run(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     args = ("run", write(tmp_path, out), "--on", "processes", "--workers", "2")
+    driver = command(*args, mark=out)
+    worker_at(out, "base")  # the other worker waits for something to do
+    driver.kill()
+    driver.communicate()
+    _expect_nobody(out)
     driver = command(*args, mark=out)
     killed = worker_at(out, "pool eps-2")
     os.kill(killed, signal.SIGKILL)
     worker_at(out, "pool eps-2", other_than=killed)
     driver.kill()
     driver.communicate()
-    until = time.monotonic() + 20
-    while processes(out) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert processes(out) == []  # nobody is left behind
+    _expect_nobody(out)
     again = command(*args)
     said, _ = again.communicate(timeout=TIMEOUT)
     assert again.returncode == 0, said

@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from loradar.cluster import runs
 from loradar.cluster.config import FileConfig, RunFileConfig
 from loradar.cluster.runners import runner
-from loradar.cluster.work import FileProgress, Work
+from loradar.cluster.work import FileProgress, Work, is_cancelled
 from loradar.core.errors import BadConfigError, BadFileError, LoradarError
+from loradar.core.leases import lease
+from loradar.core.remote import RemoteFolder
 from loradar.core.types import NullProgress
-from loradar.jobs import tasks
+from loradar.jobs import pretrain, tasks
 from loradar.jobs.tasks import CancelledError
 from tests.cluster.runs import results, write
 
@@ -100,6 +103,9 @@ def test_machines_without_a_common_disk_hand_on_through_a_store(
         work = Work(folder=tmp_path / f"machine-{number}", out=Path("run"), threads=1, store=store)
         assert work(task) == ""
         monkeypatch.chdir(tmp_path)
+        # what the driver sees, without the work on the way
+        runs._fetch(RemoteFolder(store), planned, Path("run"))
+        assert [one.is_done for one in planned] == [True] * (number + 1) + [False] * (len(planned) - number - 1)
     last = tmp_path / f"machine-{len(planned) - 1}" / "run"
     monkeypatch.chdir(last.parent)
     assert all(task.is_done for task in planned)
@@ -112,6 +118,51 @@ def test_machines_without_a_common_disk_hand_on_through_a_store(
     # nobody crafted a shard twice: all of them were handed on
     crafted = list((last / "cache").rglob("*.safetensors"))
     assert len(crafted) == len(list((tmp_path / "alone" / "cache").rglob("*.safetensors")))
+
+
+def test_a_run_is_seen_and_stopped_from_another_folder_also_before_its_first_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    file = config(write(tmp_path, Path("run")), only=["base"])
+    runs.run(file, NullProgress())
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert [task.is_done for task in tasks.read_plan(tmp_path / "run")] == [True]
+    assert runs.cancel(Path("../run")) == []
+    (tmp_path / "run" / "stages" / "base.json").unlink()
+    held = threading.Event()
+
+    def hold() -> None:
+        with lease(tmp_path / "run" / "tasks"):
+            held.set()
+            while not is_cancelled(tmp_path / "run"):
+                time.sleep(0.01)
+
+    driver = threading.Thread(target=hold)
+    driver.start()
+    held.wait(60)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        BadFileError, match=r"stop it with `loradar cancel run`, or choose another folder with --set out"
+    ):
+        runs.run(file, NullProgress())
+    assert runs.cancel(Path("run")) == ["base"]
+    driver.join()
+
+
+def test_a_mistake_of_a_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tasks.plan(runs.plan(FileConfig(file=write(tmp_path, tmp_path / "run"), only=["base"]))[0])[0]
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(pretrain, "run", fail)
+    monkeypatch.chdir(tmp_path)
+    said = Work(folder=tmp_path, out=tmp_path / "run", threads=1)(task)
+    assert said == f"RuntimeError: two lines (see {task.folder / 'error.txt'})"
+    assert "Traceback" in (task.folder / "error.txt").read_text()
+    assert tasks.attempts(task)[-1].outcome == "failed: RuntimeError: two lines"
 
 
 def test_what_a_task_is_at_can_be_read(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def test_shards_give_the_images_of_one_run(base_folder: Path, tmp_path: Path) ->
 def test_a_shard_alone_is_kept_in_the_cache(base_folder: Path, tmp_path: Path) -> None:
     assert craft.run(craft.resolve(settings(base_folder, tmp_path, shard="2/3"))).files == {}
     assert not list((tmp_path / "out").glob("*.safetensors"))
+    # one of more shards than batches may have nothing to do
+    assert craft.run(craft.resolve(settings(base_folder, tmp_path, shard="0/9"))).files == {}
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2  # batches 4 and 5 of 0 to 5
 
 
@@ -62,3 +64,5 @@ def test_shards_are_whole_batches_and_every_image_once(count: int, batch_size: i
 def test_a_shard_that_is_not_there_is_one_line() -> None:
     with pytest.raises(BadConfigError, match="shard is 3/3; expected one of 0/3 to 2/3"):
         craft.rows_of("3/3", 10, 2)
+    with pytest.raises(BadConfigError, match="shard is 8/0; expected one of 0/8 to 7/8, for example"):
+        craft.rows_of("8/0", 10, 2)

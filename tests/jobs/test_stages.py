@@ -1,5 +1,6 @@
 """A file of stages: settings checked before anything runs, folders handed on, finished stages left alone."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,24 @@ def test_stages_run_in_order_and_only_once(file: Path, tmp_path: Path) -> None:
     assert tasks.run(stages.resolve(file)) == ()
     with pytest.raises(BadConfigError, match="stage base is finished with epochs = 1, now 2"):
         tasks.run(stages.resolve(file, changes={"base.epochs": "2"}))
+    shutil.rmtree(tmp_path / "run-0" / "audit")
+    assert tasks.run(stages.resolve(file)) == ("audit",)
+    assert (tmp_path / "run-0" / "audit" / "report.html").exists()
+
+
+@pytest.mark.parametrize("named", ["${base}", "${base}/", "./${base}", "HERE/${base}", "stages:${base}", "${base}2"])
+def test_a_stage_waits_for_the_folders_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = "{job: pretrain, architecture: 'timm:test_resnet', data: digits}"
+    Path("f.yaml").write_text(
+        f"out: run\nstages: {{base: {base}, base2: {base}, pool: {{job: meta-tune, base: '{named}', data: digits}}}}".replace(
+            "HERE", str(tmp_path)
+        )
+    )
+    base_task, second, pool = tasks.plan(stages.resolve(Path("f.yaml")), apart=False)
+    assert pool.needs == ((second if named.endswith("2") else base_task).id,)
 
 
 def test_variables_and_settings_can_be_changed(file: Path, tmp_path: Path) -> None:
@@ -87,6 +106,14 @@ def test_there_are_experiments() -> None:
         ("vars: [a]\nstages: {base: {job: pretrain}}", "vars holds a list"),
         ("stages: {base: {job: pretrain, 0.5: 1}}", "unknown config key '0.5'"),
         ("stages: {../base: {job: pretrain}}", "a stage is called '../base'"),
+        (
+            "stages: {tasks: {job: pretrain}}",
+            "stage tasks would fill runs/stages/tasks, the folder of the record of the run",
+        ),
+        (
+            "stages: {a: {job: pretrain, out: x}, b: {job: pretrain, out: ./x}}",
+            "stage b would fill x, the folder of stage a",
+        ),
     ],
 )
 def test_odd_tables_are_one_line(tmp_path: Path, text: str, message: str) -> None:

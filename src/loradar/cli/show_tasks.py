@@ -28,11 +28,12 @@ def planned(job: StagesJob, tasks: Sequence[Task], seconds: Mapping[str, float])
     text += [f"finished: {', '.join(finished)}"] if finished else []
     if rows:
         least, all_of_it = (duration(max(1, each)) for each in (_longest(left, seconds), sum(seconds.values())))
-        text.append(f"{len(left)} tasks, at most {_widest(left)} at one time")
-        text.append(
-            f"about {all_of_it} one after the other, {least} with a worker for each"
-            + ("; ? is told once what a stage waits for is there" if len(seconds) < len(left) else "")
-        )
+        text.append(f"{len(left)} {'task' if len(left) == 1 else 'tasks'}, at most {_widest(left)} at one time")
+        if seconds:
+            text.append(
+                f"about {all_of_it} one after the other, {least} with a worker for each"
+                + (", without those marked ?, which cannot be told yet" if len(seconds) < len(left) else "")
+            )
     data = [
         {
             "name": task.name,

@@ -13,8 +13,10 @@ Engine = Literal["local", "processes", "ray", "slurm"]
 class FileConfig(Settings):
     """A file of stages, and what is changed in it."""
 
-    file: Path = Field(..., description="YAML file of stages.")
-    only: list[str] = Field([], description="Take this stage alone.")
+    file: Path = Field(
+        ..., description="YAML file of stages, {NAME: {job: COMMAND, SETTING: ...}}; experiments/ has some."
+    )
+    only: list[str] = Field([], description="Take this stage alone; what it reads is to be there.")
     set: list[str] = Field(
         [], description="NAME=VALUE: change a variable, out, or a setting of a stage (STAGE.KEY=VALUE)."
     )
@@ -37,6 +39,7 @@ class RunFileConfig(FileConfig):
     ray: str | None = Field(
         None,
         description="Address of a running Ray cluster, or auto. Default: Ray on this machine, while the command runs.",
+        json_schema_extra={"panel": "Engine"},
     )
     cpus: float = Field(
         1.0, gt=0, description="Cores that Ray and Slurm reserve for a task; Ray takes shares of one, too."
@@ -66,4 +69,6 @@ class RunFileConfig(FileConfig):
 class RunFolderConfig(Settings):
     """The out folder of a run."""
 
-    out: Path = Field(..., description="The out folder of `loradar run`.")
+    out: Path = Field(
+        ..., description="The out folder of `loradar run`: the file's `out`, or runs/ and the file's name."
+    )

@@ -7,13 +7,15 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from loradar.cluster.runners import Handle, Runner
-from loradar.cluster.work import At, FileProgress, cancel_file, is_cancelled, progress_file, read_progress
+from loradar.cluster.work import At, FileProgress, is_cancelled, progress_file, read_progress
 from loradar.core.errors import LoradarError
 from loradar.core.types import Progress, ProgressBar
-from loradar.jobs.tasks import CancelledError, Task, perform
+from loradar.jobs.tasks import CancelledError, Task, attempts, perform
 
 _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 1.0
+_MOST_WAITS = 20
+"""How often a task may be handed over in vain before its process has begun it: something keeps workers from starting."""
 _CANCELLED = "the run was cancelled; the same command goes on with it"
 
 
@@ -34,7 +36,6 @@ def execute(
     Once a task fails, nothing new is begun, and what runs is waited for. Raises TaskFailedError, and CancelledError where
     somebody asked the run to stop.
     """
-    cancel_file(out).unlink(missing_ok=True)
     known = {task.id: task for task in tasks}
     order = TopologicalSorter({task.id: task.needs for task in tasks})
     order.prepare()
@@ -55,7 +56,7 @@ def execute(
                 running.remove(one)
                 refresh()
                 error = one.ending()
-                if error is None and one.tries <= runner.retries:
+                if error is None and one.tries <= runner.retries and one.waits <= _MOST_WAITS:
                     progress.message(f"{one.task.name}: its process died; it is begun again")
                     one.handle = runner.submit(one.task)
                     running.append(one)
@@ -85,8 +86,9 @@ def execute(
 
 def execute_here(tasks: Sequence[Task], out: Path, progress: Progress) -> None:
     """Does the tasks in this process, one after the other. Raises what they raise."""
-    cancel_file(out).unlink(missing_ok=True)
     for task in [one for one in tasks if not one.is_done]:
+        if is_cancelled(out):
+            raise CancelledError(_CANCELLED)
         try:
             perform(task, FileProgress(task, out, progress))
         except CancelledError:
@@ -101,6 +103,8 @@ class _Followed:
     handle: Handle
     progress: Progress
     tries: int = 0
+    waits: int = 0
+    begun: int = 0
     died: str = ""
     at: At | None = None
     bar: ProgressBar | None = None
@@ -108,6 +112,7 @@ class _Followed:
 
     def __post_init__(self) -> None:
         self.file = progress_file(self.task)
+        self.begun = len(attempts(self.task))
 
     def ending(self) -> str | None:
         """An empty text for a task that is done, why it cannot be, or None where its process died."""
@@ -115,7 +120,11 @@ class _Followed:
         try:
             error = self.handle.result()
         except Exception as died:  # every engine has its own
-            self.tries += 1
+            before, self.begun = self.begun, len(attempts(self.task))
+            if self.begun > before:
+                self.tries, self.waits = self.tries + 1, 0
+            else:  # it had not begun: processes end together, and one that died ends those who wait, too
+                self.waits += 1
             self.died = f"{type(died).__name__}: {died}".partition("\n")[0]
             return None
         if not error and not self.task.is_done:

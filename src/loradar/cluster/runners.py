@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import yaml
 
 from loradar.cluster.config import RunFileConfig
-from loradar.cluster.work import Work
+from loradar.cluster.work import Work, end_with
 from loradar.core.config import default_cache
 from loradar.core.errors import BadConfigError
 from loradar.core.files import sha256
@@ -58,7 +58,9 @@ class _Processes:
         from joblib.externals.loky import get_reusable_executor
 
         # a new one where the last broke with one of its processes
-        return get_reusable_executor(max_workers=self._workers, timeout=None)
+        return get_reusable_executor(
+            max_workers=self._workers, timeout=None, initializer=end_with, initargs=(os.getpid(),)
+        )
 
     def submit(self, task: Task) -> Handle:
         handle: Handle = self.executor().submit(self._work, task)
@@ -66,7 +68,7 @@ class _Processes:
 
 
 def _processes(config: RunFileConfig, work: Work) -> Iterator[Runner]:
-    own = _Processes(replace(work, parent=os.getpid()), config.workers or os.cpu_count() or 1, config.retries)
+    own = _Processes(work, config.workers or os.cpu_count() or 1, config.retries)
     try:
         yield own
     finally:

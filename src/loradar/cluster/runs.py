@@ -3,15 +3,15 @@
 import importlib
 import time
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from loradar.cluster.config import FileConfig, RunFileConfig
 from loradar.cluster.driver import execute, execute_here
 from loradar.cluster.runners import runner
 from loradar.cluster.work import cancel_file
 from loradar.core.errors import BadConfigError, BadFileError
-from loradar.core.files import write_atomically
-from loradar.core.leases import lease
+from loradar.core.files import make_folder, write_atomically
+from loradar.core.leases import is_held, lease
 from loradar.core.remote import RemoteFolder
 from loradar.core.timing import duration
 from loradar.core.types import Progress
@@ -32,10 +32,14 @@ def run(config: RunFileConfig, progress: Progress) -> tuple[StagesJob, tuple[str
             raise BadConfigError(f"{name} is for {', '.join(engines)}, not {config.on}; say --on {engines[-1]}")
     job = _resolved(config)
     store = RemoteFolder(config.store) if config.store and config.on != "local" else None
-    with lease(job.out / TASKS, progress=progress):
+    advice = f"wait, stop it with `loradar cancel {job.out}`, or choose another folder with --set out=FOLDER"
+    with lease(job.out / TASKS, progress=progress, advice=advice):
+        cancel_file(job.out).unlink(missing_ok=True)
         if store is not None:
             store.pull(job.out, wanted=_is_result)
         found = tasks.plan(job, apart=config.on != "local")
+        fetch = partial(_fetch, store, found, job.out)
+        fetch()
         left = tuple(dict.fromkeys(task.stage for task in found if not task.is_done))
         tasks.write_plan(found, job.out)
         if config.on == "local":
@@ -46,7 +50,6 @@ def run(config: RunFileConfig, progress: Progress) -> tuple[StagesJob, tuple[str
             execute_here(found, job.out, progress)
         elif left:
             with runner(config, job.out) as engine:
-                fetch = partial(store.pull, job.out, wanted=_is_result) if store else lambda: None
                 execute(found, engine, job.out, progress, refresh=fetch)
         stages.publish(job)
     return job, left
@@ -72,33 +75,46 @@ def plan(config: FileConfig) -> tuple[StagesJob, tuple[Task, ...], dict[str, flo
 
 
 def cancel(out: Path) -> list[str]:
-    """Asks the run in `out` to stop and waits until it has; returns the names of the tasks that ran.
+    """Asks the run in `out` to stop and waits until it has; returns the names of the tasks that ran, or were about to.
 
     Raises BadFileError where there is no run, and where it does not stop within a minute.
     """
     found = tasks.read_plan(out)
-    running = _running(found)
+    running = _in_state(found, "running")
     if not running:
-        return []
+        if not is_held(out / TASKS):
+            return []
+        # the engine has just been started
+        running = _in_state(found, "ready", "killed", "stopped", "failed")
     write_atomically(cancel_file(out), b"")
     until = time.monotonic() + _CANCEL_SECONDS
-    while still := _running(found):
+    while (still := _in_state(found, "running")) or is_held(out / TASKS):
         if time.monotonic() > until:
             raise BadFileError(
-                f"{', '.join(still)} did not stop within {duration(_CANCEL_SECONDS)}; they will at their next step"
+                f"{', '.join(still) or 'the run'} did not stop within {duration(_CANCEL_SECONDS)}; they will at their next step"
             )
         time.sleep(0.2)
     return running
 
 
+def _fetch(store: RemoteFolder | None, found: tuple[Task, ...], out: Path) -> None:
+    """Brings what was made, and a folder for each stage of which a part is done: of some parts, nothing else comes here."""
+    if store is None:
+        return
+    store.pull(out, wanted=_is_result)
+    for task in found:
+        if task.mark.exists():
+            make_folder(Path(task.settings["out"]))
+
+
 def _is_result(name: str) -> bool:
     """All but the work on the way."""
-    return "/work/" not in name
+    return PurePosixPath(name).parts[1:2] != ("work",)
 
 
-def _running(found: tuple[Task, ...]) -> list[str]:
+def _in_state(found: tuple[Task, ...], *states: tasks.State) -> list[str]:
     done = {task.id for task in found if task.is_done}
-    return [task.name for task in found if tasks.state_of(task, done) == "running"]
+    return [task.name for task in found if tasks.state_of(task, done) in states]
 
 
 def _resolved(config: FileConfig) -> StagesJob:

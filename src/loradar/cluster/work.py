@@ -5,7 +5,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,19 +41,16 @@ _AT = TypeAdapter(At)
 class Work:
     """Does a task in a worker: `work(task)` returns "" or, in one line, why it cannot be done.
 
-    `folder` is where relative paths start, `out` the run's. A worker with a `parent` ends with it. Slurm calls `checkpoint`
-    where it takes the machine away: the task then goes on from its own checkpoint, elsewhere.
+    `folder` is where relative paths start, `out` the run's. Slurm calls `checkpoint` where it takes the
+    machine away: the task then goes on from its own checkpoint, elsewhere.
     """
 
     folder: Path
     out: Path
     threads: int
-    parent: int | None = None
     store: str | None = None
 
     def __call__(self, task: Task) -> str:
-        if self.parent is not None:
-            _end_with(self.parent)
         folder = expand_home(self.folder)
         make_folder(folder)
         os.chdir(folder)
@@ -64,8 +61,10 @@ class Work:
         except LoradarError as error:
             return str(error)
         except Exception as error:  # a mistake of ours, or a library's: another try would end as this one
-            (task.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
-            return f"{type(error).__name__}: {error} (see {task.folder / 'error.txt'})"
+            place = task.folder / "error.txt"
+            with suppress(OSError):
+                place.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+            return f"{type(error).__name__}: {' '.join(str(error).split())} (see {place})"
         return ""
 
     @contextmanager
@@ -91,7 +90,7 @@ def is_mark(name: str) -> bool:
     return name.startswith("stages/") or name.endswith("/done.json")
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Ends this process once its parent is gone: a driver that was killed leaves nobody behind."""
 
     def watch() -> None:

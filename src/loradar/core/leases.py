@@ -25,6 +25,7 @@ HEARTBEAT_SECONDS = 20.0
 STALE_SECONDS = 180.0
 """A lease held on another machine, which cannot be asked, has ended once it has had no heartbeat for so long."""
 _POLL_SECONDS = 1.0
+_ADVICE = "wait for it with --wait, stop it, or choose another --out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +48,13 @@ _HOLDER = TypeAdapter(Holder)
 
 @contextmanager
 def lease(
-    folder: Path, *, wait: bool = False, progress: Progress | None = None, beside: bool = False
+    folder: Path, *, wait: bool = False, progress: Progress | None = None, beside: bool = False, advice: str = _ADVICE
 ) -> Iterator[None]:
     """Holds `folder`, which is made, for the block; what killed runs left unfinished there is removed first.
 
     With `beside` the lease's file is not in the folder but next to it: for folders that are replaced as a whole. A folder that
-    another run holds is waited for with `wait`. Raises BadFileError where it is held, where it was taken away or removed
-    in the meantime, and where the disk refuses.
+    another run holds is waited for with `wait`. Raises BadFileError where it is held (`advice` ends that line), where it was
+    taken away or removed in the meantime, and where the disk refuses.
     """
     progress = progress or NullProgress()
     folder = Path(os.path.realpath(folder))
@@ -63,7 +64,7 @@ def lease(
     own = Holder(
         host=platform.node(), process=this_process(), since=datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
     )
-    _take(place, own, folder, wait, progress)
+    _take(place, own, folder, wait, progress, advice)
     heart = _Heart(place, own)
     try:
         for path in (folder, place):  # a lease beside its folder leaves its unfinished file there too
@@ -90,7 +91,14 @@ def held_lately(folder: Path) -> bool:
     return place.exists() and _silent_seconds(place) <= STALE_SECONDS
 
 
-def _take(place: Path, own: Holder, folder: Path, wait: bool, progress: Progress) -> None:
+def is_held(folder: Path) -> bool:
+    """Whether a run that is alive holds `folder`: one on another machine, by its heartbeat."""
+    holder = _holder(folder / ".lease.json")
+    running = is_running(holder.process) if holder else None
+    return held_lately(folder) if running is None else running
+
+
+def _take(place: Path, own: Holder, folder: Path, wait: bool, progress: Progress, advice: str) -> None:
     said = False
     while not _make(place, own):
         before = _holder(place)
@@ -102,7 +110,7 @@ def _take(place: Path, own: Holder, folder: Path, wait: bool, progress: Progress
                 progress.message(f"{folder}: a run was killed there ({who}); this one goes on from what it left")
             continue
         if not wait:
-            raise BadFileError(_in_use(place, folder, before, running, silent))
+            raise BadFileError(_in_use(place, folder, before, running, silent, advice))
         if not said:
             progress.message(f"waiting for {folder}, which is in use ({before or 'by an unknown process'})")
             said = True
@@ -166,10 +174,10 @@ def _clear(place: Path, dead: Holder | None) -> bool:
     return was_dead
 
 
-def _in_use(place: Path, folder: Path, holder: Holder | None, running: bool | None, silent: float) -> str:
+def _in_use(place: Path, folder: Path, holder: Holder | None, running: bool | None, silent: float, advice: str) -> str:
     if holder is None:
         return f"{folder} is in use, but {place} cannot be read; delete that file if no run is going on there"
-    text = f"{folder} is in use by another run ({holder}); wait for it with --wait, stop it, or choose another --out"
+    text = f"{folder} is in use by another run ({holder}); {advice}"
     if running is None:
         text += f" (it was heard of {duration(silent)} ago; after {duration(STALE_SECONDS)} it counts as ended)"
     return text

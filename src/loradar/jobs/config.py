@@ -206,7 +206,7 @@ class CraftConfig(DataConfig):
         ge=1,
         le=100_000,
         exclude=True,
-        description="Pieces that can be crafted at one time; the images are the same.",
+        description="In a file of stages: pieces that `loradar run FILE --on` crafts at one time; the images are the same.",
     )
     shard: str | None = Field(
         None,

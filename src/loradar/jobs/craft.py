@@ -81,6 +81,8 @@ def run_part(job: CraftJob, name: str, progress: Progress | None = None) -> None
     """Crafts the shard `name` of `parts` into the cache, where `run` finds it. Raises BadConfigError for no shard."""
     bench = open_bench(job.base, job.config, progress)
     rows = rows_of(name, len(job.images), job.config.batch_size)
+    if not len(rows):  # more shards than batches
+        return
     for attack_name, attack in job.attacks.items():
         x, y = job.images.fetch(rows)
         with lease(
@@ -120,7 +122,8 @@ def rows_of(shard: str, count: int, batch_size: int) -> torch.Tensor:
     """
     number, shards = (int(part) for part in shard.split("/"))
     if not number < shards:
-        raise BadConfigError(f"shard is {shard}; expected one of 0/{shards} to {shards - 1}/{shards}")
+        known = f"0/{shards} to {shards - 1}/{shards}" if shards else "0/8 to 7/8, for example"
+        raise BadConfigError(f"shard is {shard}; expected one of {known}")
     batches = -(-count // batch_size)
     first, last = (batches * each // shards for each in (number, number + 1))
     return torch.arange(first * batch_size, min(last * batch_size, count))

@@ -97,6 +97,7 @@ def resolve(file: Path, *, only: Sequence[str] = (), changes: Mapping[str, str] 
     for name, settings in stages.items():
         found.append(_stage(file, name, _filled(settings, known, f"{file}: stage {name}"), out))
         known[name] = str(found[-1].out)
+    _check_folders(file, found, out)
     for name in only:
         if name not in stages:
             raise BadConfigError(f"{file} has no stage {name!r}; {did_you_mean(name, stages)}")
@@ -109,9 +110,12 @@ def mark_of(job: StagesJob, stage: Stage) -> Path:
 
 
 def is_finished(job: StagesJob, stage: Stage) -> bool:
-    """Whether `stage` was finished before. Raises BadConfigError where that was with other settings."""
+    """Whether `stage` was finished before, and its folder is there.
+
+    Raises BadConfigError where that was with other settings.
+    """
     mark = mark_of(job, stage)
-    if not mark.exists():
+    if not mark.exists() or not stage.out.exists():  # a user may have deleted what it made
         return False
     try:
         before = parse_object(read_regular(mark))
@@ -150,6 +154,17 @@ def _stage(file: Path, name: str, settings: dict[str, Any], out: Path) -> Stage:
         raise BadConfigError(f"{file}: stage {name}: {error}") from error
     place = None if publish is None else file.parent / str(publish)
     return Stage(name=name, job=job, config=config, out=config.out, publish=place)  # type: ignore[attr-defined]
+
+
+def _check_folders(file: Path, stages: Sequence[Stage], out: Path) -> None:
+    """Every stage has a folder for itself, and the record of the run too."""
+    taken = {(out / name).absolute(): "the record of the run" for name in ("stages", "tasks")}
+    for stage in stages:
+        other = taken.setdefault(stage.out.absolute(), f"stage {stage.name}")
+        if other != f"stage {stage.name}":
+            raise BadConfigError(
+                f"{file}: stage {stage.name} would fill {stage.out}, the folder of {other}; give it another name or out"
+            )
 
 
 def _change(known: dict[str, str], stages: dict[str, dict[str, Any]], changes: Mapping[str, str]) -> None:

@@ -32,7 +32,7 @@ from loradar.core.types import NullProgress, Progress
 from loradar.jobs.stages import JOBS, Stage, StagesJob, is_finished, mark_of, publish
 
 TASKS = "tasks"
-STOPPED = "stopped"
+STOPPED, DONE = "stopped", "done"
 State = Literal["waiting", "ready", "running", "killed", "failed", "stopped", "done"]
 _ELSEWHERE = {"out", "cache", "device", "tensorboard"}
 """Settings that do not change what a task ends with, but where."""
@@ -68,8 +68,8 @@ class Task:
 
     @property
     def is_done(self) -> bool:
-        """Whether its mark is there, and of a part what it made, which a user may have deleted; or its whole stage's."""
-        return self.stage_mark.exists() or (self.mark.exists() and Path(self.settings["out"]).exists())
+        """Whether its mark or its whole stage's is there, and the stage's folder, which a user may have deleted."""
+        return (self.stage_mark.exists() or self.mark.exists()) and Path(self.settings["out"]).exists()
 
 
 _TASK = TypeAdapter(Task)
@@ -118,7 +118,7 @@ def plan(job: StagesJob, *, apart: bool = True) -> tuple[Task, ...]:
 
 
 def _is_in(place: str, folders: Collection[str]) -> bool:
-    return any(Path(place).is_relative_to(folder) for folder in folders)
+    return any(Path(place).absolute().is_relative_to(Path(folder).absolute()) for folder in folders)
 
 
 def _task(
@@ -150,7 +150,10 @@ def _names(settings: Any, place: str) -> bool:
         return any(_names(value, place) for key, value in settings.items() if key != "out")
     if isinstance(settings, list):
         return any(_names(value, place) for value in settings)
-    return isinstance(settings, str) and re.search(rf"(^|[=:]){re.escape(place)}($|[/:])", settings) is not None
+    if not isinstance(settings, str):
+        return False
+    names = "|".join(re.escape(each) for each in (place, str(Path(place).absolute())))
+    return re.search(rf"(^|[=:,])(\./+)*({names})($|[/:,])", settings) is not None
 
 
 def _contents(config: Config) -> dict[str, str]:
@@ -200,9 +203,10 @@ def perform(task: Task, progress: Progress | None = None) -> None:
         outcome = ""
         try:
             _do(task, progress or NullProgress())
+            make_folder(Path(task.settings["out"]))  # a part may have had nothing to do
             told = {key: value for key, value in task.settings.items() if key != "device"}
             write_atomically(task.mark, json.dumps(told, indent=1).encode())
-            outcome = "done"
+            outcome = DONE
         except CancelledError:
             outcome = STOPPED
             raise
@@ -210,7 +214,7 @@ def perform(task: Task, progress: Progress | None = None) -> None:
             outcome = f"failed: {error}"
             raise
         except Exception as error:
-            outcome = f"failed: {type(error).__name__}: {error}"
+            outcome = f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
             raise
         except BaseException:
             outcome = STOPPED
@@ -256,16 +260,32 @@ def write_plan(tasks: Sequence[Task], out: Path) -> None:
 
 
 def read_plan(out: Path) -> tuple[Task, ...]:
-    """The tasks of the last run in `out`. Raises BadFileError where there was none."""
+    """The tasks of the last run in `out`, which may have been started from another working directory.
+
+    Raises BadFileError where there was none.
+    """
     path = out / TASKS / "plan.json"
     try:
-        return tuple(_PLAN.validate_json(read_regular(path)))
+        return tuple(_seen_from_here(task, out) for task in _PLAN.validate_json(read_regular(path)))
     except FileNotFoundError:
         raise BadFileError(
             f"{out} holds no run of a file of stages; expected the out folder of `loradar run`"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError) as error:
         raise BadFileError(f"{path} is damaged; run the same file again to write it anew") from error
+
+
+def _seen_from_here(task: Task, out: Path) -> Task:
+    """`task` with the paths of the run's folder as they are from here: those of the plan start where the run did."""
+    before, made = task.stage_mark.parents[1], Path(task.settings["out"])
+    inside = made.is_relative_to(before)
+    return dataclasses.replace(
+        task,
+        folder=out / task.folder.relative_to(before),
+        mark=out / task.mark.relative_to(before),
+        stage_mark=out / task.stage_mark.relative_to(before),
+        settings={**task.settings, "out": str(out / made.relative_to(before) if inside else made)},
+    )
 
 
 def attempts(task: Task) -> list[Attempt]:
@@ -287,7 +307,7 @@ def state_of(task: Task, done: Collection[str]) -> State:
     if task.is_done:
         return "done"
     tried = attempts(task)
-    if not tried:
+    if not tried or tried[-1].outcome == DONE:  # what it made was deleted since
         return "ready" if set(task.needs) <= set(done) else "waiting"
     last = tried[-1]
     if last.outcome:
