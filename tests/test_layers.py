@@ -16,9 +16,9 @@ ALLOWED: dict[str, set[str]] = {
     "fewshot": {"core", *TOOLKIT, "evaluation", "report"},
     "guard": {"core", *TOOLKIT, "evaluation", "report"},
     "jobs": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard"},
-    "hub": {"core"},
+    "hub": {"core", *TOOLKIT, "evaluation", "fewshot", "guard"},
     "exporting": {"core"},
-    "api": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs", "hub", "exporting"},
+    "api": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs", "exporting"},
     "serve": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs"},
     "cluster": {"core", "jobs"},
     "cli": {

@@ -26,7 +26,6 @@ from loradar.data import Source, as_source, fetch_all
 from loradar.evaluation import AccuracyResult, accuracy_row, run_attack, worst_case
 from loradar.evaluation.workbench import NamedProgress
 from loradar.exporting import export as export  # one of the names of the front door
-from loradar.hub import fetch_folder
 from loradar.jobs import check as check_job
 from loradar.jobs import harden as harden_job
 from loradar.jobs.check import CheckResult
@@ -153,7 +152,7 @@ def plug(
 ) -> nn.Module:
     """Returns a model with `adapter` applied, beside `model`, which stays as it is: unplugging is using `model`.
 
-    The result shares the parameters of `model`. `adapter` is an adapter, its folder, or its id on the hub; with
+    The result shares the parameters of `model`. `adapter` is an adapter, its folder, or `hub:OWNER/NAME`; with
     `key`, the file of a public key, the folder must be signed by its owner. Raises WrongBaseError for an adapter of another
     base.
     """
@@ -174,11 +173,11 @@ def plug(
 
 
 def load(place: str | Path, *, key: str | Path | None = None) -> Adapter:
-    """Reads an adapter from a folder, or from `owner/name` on the Hugging Face hub.
+    """Reads an adapter from a folder, a URI, or `hub:OWNER/NAME[@REVISION]` on the Hugging Face hub.
 
     With `key`, the file of a public key, it must be signed by its owner. Raises BadFileError.
     """
-    return load_adapter(fetch_folder(place), key=key)
+    return load_adapter(place, key=key)
 
 
 def as_attacks(attacks: Attacks) -> dict[str, Attack]:

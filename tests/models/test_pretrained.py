@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from loradar.core.errors import BadConfigError, BadFileError
-from loradar.models import build, load_base, save_base
+from loradar.models import build, load_base, loading, save_base
 
 _create = timm.create_model
 
@@ -57,6 +58,7 @@ def test_without_a_network_there_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", fail)
     monkeypatch.setattr(timm, "create_model", fail)
     monkeypatch.setattr(timm.models, "load_model_config_from_hf", fail)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     for spec in ("torchvision:resnet18", "timm:resnet18", "hub:owner/name"):
         with pytest.raises(BadFileError, match="is there a network") as raised:
             load_base(spec)
@@ -78,6 +80,7 @@ def offline_timm(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     arguments = {"embed_dim": 24, "depth": 1, "num_heads": 2}
     monkeypatch.setattr(timm, "create_model", create)
+    monkeypatch.setattr(loading, "find_file", lambda _place, _name: None)
     monkeypatch.setattr(timm.models, "load_model_config_from_hf", lambda _name: ({}, "vit_tiny_patch16_224", arguments))
     return asked
 

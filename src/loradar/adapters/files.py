@@ -30,12 +30,14 @@ from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.files import parse_object, read_regular, sha256
 from loradar.core.names import ADAPTER_CONFIG, ADAPTER_RECORD, ADAPTER_WEIGHTS
 from loradar.core.old_attacks import with_specs
+from loradar.core.remote import local_folder
 from loradar.core.temporaries import put_back
 
 
 def load(folder: str | Path, *, key: str | Path | None = None) -> Adapter:
     """Reads the adapter in `folder`, onto the CPU, ready to be trained on; ours, or one that PEFT wrote.
 
+    `folder` is a path, a URI, or `hub:OWNER/NAME[@REVISION]` on the Hugging Face hub.
     A folder of PEFT's does not say which base it is for: its card has the base_fingerprint "". With `key`, the file of a
     public key, the folder must be signed by its owner. Raises BadFileError for what is missing, truncated, changed since it
     was saved, not finite or of a dtype that weights cannot have, and for pickles (.bin, .pt), which are never read.
@@ -48,7 +50,7 @@ def read_adapter(folder: str | Path, *, key: str | Path | None = None) -> tuple[
 
     Raises as `load` does.
     """
-    put_back(folder := Path(folder))
+    put_back(folder := local_folder(folder))
     config, weights = _json(folder / ADAPTER_CONFIG), _read(folder / ADAPTER_WEIGHTS)
     record = _json(folder / ADAPTER_RECORD) if os.path.lexists(folder / ADAPTER_RECORD) else None
     if record is not None:

@@ -17,9 +17,14 @@ adapters = typer.Typer(
 )
 
 _Signed = Annotated[
-    Path, typer.Argument(metavar="FOLDER", help="Folder of an adapter, a task or a guard.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="FOLDER", help="Folder of an adapter, a task or a guard, or hub:OWNER/NAME.", show_default=False
+    ),
 ]
-_Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="An adapter folder.", show_default=False)]
+_Folder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="An adapter folder, or hub:OWNER/NAME.", show_default=False)
+]
 
 
 @plain_command(adapters, "list", example="loradar adapters list runs/demo/harden")
@@ -85,7 +90,9 @@ def _keygen(
 
 @plain_command(adapters, "sign", example="loradar adapters sign runs/guard --key ~/loradar-key")
 def _sign(
-    folder: _Signed,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of an adapter, a task or a guard.", show_default=False)
+    ],
     key: Annotated[Path, typer.Option(metavar="PATH", help="Private key, of keygen.", show_default=False)],
 ) -> Output:
     """Sign the folder of an adapter, a task, or a guard with its adapters."""

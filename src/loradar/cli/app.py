@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from loradar import __version__
-from loradar.cli import jobs, serve
+from loradar.cli import hub, jobs, serve
 from loradar.cli.adapters import adapters
 from loradar.cli.attacks import attacks
 from loradar.cli.few_shot import few_shot, meta_tune
@@ -43,6 +43,7 @@ app.add_typer(few_shot, name="few-shot")
 app.add_typer(guard, name="guard")
 jobs.register(app)
 serve.register(app)
+hub.register(app)
 plain_command(app, "report", example="loradar report runs/mine")(report)
 _STOPPED = 130
 _GRACE = 10.0

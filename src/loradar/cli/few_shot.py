@@ -74,7 +74,10 @@ def _fit(config: FewShotFitConfig) -> Output:
 @plain_command(few_shot, "classify", example="loradar few-shot classify runs/task photo.png other.png")
 def _classify(
     adapter: Annotated[
-        Path, typer.Argument(metavar="ADAPTER", help="The folder that `few-shot fit` wrote.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="ADAPTER", help="The folder that `few-shot fit` wrote, or hub:OWNER/NAME.", show_default=False
+        ),
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files.", show_default=False)],
     base: Annotated[

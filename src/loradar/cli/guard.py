@@ -31,7 +31,8 @@ _SHOWN = 20
 Held = Literal["calm", "raised"]
 
 _Folder = Annotated[
-    Path, typer.Option("--guard", metavar="PATH", help="Folder of a guard, as `guard build` writes it.")
+    Path,
+    typer.Option("--guard", metavar="PATH", help="Folder of a guard, as `guard build` writes it, or hub:OWNER/NAME."),
 ]
 _Base = Annotated[
     str | None, typer.Option(metavar="TEXT", help="The base, where it has moved since the guard was built.")

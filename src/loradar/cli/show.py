@@ -21,6 +21,7 @@ from loradar.cli.printing import Facts, Output, Rows
 from loradar.core.errors import BadFileError, LoradarError
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_WEIGHTS
+from loradar.core.remote import local_folder
 from loradar.evaluation import AccuracyResult, labels, short_names
 from loradar.jobs.factor import FactorResult
 from loradar.jobs.predict import Prediction
@@ -114,7 +115,7 @@ def _span(ranks: Collection[int]) -> str:
 
 def card(folder: Path) -> Output:
     """An adapter's card, and the figures that were measured of it."""
-    adapter = load(folder)
+    adapter = load(folder := local_folder(folder))
     rows = [AccuracyResult(**values) for values in adapter.card.measured]
     names = short_names(row.attack for row in rows)
     table = Rows(

@@ -125,7 +125,7 @@ class FewShotClassifier:
         classes = np.unique(labels)
         if len(classes) < 2:
             raise BadDataError(f"the support has 1 class, {classes.tolist()[0]!r}; a task needs 2 or more")
-        pool = open_pool(Path(self.pool)) if isinstance(self.pool, str | Path) else self.pool
+        pool = open_pool(self.pool) if isinstance(self.pool, str | Path) else self.pool
         head, transduction = self.head or head_of_pool(pool), Transduction() if self.transductive else None
         blending = Blending(
             score=self.member_score,

@@ -13,7 +13,7 @@ _default = PRESETS.of_default
 
 SUPPORT_ATTACK = "pgd:eps=4/255,step_size=1/255,steps=5"
 """What images that were left out are attacked with."""
-POOL = "Folder of a pool, as meta-tune writes it."
+POOL = "Folder of a pool, as meta-tune writes it, or hub:OWNER/NAME."
 
 
 class MetaTuneConfig(RunConfig):

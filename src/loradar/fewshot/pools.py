@@ -23,6 +23,7 @@ from loradar.core.errors import BadConfigError, BadFileError, BadTargetError
 from loradar.core.files import parse_object, read_regular
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_CONFIG, RUN
+from loradar.core.remote import local_folder
 from loradar.core.types import Images
 from loradar.data import varied
 from loradar.evaluation import device_of
@@ -44,9 +45,9 @@ LEAST_SHARE = 0.5
 """Of the parameters below the head, in the layers that members change by default."""
 
 
-def open_pool(folder: Path) -> AdapterPool:
+def open_pool(folder: Path | str) -> AdapterPool:
     """Loads the members of a pool. Raises BadFileError where there is none, and WrongBaseError for members of several bases."""
-    found = _adapters(folder / POOL)
+    found = _adapters(local_folder(folder) / POOL)
     if not found:
         raise BadFileError(f"{folder} holds no pool; expected {POOL}/NAME/ as `loradar meta-tune` writes it")
     return AdapterPool(found)
@@ -58,19 +59,19 @@ def head_of_pool(pool: Mapping[str, Adapter] | None) -> HeadKind:
     return "centroid" if kinds == {"centroid"} else "ridge"
 
 
-def open_baselines(folder: Path) -> dict[str, Adapter]:
+def open_baselines(folder: Path | str) -> dict[str, Adapter]:
     """Loads what was tuned beside a pool, by name; empty where nothing was."""
-    return _adapters(folder / BASELINES)
+    return _adapters(local_folder(folder) / BASELINES)
 
 
 def _adapters(folder: Path) -> dict[str, Adapter]:
     return {path.parent.name: load(path.parent) for path in sorted(folder.glob(f"*/{ADAPTER_CONFIG}"))}
 
 
-def base_of(folder: Path) -> str:
+def base_of(folder: Path | str) -> str:
     """Returns the spec of the base that a pool was tuned on. Raises BadFileError where the folder does not say."""
     try:
-        return str(parse_object(read_regular(folder / RUN))["base"])
+        return str(parse_object(read_regular(local_folder(folder) / RUN))["base"])
     except (OSError, ValueError, KeyError) as error:
         raise BadFileError(f"{folder} does not say which base its pool is for; give it with --base") from error
 

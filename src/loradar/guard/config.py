@@ -40,7 +40,7 @@ class GuardBuildConfig(RunConfig):
     """Makes a guard of a base and adapters: calibrates the voters, fits the identifier, writes the folder."""
 
     base: str = Field(..., description=BASE)
-    adapter: list[Path] = Field([], description="Adapter folder of a voter; one at least.")
+    adapter: list[Path] = Field([], description="Adapter folder, or hub:OWNER/NAME, of a voter; one at least.")
     data: str = Field("digits", description=DATA)
     attacks: list[str] = Field(
         ["roa", "fia", "pgd"],
@@ -101,9 +101,9 @@ class GuardBuildConfig(RunConfig):
 class GuardAuditConfig(RunConfig):
     """Attacks a guard as a whole, and beside it the base and every adapter alone; writes the report."""
 
-    guard: Path = Field(..., description="Folder of a guard, as `guard build` writes it.")
+    guard: Path = Field(..., description="Folder of a guard, as `guard build` writes it, or hub:OWNER/NAME.")
     base: str | None = Field(None, description="The base, where it has moved since the guard was built.")
-    candidate: list[Path] = Field([], description="Adapter folder to measure beside the guard.")
+    candidate: list[Path] = Field([], description="Adapter folder, or hub:OWNER/NAME, to measure beside the guard.")
     data: str = Field("digits", description=DATA)
     attacks: list[str] = Field(
         [], description="[MYNAME=]NAME[:key=value,...]. Default: the attacks that the guard knows."

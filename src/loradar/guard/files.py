@@ -19,6 +19,7 @@ from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
 from loradar.core.files import check_place, folder_atomically, parse_object, read_regular, sha256, write_atomically
 from loradar.core.names import ADAPTER_WEIGHTS, GUARD_RECORD, GUARD_TENSORS, check_names
 from loradar.core.old_attacks import upgraded_spec
+from loradar.core.remote import local_folder
 from loradar.core.temporaries import put_back
 from loradar.guard.identify import Identifier
 from loradar.guard.settings import GuardSettings
@@ -118,7 +119,7 @@ def read_guard(
     file of a public key, the guard must be signed by its owner. Raises BadFileError for a folder that is damaged or not
     signed, WrongBaseError where the base or an adapter is not the guard's own.
     """
-    put_back(folder := Path(folder))
+    put_back(folder := local_folder(folder))
     parts = read_parts(folder, key=key)
     record = parts.record
     opened = _open_base(record, base, device)
@@ -142,8 +143,9 @@ def _open_base(record: GuardRecord, base: str | Base | nn.Module | None, device:
     return dataclasses.replace(base, model=copy_model(base.model).to(pick_device(device)))
 
 
-def read_parts(folder: Path, *, key: str | Path | None = None) -> GuardParts:
+def read_parts(folder: Path | str, *, key: str | Path | None = None) -> GuardParts:
     """Reads everything but the base, whole, undamaged and, with `key`, signed by its owner. Raises BadFileError."""
+    folder = local_folder(folder)
     try:
         data = read_regular(folder / GUARD_TENSORS)
         content = parse_object(read_regular(folder / GUARD_RECORD))

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from loradar.adapters import feature_extractor, find_head, merge_weights
 from loradar.core.errors import BadConfigError, BadDataError
-from loradar.core.files import expand_home
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_CONFIG
+from loradar.core.remote import find_file, local_folder
+from loradar.core.specs import split_spec
 from loradar.core.types import NullProgress, Progress
 from loradar.data import ImageSet, Source
 from loradar.evaluation import check_classes, device_of
@@ -61,9 +62,9 @@ def unseen_by(spec: str, data: str, source: Source) -> Source:
 
 def _task(spec: str) -> Path | None:
     """The folder of an adapter, if `spec` is one."""
-    folder = expand_home(Path(spec))
     with suppress(OSError):  # of a folder that may not be read, the base's own line says so
-        return folder if (folder / ADAPTER_CONFIG).is_file() else None
+        place, _ = split_spec(spec)
+        return local_folder(place) if find_file(place, ADAPTER_CONFIG) else None
     return None
 
 

@@ -222,7 +222,7 @@ class AuditConfig(RunConfig):
     """Measures a base and adapters against attacks, writes the report."""
 
     base: str = Field(..., description=f"{BASE} Or the folder of a few-shot task.")
-    adapter: list[Path] = Field([], description="Adapter folder to measure beside the base.")
+    adapter: list[Path] = Field([], description="Adapter folder, or hub:OWNER/NAME, to measure beside the base.")
     data: str = Field("digits", description=DATA)
     size: Size | None = Field(
         None, description="Run base and images at this size, in pixels. Default: the base's input size."
@@ -243,7 +243,9 @@ class PredictConfig(Settings):
 
     pictures: list[Path] = Field(..., min_length=1, description="Image files of any size.")
     base: str = Field(..., description=BASE)
-    adapter: Path | None = Field(None, description="Adapter folder to plug into the base. Default: the base alone.")
+    adapter: Path | None = Field(
+        None, description="Adapter folder, or hub:OWNER/NAME, to plug into the base. Default: the base alone."
+    )
     key: Path | None = Field(None, description="Public key; an adapter that its owner did not sign is refused.")
     top: int = Field(
         1, ge=1, description="Most probable classes to print for each picture.", json_schema_extra={"panel": "Output"}

@@ -6,6 +6,7 @@ from pathlib import Path
 from loradar.adapters import read_adapter, verify
 from loradar.core.errors import BadFileError
 from loradar.core.names import ADAPTER_RECORD, GUARD_RECORD
+from loradar.core.remote import local_folder
 from loradar.guard.files import read_guard, read_parts
 from loradar.models import load_base
 
@@ -23,6 +24,7 @@ def verify_folder(folder: Path, *, base: str | None = None, key: Path | None = N
 
     With `key`, the file of a public key, the folder must be signed by its owner. Raises BadFileError, WrongBaseError.
     """
+    folder = local_folder(folder)
     if (folder / GUARD_RECORD).exists():
         digest = read_parts(folder, key=key).digest
         if base is not None:

@@ -6,8 +6,9 @@ from typing import Any
 from torch import nn
 
 from loradar.core.errors import BadConfigError, BadFileError
-from loradar.core.files import expand_home
-from loradar.core.remote import is_uri, local_copy
+from loradar.core.files import parse_object, read_regular
+from loradar.core.names import BASE_CONFIG
+from loradar.core.remote import find_file, local_folder
 from loradar.core.temporaries import put_back
 from loradar.models.backbones import build, canonical, is_headless
 from loradar.models.base import Base, make_base, new_base
@@ -32,7 +33,8 @@ def load_base(spec: str) -> Base:
     | `FOLDER` | `config.json` and `model.safetensors`, as `save_base` writes them; also a URI (`s3://bucket/base`) |
     | `torchvision:NAME` | options: pretrained=true, weights=IMAGENET1K_V1, num_classes=N, seed=0 |
     | `timm:NAME` | options: pretrained=true, num_classes=N, seed=0, and any of the constructor (img_size=32) |
-    | `hub:owner/name` | a timm model of the Hugging Face hub; options: num_classes=N, and the constructor's |
+    | `hub:owner/name[@revision]` | a base that `loradar push` brought to the Hugging Face hub, else a timm model there; of \
+timm, options: num_classes=N, and the constructor's |
     | `FILE.safetensors`, `.pt`, `.pth` | options: architecture=NAME and num_classes=N (both needed), size=32 |
     | `resnet18-cifar:pretrained=false` | fresh weights, of any architecture; options: num_classes=N, seed=0 |
     | `stages:SPEC` | any of these, its features those of several stages (see `MultiStageFeatures`), its logits the same |
@@ -51,27 +53,36 @@ def load_base(spec: str) -> Base:
 
 
 def _load(spec: Spec) -> Base:
-    path = local_copy(spec.what) if is_uri(spec.what) else expand_home(Path(spec.what))
     options = dict(spec.options)
+    if spec.what.startswith("hub:") and not _is_own(spec.what):
+        normalisation = {"mean": take_numbers(options, "mean"), "std": take_numbers(options, "std")}
+        classes = take_integer(options, "num_classes", least=0)
+        return load_hub(spec.what.removeprefix("hub:"), num_classes=classes, options=options, **normalisation)
+    path = local_folder(spec.what)
     put_back(path)
     if path.is_dir():
         refuse_rest(options, (), spec.what)
         return load_folder(path)
-    if path.suffix in _SUFFIXES and not spec.what.startswith(("timm:", "torchvision:", "hub:")):
+    if path.suffix in _SUFFIXES and not spec.what.startswith(("timm:", "torchvision:")):
         return _load_file(path, options)
     family, _, name = spec.what.partition(":")
     normalisation = {"mean": take_numbers(options, "mean"), "std": take_numbers(options, "std")}
-    if family != "hub" and not take_flag(options, "pretrained", True):
+    if not take_flag(options, "pretrained", True):
         return _fresh(spec.what, options, normalisation)
-    if family not in ("torchvision", "timm", "hub") or not name:
+    if family not in ("torchvision", "timm") or not name:
         raise BadConfigError(f"there is no base {spec.what!r}; expected {_KINDS}")
-    if family == "hub":
-        return load_hub(
-            name, num_classes=take_integer(options, "num_classes", least=0), options=options, **normalisation
-        )
     classes, seed = take_integer(options, "num_classes", least=0), _seed(options)
     load = load_timm if family == "timm" else load_torchvision
     return load(name, num_classes=classes, seed=seed, options=options, **normalisation)
+
+
+def _is_own(place: str) -> bool:
+    """Whether the folder `place` on the hub is one of `save_base`: its config, unlike timm's, binds the weights."""
+    config = find_file(place, BASE_CONFIG)
+    try:
+        return config is not None and "sha256" in parse_object(read_regular(config))
+    except (OSError, ValueError):
+        return False
 
 
 def _fresh(architecture: str, options: dict[str, Any], normalisation: dict[str, Any]) -> Base:

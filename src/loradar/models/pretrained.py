@@ -70,9 +70,7 @@ def load_timm(
 
 
 def load_hub(name: str, *, num_classes: int | None, options: dict[str, Any], mean: Numbers, std: Numbers) -> Base:
-    """A timm model of the Hugging Face hub, `owner/name`. Raises as `load_torchvision` does."""
-    if name.count("/") != 1:
-        raise BadConfigError(f"hub:{name}: expected hub:owner/name")
+    """A timm model of the Hugging Face hub, `owner/name[@revision]`. Raises as `load_torchvision` does."""
     from timm.models import load_model_config_from_hf
 
     # the constructor's arguments stand beside the weights; they go into the description, to build it again offline

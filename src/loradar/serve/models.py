@@ -13,6 +13,7 @@ from loradar.core.errors import BadConfigError, BadFileError, BadImagesError, Lo
 from loradar.core.files import read_regular, sha256
 from loradar.core.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, GUARD_RECORD, GUARD_TENSORS
 from loradar.core.randomness import generator
+from loradar.core.remote import find_file, local_folder
 from loradar.core.types import Images
 from loradar.fewshot.classifier import FewShotClassifier
 from loradar.fewshot.fit import FEW_SHOT, base_of_task
@@ -113,6 +114,8 @@ def open_served(place: str, opening: Opening, *, name: str, version: str) -> Ser
     Raises LoradarError: BadFileError for a folder that is damaged, not signed by the owner of the key, or changed meanwhile.
     """
     kind = kind_of(place)
+    if kind != "base":
+        place = str(local_folder(place))
     before = _digest(place, kind)
     opened = _OPEN[kind](place, opening)
     if _digest(place, kind) != before:
@@ -137,12 +140,11 @@ def open_served(place: str, opening: Opening, *, name: str, version: str) -> Ser
 
 def kind_of(place: str) -> Kind:
     """Tells what lies at `place`, by the files of its folder; what is no folder of ours is the name of a base."""
-    folder = Path(place)
-    if (folder / GUARD_RECORD).is_file():
+    if find_file(place, GUARD_RECORD):
         return "guard"
-    if not (folder / ADAPTER_CONFIG).is_file():
+    if not find_file(place, ADAPTER_CONFIG):
         return "base"
-    return "task" if FEW_SHOT in read_adapter(folder)[0].card.data else "adapter"
+    return "task" if FEW_SHOT in read_adapter(place)[0].card.data else "adapter"
 
 
 def _digest(place: str, kind: Kind) -> str:

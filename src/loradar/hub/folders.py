@@ -1,0 +1,144 @@
+"""What a folder of loradar's is, which of its files are loradar's own, and the base that its record names."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from huggingface_hub import EvalResult
+
+from loradar.adapters import Adapter, read_adapter
+from loradar.adapters.saving import bound_settings
+from loradar.core.digests import DIGEST, digest_of
+from loradar.core.errors import BadFileError
+from loradar.core.files import parse_object, read_regular, write_atomically
+from loradar.core.names import (
+    ADAPTER_CONFIG,
+    ADAPTER_RECORD,
+    ADAPTER_WEIGHTS,
+    BASE_CONFIG,
+    BASE_WEIGHTS,
+    GUARD_RECORD,
+    GUARD_TENSORS,
+    RUN,
+    SIGNATURE,
+)
+from loradar.fewshot.fit import FEW_SHOT
+from loradar.fewshot.pools import BASELINES, POOL, base_of, open_baselines, open_pool
+from loradar.guard.files import read_parts
+from loradar.hub.cards import results_of_adapter, results_of_guard
+from loradar.models.folders import load_folder
+
+Kind: TypeAlias = Literal["adapter", "task", "guard", "pool", "base"]
+README = "README.md"
+_ADAPTER = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_RECORD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A folder that is whole. `files` are loradar's own, relative to it; `base` is the one-line name of the base that its
+    record names, "" for none, and `base_fingerprint` that base's hash. `results` reads its figures for a model card.
+    """
+
+    kind: Kind
+    files: tuple[str, ...]
+    base: str = ""
+    base_fingerprint: str = ""
+    results: Callable[[], Sequence[EvalResult]] = tuple
+
+
+def inspect(folder: Path) -> Found:
+    """Reads the folder whole, as opening it does, its digests among it. Raises BadFileError for what loradar did not write."""
+    if (folder / GUARD_RECORD).exists():
+        found = _guard(folder)
+    elif (folder / ADAPTER_CONFIG).exists():
+        found = _adapter(folder)
+    elif (folder / POOL).is_dir():
+        found = _pool(folder)
+    elif (folder / BASE_CONFIG).exists():
+        load_folder(folder)
+        found = Found(kind="base", files=(BASE_CONFIG, BASE_WEIGHTS))
+    else:
+        raise BadFileError(
+            f"{folder} is nothing that loradar wrote; expected the folder of an adapter, a task, a guard, a pool or a base"
+        )
+    further = [name for name in (README, SIGNATURE) if (folder / name).is_file()]
+    return Found(**{**vars(found), "files": (*found.files, *further)})
+
+
+def name_base(folder: Path, kind: Kind, base: str) -> None:
+    """Writes the base's name into the record of `folder`, and the digest of what it then says."""
+    if kind == "pool":
+        path = folder / RUN
+        content = parse_object(read_regular(path)) if path.exists() else {}
+        _write(path, content | {"base": base})
+    elif kind == "guard":
+        content = parse_object(read_regular(folder / GUARD_RECORD)) | {"base": base}
+        _write(folder / GUARD_RECORD, content | {DIGEST: digest_of(content)})
+    else:
+        content = parse_object(read_regular(folder / ADAPTER_RECORD))
+        content["card"]["data"]["base"] = base
+        settings = bound_settings(parse_object(read_regular(folder / ADAPTER_CONFIG)))
+        _write(folder / ADAPTER_RECORD, content | {DIGEST: digest_of(content, settings)})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False).encode())
+
+
+def _adapter(folder: Path) -> Found:
+    adapter, digest = read_adapter(folder)
+    _check_bound(folder, digest)
+    card = adapter.card
+    return Found(
+        kind="task" if FEW_SHOT in card.data else "adapter",
+        files=_ADAPTER,
+        base=str(card.data.get("base", "")),
+        base_fingerprint=card.base_fingerprint,
+        results=partial(results_of_adapter, card),
+    )
+
+
+def _guard(folder: Path) -> Found:
+    parts = read_parts(folder)
+    _check_bound(folder, parts.digest)
+    return Found(
+        kind="guard",
+        files=(GUARD_TENSORS, GUARD_RECORD, *_members(folder, "adapters", parts.adapters)),
+        base=parts.record.base,
+        base_fingerprint=parts.record.base_fingerprint,
+        results=partial(results_of_guard, parts.record),
+    )
+
+
+def _pool(folder: Path) -> Found:
+    pool, baselines = open_pool(folder), open_baselines(folder)
+    members: list[tuple[str, Adapter]] = [*pool.items(), *baselines.items()]
+    return Found(
+        kind="pool",
+        files=(
+            *((RUN,) if (folder / RUN).exists() else ()),
+            *_members(folder, POOL, pool),
+            *_members(folder, BASELINES, baselines),
+        ),
+        base=base_of(folder) if (folder / RUN).exists() else "",
+        base_fingerprint=members[0][1].card.base_fingerprint,
+    )
+
+
+def _members(folder: Path, within: str, names: Iterable[str]) -> list[str]:
+    found = []
+    for name in names:
+        _check_bound(folder / within / name, read_adapter(folder / within / name)[1])
+        found += [f"{within}/{name}/{file}" for file in _ADAPTER]
+        found += [f"{within}/{name}/{README}"] if (folder / within / name / README).is_file() else []
+    return found
+
+
+def _check_bound(folder: Path, digest: str) -> None:
+    if not digest:
+        raise BadFileError(
+            f"{folder} has no digest: an earlier version or PEFT saved it; open it and save it anew, then push that"
+        )
