@@ -7,11 +7,12 @@ LOWEST_TESTS := tests/cli/test_help.py tests/core tests/adapters/test_files.py t
 	tests/jobs/test_harden.py
 INPUTS ?= 10000
 SEED ?= 0
+FOR ?= 3.11
 READY := $(VENV)/.ready
 COMPILED := $(VENV)/.compiled
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest faults fuzz check bench format clean
+.PHONY: help demo test test-lowest faults fuzz check bench package docs format clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -62,6 +63,9 @@ bench: $(READY) ## Time us beside our peers; JSON under benchmarks/results. CRAF
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.few_shot
+
+package: $(READY) ## Build wheel and sdist into dist/, try the wheel in clean environments outside of the checkout. FOR="3.11 3.12"
+	$(BIN)/python .ci/package.py $(FOR)
 
 format: $(READY) ## Format and mend what lint can mend
 	$(BIN)/ruff check --fix .

@@ -1,24 +1,16 @@
 """What an adapter says of itself."""
 
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
+from loradar import __version__
 from loradar.core.errors import BadFileError
 
 Norm: TypeAlias = Literal["frozen", "statistics", "affine", "owned"]
 """What of the normalisation layers moves in training and belongs to the adapter: nothing, the running statistics, the gains
 and biases (of LayerNorm too), or both."""
-
-
-def installed_version() -> str:
-    """loradar's version as installed, "unknown" from a bare source tree."""
-    try:
-        return version("loradar")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +42,7 @@ class Card:
     measured: list[dict[str, Any]] = field(default_factory=list)
     selected_epoch: int | None = None
     seed: int = 0
-    loradar_version: str = field(default_factory=installed_version)
+    loradar_version: str = __version__
     created: str = ""
 
     def __post_init__(self) -> None:

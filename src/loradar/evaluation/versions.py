@@ -5,12 +5,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-PACKAGES = ("loradar", "torch", "torchvision", "timm", "numpy", "scipy", "safetensors", "datasets", "pyautoattack")
+from loradar import __version__
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "safetensors", "datasets", "pyautoattack")
 
 
 def versions() -> dict[str, str]:
-    """Python, the packages that can move a figure (those that are installed), the platform and the accelerator."""
-    found = {"python": platform.python_version()}
+    """Python, loradar, the packages that can move a figure (those that are installed), the platform and the accelerator."""
+    found = {"python": platform.python_version(), "loradar": __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from loradar.adapters.card import installed_version
+from loradar import __version__
 from loradar.serve.errors import Refused
 from loradar.serve.service import Service
 from loradar.serve.tensors import HEADER, inputs_of, outputs_of, read_images, read_request, write_reply
@@ -29,7 +29,7 @@ def add_v2(app: FastAPI, service: Service) -> None:
     @app.get("/v2")
     async def server() -> dict[str, Any]:
         extensions = ["binary_tensor_data", "model_repository"]
-        return {"name": "loradar", "version": installed_version(), "extensions": extensions}
+        return {"name": "loradar", "version": __version__, "extensions": extensions}
 
     @app.get("/v2/models/{name}")
     @app.get("/v2/models/{name}/versions/{version}")
