@@ -10,6 +10,7 @@ SEED ?= 0
 FOR ?= 3.11
 READY := $(VENV)/.ready
 COMPILED := $(VENV)/.compiled
+DOCS := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-lowest faults fuzz check bench package docs format clean
@@ -63,6 +64,14 @@ bench: $(READY) ## Time us beside our peers; JSON under benchmarks/results. CRAF
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.few_shot
+
+$(DOCS): $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(DOCS) ## Build the documentation into build/docs; a warning is an error
+	@# pages that run code compute in one thread
+	time OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m sphinx --quiet --fail-on-warning --keep-going --fresh-env docs build/docs
 
 package: $(READY) ## Build wheel and sdist into dist/, try the wheel in clean environments outside of the checkout. FOR="3.11 3.12"
 	$(BIN)/python .ci/package.py $(FOR)
