@@ -11,7 +11,7 @@ project = "loradar"
 author = "The loradar maintainers"
 project_copyright = author
 version = release = loradar.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "filled"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "filled"]
 html_theme = "furo"
 html_title = f"loradar {release}"
 html_show_sphinx = False
@@ -25,7 +25,8 @@ nb_execution_timeout = 120
 nb_execution_show_tb = True
 nb_merge_streams = True
 
-default_role = "code"
+# examples of answers are shortened by dots
+suppress_warnings = ["misc.highlighting_failure"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"

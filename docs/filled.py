@@ -61,7 +61,12 @@ def attacks() -> str:
         for one in info.settings:
             cells = (f"`{one.name}`", one.type, f"`{one.default}`" if one.default else "", one.bounds, one.help)
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        parts += [f"## {name}", info.text, "\n".join(rows) if info.settings else "No settings.", f"Use: `--attacks {info.spec}`"]
+        parts += [
+            f"## {name}",
+            info.text,
+            "\n".join(rows) if info.settings else "No settings.",
+            f"Use: `--attacks {info.spec}`",
+        ]
     return "\n\n".join(parts)
 
 
@@ -93,16 +98,16 @@ def _to_rst(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: 
         if line.lstrip().startswith("|"):
             first, *others = (cell.strip() for cell in line.strip().strip("|").split(" | "))
             if set(first) - set("-|") and not first.isalpha():
-                written.append(f"- {first}: {' '.join(others)}")
+                written.append(f"- {first}: {' '.join(others)}".replace("`", "``"))
         else:
             pieces = line.split("`")
             pieces[::2] = [piece.replace("*", "\\*").replace("|", "\\|") for piece in pieces[::2]]
-            written.append("`".join(pieces))
+            written.append("``".join(pieces))
     lines[:] = written
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", _fill)
     app.connect("include-read", _relink)
-    app.connect("autodoc-process-docstring", _to_rst)
+    app.connect("autodoc-process-docstring", _to_rst, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}
