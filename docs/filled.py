@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sphinx.application import Sphinx
+from typer.main import get_command
+
 import loradar
 from loradar.attacks import available_attacks, describe_attack
 from loradar.cli.app import app
-from sphinx.application import Sphinx
-from typer.main import get_command
 
 WIDTH = 96
 ROOT = Path(__file__).parents[1]
