@@ -71,7 +71,9 @@ $(DOCS): $(READY)
 
 docs: $(DOCS) ## Build the documentation into build/docs; a warning is an error
 	@# pages that run code compute in one thread
-	time OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m sphinx --quiet --fail-on-warning --keep-going --fresh-env docs build/docs
+	@started=$$(date +%s); \
+		OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env docs build/docs && \
+		echo "build/docs/index.html, made in $$(( $$(date +%s) - started )) s"
 
 package: $(READY) ## Build wheel and sdist into dist/, try the wheel in clean environments outside of the checkout. FOR="3.11 3.12"
 	$(BIN)/python .ci/package.py $(FOR)
