@@ -14,6 +14,8 @@ version = release = loradar.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "filled"]
 html_theme = "furo"
 html_title = f"loradar {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
 
