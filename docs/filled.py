@@ -64,6 +64,7 @@ def attacks() -> str:
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         parts += [
             f"## {name}",
+            info.summary,
             info.text,
             "\n".join(rows) if info.settings else "No settings.",
             f"Use: `--attacks {info.spec}`",
