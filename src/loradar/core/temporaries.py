@@ -62,13 +62,15 @@ def _short(path: Path) -> str:
 
 
 def _temporaries_of(path: Path) -> Iterator[Path]:
+    start = f".{_short(path)}."
     try:
-        beside = list(path.parent.iterdir())
+        # as text: beside a task's folder lie those of ten thousand others
+        beside = [name for name in os.listdir(path.parent) if name.startswith(start)]  # noqa: PTH208
     except (OSError, ValueError):  # no folder, or no path at all
         return
-    for one in beside:
-        if one.name.startswith(f".{_short(path)}.") and _NAME.fullmatch(one.name):
-            yield one
+    for name in beside:
+        if _NAME.fullmatch(name):
+            yield path.with_name(name)
 
 
 def _is_abandoned(path: Path) -> bool:
