@@ -230,3 +230,11 @@ def test_what_cannot_be_is_one_line(
         run(resolve(validate(ExportConfig, given | changes)))
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_task_in_memory_is_exported(places: dict[str, tuple[str, str]], tmp_path: Path) -> None:
+    model = FewShotClassifier.load(places["task"][0]).classifier_
+    again = torch.export.load(loradar.export(model, tmp_path / "task.pt2", input_size=(3, 32, 32))).module()
+    x = torch.rand(5, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), model(x), atol=1e-4, rtol=1e-4)

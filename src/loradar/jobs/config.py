@@ -258,9 +258,7 @@ class ExportConfig(Settings):
     """Writes a model for readers that have no loradar."""
 
     place: str = Field(..., description="Folder of an adapter, a task or a guard, hub:OWNER/NAME, or a base.")
-    to: Literal["onnx", "torch-export", "aoti", "state-dict", "timm", "peft"] = Field(
-        ..., description="Format.", json_schema_extra={"panel": "Output"}
-    )
+    to: Literal["onnx", "torch-export", "aoti", "state-dict", "timm", "peft"] = Field(..., description="Format.")
     base: str | None = Field(None, description="The base, where the folder does not say it or it has moved since.")
     data: str | None = Field(
         None, description="Images to compare answers on, as harden takes them. Default: random ones."
