@@ -15,7 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"core", "evaluation"},
     "fewshot": {"core", *TOOLKIT, "evaluation", "report"},
     "guard": {"core", *TOOLKIT, "evaluation", "report"},
-    "jobs": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard"},
+    "jobs": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "exporting"},
     "hub": {"core", *TOOLKIT, "evaluation", "fewshot", "guard"},
     "exporting": {"core"},
     "api": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs", "exporting"},

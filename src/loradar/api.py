@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -25,11 +25,14 @@ from loradar.core.types import Attack, Images, Labels, NullProgress, Progress
 from loradar.data import Source, as_source, fetch_all
 from loradar.evaluation import AccuracyResult, accuracy_row, run_attack, worst_case
 from loradar.evaluation.workbench import NamedProgress
-from loradar.exporting import export as export  # one of the names of the front door
+from loradar.exporting import GraphFormat
+from loradar.exporting import export as export_module
+from loradar.guard.guard import Guard
 from loradar.jobs import check as check_job
+from loradar.jobs import export as export_job
 from loradar.jobs import harden as harden_job
 from loradar.jobs.check import CheckResult
-from loradar.jobs.config import CheckConfig, HardenConfig
+from loradar.jobs.config import CheckConfig, ExportConfig, HardenConfig
 from loradar.jobs.harden import HardenResult
 from loradar.models import Base, open_base
 
@@ -170,6 +173,51 @@ def plug(
     if size:  # so that `export` need not be told
         object.__setattr__(plugged, "input_size", tuple(size))  # a plain attribute, no part of the model's state
     return plugged
+
+
+def export(
+    model: nn.Module | Base | str | Path,
+    path: Path | str,
+    *,
+    to: str | None = None,
+    input_size: Sequence[int] | None = None,
+    **settings: Any,
+) -> Path:
+    """Writes a model as a file for readers without loradar, for batches of any size, and returns the path.
+
+    Args:
+        model: A module from images in [0, 1] to logits, a base or a guard, in memory; or the folder of an adapter, a task,
+            a guard or a base, as `loradar export` takes it.
+        path: `.onnx`, or `.pt2` (torch.export). For weights, a folder or a file: see docs/export.md.
+        to: The format, "onnx", "torch-export" or "aoti", where the suffix leaves it open; of a folder also "state-dict",
+            "timm" or "peft".
+        input_size: (channels, height, width) of an image. A plugged model knows that of its adapter's training images.
+        settings: Of a folder, those of `loradar export` (`base="timm:resnet18"`, `data="path/to/images"`).
+
+    The file is read again by its runtime, and its answers are compared with the model's; where they differ nothing is
+    written. Guards are written in float32. Raises BadConfigError.
+    """
+    if isinstance(model, str | Path):
+        kind = to or ("onnx" if Path(path).suffix == ".onnx" else "torch-export")
+        given: dict[str, Any] = {"place": str(model), "to": kind, "out": Path(path), **settings}
+        if input_size is not None:
+            given["size"] = tuple(input_size[1:])
+        return export_job.run(export_job.resolve(validate(ExportConfig, given))).path
+    if settings:
+        raise BadConfigError(
+            f"{', '.join(settings)}: settings of a folder's export; expected a folder, not a model in memory"
+        )
+    if to not in (None, *get_args(GraphFormat)):
+        raise BadConfigError(f"a model in memory cannot be written as {to!r}; expected onnx, torch-export or aoti")
+    classes, module = None, model
+    if isinstance(model, Base):
+        classes, module, input_size = model.classes, model.model, input_size or model.input_size
+    elif isinstance(model, Guard):
+        # what a runtime other than torch makes of bfloat16 is another answer, or none
+        module = model if model.dtype is None else Guard.of(model.state, precision="fp32")
+        classes = model.classes_
+    metadata = {"classes": list(classes)} if classes else {}
+    return export_module(module, path, to=to, input_size=input_size, metadata=metadata)  # type: ignore[arg-type]
 
 
 def load(place: str | Path, *, key: str | Path | None = None) -> Adapter:

@@ -1,68 +1,131 @@
-"""Writing a model as a file that other runtimes read: torch.export's `.pt2`, or ONNX."""
+"""Writing a model as a file that other runtimes read: ONNX, torch.export's `.pt2`, or a package compiled by AOTInductor."""
 
+import json
+import os
+import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
-from loradar.core.errors import BadConfigError
+from loradar.core.errors import BadConfigError, LoradarError
 from loradar.core.files import write_atomically
+from loradar.core.modules import evaluating
+from loradar.core.randomness import generator
+from loradar.core.types import Images, Logits
 
-FORMATS = (".pt2", ".onnx")
+GraphFormat: TypeAlias = Literal["onnx", "torch-export", "aoti"]
+Runtime: TypeAlias = Callable[[Images], Tensor]
+SUFFIXES: dict[GraphFormat, str] = {"onnx": ".onnx", "torch-export": ".pt2", "aoti": ".pt2"}
+METADATA = "loradar.json"
+"""Under what name a `.pt2` keeps, among its extra files, what ONNX keeps as its properties."""
+_EXAMPLES, _TRIED = 2, 6
+"""Images of the batch that a model is traced with, and of those that are compared: in batches of other sizes."""
+_TOLERANCE = 1e-3
 
 
-def export(model: nn.Module, path: Path | str, *, input_size: Sequence[int] | None = None) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How a written file answers beside its model: the `largest` difference of logits, and `equal` answers of `total`."""
+
+    largest: float
+    equal: int
+    total: int
+
+
+def export(
+    model: nn.Module,
+    path: Path | str,
+    *,
+    to: GraphFormat | None = None,
+    input_size: Sequence[int] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
     """Writes `model` to `path`, for batches of any size: `.pt2` (torch.export) or `.onnx`; returns the path.
 
-    `input_size` is (channels, height, width) of an image; a plugged model knows that of its adapter's training images.
-    The file takes images in [0, 1], whatever normalisation the model has inside. It is read again, and its logits are
-    compared with the model's. ONNX needs the extra `onnx`. Raises BadConfigError for another suffix, an unknown input
-    size, or a model that cannot be exported.
+    `to` says the format where the suffix leaves it open: "aoti" is a `.pt2` too. `input_size` is (channels, height, width)
+    of an image; a plugged model knows that of its adapter's training images. The file takes images in [0, 1], whatever
+    normalisation the model has inside, and holds the size and `metadata`. It is read again, and its answers are compared
+    with the model's. ONNX needs the extra `onnx`. Raises BadConfigError for another suffix, an unknown input size, a
+    model that cannot be exported, or a file that answers otherwise.
     """
     path = Path(path)
-    if path.suffix not in FORMATS:
-        raise BadConfigError(f"{path} has the suffix {path.suffix!r}; expected {' or '.join(FORMATS)}")
+    if path.suffix not in SUFFIXES.values() or (to is not None and path.suffix != SUFFIXES[to]):
+        expected = " or ".join(dict.fromkeys(SUFFIXES.values())) if to is None else SUFFIXES[to]
+        raise BadConfigError(f"{path} has the suffix {path.suffix!r}; expected {expected}")
     size = input_size or getattr(model, "input_size", None)
     if size is None:
         raise BadConfigError("the size of the images is not known; give input_size=(channels, height, width)")
-    parameter = next(model.parameters(), torch.empty(0))
-    x = torch.rand(2, *size, generator=torch.Generator().manual_seed(0)).to(parameter.device)
-    was_training = [module for module in model.modules() if module.training]
-    try:
-        for module in was_training:
-            module.training = False
-        with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-            # a plugged model holds its adapter's factors outside its parameters: they become constants, as they should
-            warnings.filterwarnings("ignore", message="A model attribute .*lifted_tensor")
-            # tensors that share memory are written once
-            warnings.filterwarnings("ignore", message="No complete tensor found")
-            expected: Tensor = model(x)
-            program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-            file = Path(folder) / f"model{path.suffix}"
-            found = _write_pt2(program, file, x) if path.suffix == ".pt2" else _write_onnx(program, file, x)
-            _check_same(expected.cpu(), found, path)
-            write_atomically(path, file.read_bytes())
-    except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadConfigError(
-            f"{type(model).__name__} cannot be exported with images of {tuple(size)}: {reason}"
-        ) from error
-    finally:
-        for module in was_training:
-            module.training = True
+    kind: GraphFormat = to or ("onnx" if path.suffix == ".onnx" else "torch-export")
+    write_graph(model, path, random_images(size), to=kind, metadata={"input_size": list(size), **(metadata or {})})
     return path
 
 
-def _write_pt2(program: torch.export.ExportedProgram, file: Path, x: Tensor) -> Tensor:
-    torch.export.save(program, file)
-    again: Tensor = torch.export.load(file).module()(x)
-    return again.detach().cpu()
+def random_images(size: Sequence[int]) -> Images:
+    """Makes the images of (channels, height, width) that files are compared on where there are no others."""
+    return torch.rand(_TRIED, *size, generator=generator(0))
 
 
-def _write_onnx(program: torch.export.ExportedProgram, file: Path, x: Tensor) -> Tensor:
+def write_graph(model: nn.Module, path: Path, x: Images, *, to: GraphFormat, metadata: Mapping[str, Any]) -> Comparison:
+    """Writes `model`, compared on `x` (n, channels, height, width), 4 images or more; else as `export`."""
+    parameter = next(model.parameters(), torch.empty(0))
+    x, text = x.to(parameter.device), json.dumps(metadata, ensure_ascii=False)
+    try:
+        with (
+            evaluating(model),
+            torch.no_grad(),
+            warnings.catch_warnings(),
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            warnings.simplefilter("ignore")  # the exporters warn of their own deprecated parts, and of shared tensors
+            model(x[:1])  # what looks at a first batch has seen it
+            # of a batch of 1 torch would take the size for a constant
+            batches = ({0: torch.export.Dim("batch", min=1)},)
+            program = torch.export.export(model, (x[:_EXAMPLES].clone(),), dynamic_shapes=batches)
+            file = Path(folder) / f"model{path.suffix}"
+            found = compare(model, _WRITERS[to](program, file, text), x, path)
+            write_atomically(path, file.read_bytes())
+    except (LoradarError, OSError):
+        raise
+    except Exception as error:  # exporters and compilers raise anything
+        raise BadConfigError(
+            f"{type(model).__name__} cannot be exported with images of {tuple(x.shape[1:])}: {_reason(error)}"
+        ) from error
+    return found
+
+
+def compare(model: Callable[[Images], Logits], again: Runtime, x: Images, place: Path) -> Comparison:
+    """Compares two models on one image, and on all others as a batch.
+
+    Raises BadConfigError where logits differ by more than rounding, or an answer differs.
+    """
+    if len(x) < _EXAMPLES + 2:
+        raise BadConfigError(f"{len(x)} images are too few to compare answers on; expected {_EXAMPLES + 2} or more")
+    with torch.no_grad():
+        pairs = [(model(batch).cpu(), again(batch).detach().cpu()) for batch in (x[:1], x[1:])]
+    if any(one.shape != other.shape for one, other in pairs):
+        raise BadConfigError(f"{place} gives logits of other shapes than the model's; it was not written")
+    expected, found = (torch.cat(logits) for logits in zip(*pairs, strict=True))
+    equal, largest = int((expected.argmax(1) == found.argmax(1)).sum()), float((expected - found).abs().max())
+    if equal < len(x) or not largest <= _TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise BadConfigError(
+            f"{place} answers {equal} of {len(x)} images as the model does, and its logits differ by up to {largest:.3g}; "
+            "expected equal ones: it was not written"
+        )
+    return Comparison(largest=largest, equal=equal, total=len(x))
+
+
+def _write_pt2(program: torch.export.ExportedProgram, file: Path, text: str) -> Runtime:
+    torch.export.save(program, file, extra_files={METADATA: text})
+    return cast(Runtime, torch.export.load(file).module())
+
+
+def _write_onnx(program: torch.export.ExportedProgram, file: Path, text: str) -> Runtime:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  # what torch writes ONNX with
@@ -70,19 +133,33 @@ def _write_onnx(program: torch.export.ExportedProgram, file: Path, x: Tensor) ->
         raise BadConfigError(
             "ONNX needs the packages onnx, onnxscript and onnxruntime: pip install 'loradar[onnx]'"
         ) from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own deprecated parts
-        written = torch.onnx.export(
-            program, (x,), dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
-        )
+    written = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False)
     assert written is not None
+    for key, value in json.loads(text).items():
+        written.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     written.save(str(file), external_data=False)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: x.cpu().numpy()})
-    return torch.from_numpy(found)
+    return lambda x: torch.from_numpy(session.run(None, {"images": x.cpu().numpy()})[0])
 
 
-def _check_same(expected: Tensor, found: Tensor, path: Path) -> None:
-    largest = float((expected - found).abs().max())
-    if not largest <= 1e-3 * max(1.0, float(expected.abs().max())):
-        raise BadConfigError(f"the logits of {path} differ from the model's by {largest:.3g}; it was not written")
+def _write_aoti(program: torch.export.ExportedProgram, file: Path, text: str) -> Runtime:
+    if not shutil.which(os.environ.get("CXX", "g++")) and not shutil.which("clang++"):
+        raise BadConfigError(
+            "aoti compiles C++, and there is no g++ or clang++; install one, or export to torch-export"
+        )
+    metadata = {"aot_inductor.metadata": {METADATA: text}}
+    torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=metadata)
+    return cast(Runtime, torch._inductor.aoti_load_package(str(file)))
+
+
+_WRITERS: dict[GraphFormat, Callable[[torch.export.ExportedProgram, Path, str], Runtime]] = {
+    "onnx": _write_onnx,
+    "torch-export": _write_pt2,
+    "aoti": _write_aoti,
+}
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:  # torch's own lines are about how to report it
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

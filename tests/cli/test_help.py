@@ -19,7 +19,7 @@ from loradar.cli.flags import ATTACKS as LISTED
 from loradar.cli.panels import panel_of
 from loradar.fewshot.config import FewShotEvalConfig, FewShotFitConfig, MetaTuneConfig
 from loradar.guard.config import GuardAuditConfig, GuardBuildConfig
-from loradar.jobs.config import AuditConfig, CheckConfig, HardenConfig, PredictConfig, PretrainConfig
+from loradar.jobs.config import AuditConfig, CheckConfig, ExportConfig, HardenConfig, PredictConfig, PretrainConfig
 from loradar.serve.config import ServeConfig
 
 SCHEMAS: dict[str, type[BaseModel]] = {
@@ -28,6 +28,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "audit": AuditConfig,
     "check": CheckConfig,
     "predict": PredictConfig,
+    "export": ExportConfig,
     "meta-tune": MetaTuneConfig,
     "few-shot eval": FewShotEvalConfig,
     "few-shot fit": FewShotFitConfig,

@@ -23,7 +23,7 @@ from loradar.core.errors import BadConfigError, LoradarError
 from loradar.core.torchrun import launched
 from loradar.fewshot.config import MetaTuneConfig
 from loradar.fewshot.presets import PRESETS
-from loradar.jobs.config import AuditConfig, CraftConfig, HardenConfig, PredictConfig, PretrainConfig
+from loradar.jobs.config import AuditConfig, CraftConfig, ExportConfig, HardenConfig, PredictConfig, PretrainConfig
 from loradar.jobs.recipes import RECIPES
 
 app = typer.Typer(
@@ -204,6 +204,26 @@ def _predict(config: PredictConfig) -> Output:
     from loradar.jobs.predict import resolve, run
 
     return predictions(run(resolve(config)))
+
+
+@command(
+    app, "export", ExportConfig, positional="place", example="loradar export runs/guard --to onnx --out guard.onnx"
+)
+def _export(config: ExportConfig) -> Output:
+    """Write a base, an adapter on its base, a task or a guard as a file for other runtimes.
+
+    The file is read again by its runtime and compared with the model; nothing is written where answers differ.
+    """
+    from loradar.jobs.export import resolve, run
+
+    done = run(resolve(config))
+    found = done.comparison
+    lines = [
+        f"{config.to}: {done.path}",
+        f"read again by {done.read_by}: {found.equal} of {found.total} answers equal, "
+        f"logits differ by {found.largest:.2g} at most",
+    ]
+    return Output(text=lines, data=done)
 
 
 command(

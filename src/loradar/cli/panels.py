@@ -31,7 +31,7 @@ _PANELS = {
         webhook try_attacks replicas ray
     """,
     "Engine": "on workers cpus gpus memory_gb slurm threads retries store shard shards",
-    "Output": "out wait cache tensorboard",
+    "Output": "to out wait cache tensorboard",
     "Computing": "precision device seed seconds",
 }
 _OF = {key: panel for panel, keys in _PANELS.items() for key in keys.split()}

@@ -108,6 +108,8 @@ def _tables(quality: int) -> Tensor:
 
 
 _YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+_RGB = torch.linalg.inv(torch.tensor(_YCC, dtype=torch.float64)).tolist()
+"""Once, since ONNX inverts no matrices."""
 
 
 def _to_ycc(x: Images) -> Images:
@@ -117,6 +119,6 @@ def _to_ycc(x: Images) -> Images:
 
 
 def _to_rgb(x: Images) -> Images:
-    matrix = torch.linalg.inv(torch.tensor(_YCC, dtype=torch.float64)).to(x)
+    matrix = torch.tensor(_RGB, device=x.device, dtype=x.dtype)
     shift = torch.tensor([0.0, 128 / 255, 128 / 255], device=x.device, dtype=x.dtype)
     return torch.einsum("ij,bjhw->bihw", matrix, x - shift[:, None, None])

@@ -72,7 +72,10 @@ def two_round(table: Labels) -> Labels:
     agrees with it; otherwise the majority (of a tie, the smaller class).
     """
     single = table.diagonal(dim1=1, dim2=2)
-    majority = single.mode(1).values
+    # `mode`, whose ties go to the smaller class too, but which ONNX lacks
+    counts = (single[:, :, None] == single[:, None, :]).sum(2)
+    is_most = counts == counts.amax(1, keepdim=True)
+    majority = single.masked_fill(~is_most, torch.iinfo(single.dtype).max).amin(1)
     believed = (table == single[:, :, None]).all(2) & (single != majority[:, None])
     first = believed.int().argmax(1, keepdim=True)
     return torch.where(believed.any(1), single.gather(1, first)[:, 0], majority)
