@@ -13,7 +13,7 @@ COMPILED := $(VENV)/.compiled
 DOCS := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest faults fuzz check bench package docs format clean
+.PHONY: help demo test test-slow test-lowest faults fuzz check bench package docs format clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -35,8 +35,12 @@ demo: $(READY) ## Harden a classifier of handwritten digits, offline, and write 
 	$(BIN)/loradar demo --out runs/demo
 
 test: $(COMPILED) ## Run the tests, with coverage
-	@# every test computes in one thread; a file's tests stay together, for what they share is made once
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+	@# every test computes in one thread; a file's tests stay together, for what they share is made once, and the files of most
+	@# tests do not come first: those of few long ones would be left for the end
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+test-slow: $(COMPILED) ## Run the tests that compile, or start processes for long
+	$(BIN)/python -m pytest -m slow
 
 faults: $(READY) ## Kill saves and commands 200 times, run them again, and count what went wrong
 	PYTHONPATH=src:. $(BIN)/python -m tests.faults.kills --kills 200

@@ -164,6 +164,7 @@ class Small(nn.Module):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="aoti compiles C++, and there is no g++")
+@pytest.mark.slow
 def test_a_compiled_package_answers_as_its_model(tmp_path: Path) -> None:
     made = Base.of(Small(), classes=CLASSES, input_size=(3, 8, 8))
     path = loradar.export(made, tmp_path / "small.pt2", to="aoti")
@@ -174,6 +175,7 @@ def test_a_compiled_package_answers_as_its_model(tmp_path: Path) -> None:
     assert json.loads(again.get_metadata()[METADATA]) == {"input_size": [3, 8, 8], "classes": list(CLASSES)}
 
 
+@pytest.mark.slow
 def test_a_guard_with_every_response_is_exported(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     policy = Policy(responses={"patch": ("inpaint", "mask"), "noise": ("smooth", "jpeg"), "unknown": ("bit-depth",)})

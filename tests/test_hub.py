@@ -291,6 +291,7 @@ torch.save(logits, sys.argv[1])
 """
     torch.save(X, tmp_path / "x.pt")
     offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": constants.HF_HUB_CACHE, "HF_ENDPOINT": hub.address}
+    offline["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # the bits depend on it
     subprocess.run([sys.executable, "-c", script, tmp_path / "x.pt"], check=True, env={**os.environ, **offline})
     own = loradar.FewShotClassifier.load(task)
     assert torch.equal(torch.load(tmp_path / "x.pt", weights_only=True), own.decision_function(X))

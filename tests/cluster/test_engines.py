@@ -34,6 +34,7 @@ def _run(*args: object) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.slow
 def test_the_bits_are_those_of_one_process(engine: str, alone: Path, tmp_path: Path) -> None:
     if engine == "ray":
         pytest.importorskip("ray", reason="Ray is not installed; with it: pip install 'loradar[ray]'")

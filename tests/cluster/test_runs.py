@@ -120,6 +120,7 @@ def test_machines_without_a_common_disk_hand_on_through_a_store(
     assert len(crafted) == len(list((tmp_path / "alone" / "cache").rglob("*.safetensors")))
 
 
+@pytest.mark.slow
 def test_a_run_is_seen_and_stopped_from_another_folder_also_before_its_first_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -226,6 +226,7 @@ def test_a_killed_sweep_ends_with_the_same_report(
         assert (out / name).read_bytes() == (done / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_processes_share_trials_and_a_deleted_journal_costs_no_training(
     base_folder: Path, done: Path, tmp_path: Path
 ) -> None:
