@@ -1,5 +1,6 @@
 """A file of stages: settings checked before anything runs, folders handed on, finished stages left alone."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -94,6 +95,15 @@ EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").rglob("*.yaml")
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_experiment_is_a_file_of_stages(path: Path) -> None:
     assert stages.resolve(path).stages
+
+
+def test_published_reports_name_no_place_of_a_machine() -> None:
+    reports = sorted((Path(__file__).parents[2] / "experiments").rglob("report.json"))
+    assert len(reports) > 8
+    for path in reports:
+        told = json.loads(path.read_text())
+        places = [told["base"].get("spec", ""), *(str(value) for value in told["settings"].values())]
+        assert not [place for place in places if Path(place.removeprefix("stages:")).is_absolute()], path
 
 
 def test_there_are_experiments() -> None:

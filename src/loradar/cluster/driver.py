@@ -51,7 +51,9 @@ def execute(
                     order.done(ready)
                     bar.advance()
                 else:
-                    running.append(_Followed(task, runner.submit(task), progress))
+                    one = _Followed(task, progress)
+                    one.handle = runner.submit(task)
+                    running.append(one)
             for one in [each for each in running if each.handle.done()]:
                 running.remove(one)
                 refresh()
@@ -100,8 +102,8 @@ class _Followed:
     """A task that runs elsewhere, with a bar here for what it is at."""
 
     task: Task
-    handle: Handle
     progress: Progress
+    handle: Handle = field(init=False)
     tries: int = 0
     waits: int = 0
     begun: int = 0
@@ -112,7 +114,7 @@ class _Followed:
 
     def __post_init__(self) -> None:
         self.file = progress_file(self.task)
-        self.begun = len(attempts(self.task))
+        self.begun = len(attempts(self.task))  # before it is handed over: a worker may begin it at once
 
     def ending(self) -> str | None:
         """An empty text for a task that is done, why it cannot be, or None where its process died."""

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -142,10 +142,7 @@ class _FileBar:
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         self.also.advance(amount, note)
-        at = self.at
-        self.at = At(
-            name=at.name, done=at.done + amount, total=at.total, unit=at.unit, note=note or at.note, began=at.began
-        )
+        self.at = replace(self.at, done=self.at.done + amount, note=note or self.at.note)
         now = time.monotonic()
         if now - self.written >= _WRITE_SECONDS or self.at.done >= self.at.total:
             self.written = now

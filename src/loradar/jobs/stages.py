@@ -55,8 +55,8 @@ class Stage:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """As JSON, without where it is computed."""
-        found: dict[str, Any] = json.loads(self.config.model_dump_json(exclude={"device"}))
+        """All of them, as JSON."""
+        found: dict[str, Any] = json.loads(self.config.model_dump_json())
         return found
 
 
@@ -109,6 +109,11 @@ def mark_of(job: StagesJob, stage: Stage) -> Path:
     return job.out / "stages" / f"{stage.name}.json"
 
 
+def marked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a mark holds of a stage's settings: all but the device that it was computed on."""
+    return {key: value for key, value in settings.items() if key != "device"}
+
+
 def is_finished(job: StagesJob, stage: Stage) -> bool:
     """Whether `stage` was finished before, and its folder is there.
 
@@ -121,7 +126,7 @@ def is_finished(job: StagesJob, stage: Stage) -> bool:
         before = parse_object(read_regular(mark))
     except (OSError, ValueError) as error:
         raise BadFileError(f"{mark} is damaged ({error}); delete it to run the stage {stage.name} again") from error
-    settings = stage.settings
+    settings = marked(stage.settings)
     odd = [key for key in settings if before.get(key) != settings[key]]
     if odd:
         raise BadConfigError(

@@ -81,9 +81,8 @@ def parts(config: SweepConfig) -> dict[str, tuple[str, ...]]:
 
 def run_part(job: SweepJob, name: str, progress: Progress | None = None) -> None:
     """Trains trials, beside other processes that do, until none is left that no process has."""
-    if not name.startswith(
-        "worker-"
-    ):  # how many there are is no setting of the sweep's outcome, and may not be known here
+    # how many there are is no setting of the sweep's outcome, and may not be known here
+    if not name.startswith("worker-"):
         raise BadConfigError(f"a sweep has no part {name!r}; expected worker-0, worker-1, ...")
     job, study = _opened(job, progress)
     _work(job, study, progress, wait=False)

@@ -29,7 +29,7 @@ from loradar.core.leases import held_lately, lease
 from loradar.core.names import BASE_CONFIG
 from loradar.core.processes import Process, is_running, this_process
 from loradar.core.types import NullProgress, Progress
-from loradar.jobs.stages import JOBS, Stage, StagesJob, is_finished, mark_of, publish
+from loradar.jobs.stages import JOBS, Stage, StagesJob, is_finished, mark_of, marked, publish
 
 TASKS = "tasks"
 STOPPED, DONE = "stopped", "done"
@@ -100,7 +100,7 @@ def plan(job: StagesJob, *, apart: bool = True) -> tuple[Task, ...]:
     makers: dict[str, Task] = {}  # by the folder that each fills
     for stage in job.stages:
         is_finished(job, stage)  # with other settings?
-        settings = json.loads(stage.config.model_dump_json())
+        settings = stage.settings
         before = {place: maker for place, maker in makers.items() if _names(settings, place)}
         inputs = {place: maker.id for place, maker in before.items()}
         inputs |= {place: content for place, content in _contents(stage.config).items() if not _is_in(place, inputs)}
@@ -204,8 +204,7 @@ def perform(task: Task, progress: Progress | None = None) -> None:
         try:
             _do(task, progress or NullProgress())
             make_folder(Path(task.settings["out"]))  # a part may have had nothing to do
-            told = {key: value for key, value in task.settings.items() if key != "device"}
-            write_atomically(task.mark, json.dumps(told, indent=1).encode())
+            write_atomically(task.mark, json.dumps(marked(task.settings), indent=1).encode())
             outcome = DONE
         except CancelledError:
             outcome = STOPPED
