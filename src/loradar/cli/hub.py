@@ -54,7 +54,7 @@ def _push(
         dry_run=dry_run,
     )
     table = Rows(("file", "bytes"), [(name, f"{size:,}") for name, size in sent.files.items()])
-    lines = [f"a {sent.kind}, {sum(sent.files.values()):,} bytes", *([f"base: {sent.base}"] if sent.base else [])]
+    lines = [f"{sent.kind}: {sum(sent.files.values()):,} bytes", *([f"base: {sent.base}"] if sent.base else [])]
     ends = ["nothing was sent"] if dry_run else [f"url: {sent.url}", f"commit: {sent.commit}"]
     return Output(text=[*lines, table, *ends], data=sent)
 
@@ -72,4 +72,4 @@ def _pull(
     from loradar.hub import pull
 
     folder, kind = pull(place, out)
-    return Output(text=[f"a {kind}: {folder}"], data={"kind": kind, "folder": folder})
+    return Output(text=[f"{kind}: {folder}"], data={"kind": kind, "folder": folder})
