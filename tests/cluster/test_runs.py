@@ -84,6 +84,11 @@ def test_a_run_that_is_asked_to_stop_stops_and_goes_on(tmp_path: Path) -> None:
     asking.join()
     assert stopped == ["pool"]
     assert runs.cancel(out) == []
+    # what is left can be told in seconds, for what it waits for is there
+    _, planned, seconds = runs.plan(FileConfig(file=file))
+    undone = {task.id: task.name for task in planned if not task.is_done}
+    assert {undone[name] for name in seconds} == {"pool eps-2", "pool eps-4"}
+    assert min(seconds.values()) > 0
     _, left = runs.run(config(file), NullProgress())
     assert left == ("pool",)
     assert len(results(out)) == 4

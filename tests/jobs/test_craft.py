@@ -44,6 +44,9 @@ def test_shards_give_the_images_of_one_run(base_folder: Path, tmp_path: Path) ->
     bench = open_bench(job.base, config, None)
     expected = run_attack(PGD(steps=2), bench.optimized(job.base.model), x, y, batch_size=8)
     assert torch.equal(kept["images"], expected)
+    seconds = craft.estimate(job)
+    assert set(seconds) == set(craft.parts(config))
+    assert min(seconds.values()) > 0
 
 
 def test_a_shard_alone_is_kept_in_the_cache(base_folder: Path, tmp_path: Path) -> None:

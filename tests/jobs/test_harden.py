@@ -326,3 +326,13 @@ def test_settings_that_do_not_fit_are_said_before_anything_long(
     with pytest.raises(LoradarError, match=re.escape(said)):
         harden.resolve(settings(base_folder, tmp_path, **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_parts_take_is_told_from_a_few_images(base_folder: Path, tmp_path: Path) -> None:
+    config = settings(base_folder, tmp_path)
+    seconds = harden.estimate(harden.resolve(config))
+    assert set(seconds) == {*harden.parts(config), ""}
+    assert min(seconds.values()) > 0
+    longer = harden.estimate(harden.resolve(settings(base_folder, tmp_path, epochs=200)))
+    assert all(longer[name] > seconds[name] for name in harden.parts(config))
+    assert not (tmp_path / "run").exists()
