@@ -245,6 +245,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "attention and more": {"target_modules": ["attn", "mlp", "stem"], "modules_to_save": ["fc"]},
     "a grouped convolution": {"target_modules": ["grouped"], "r": 4},
     "dora": {"target_modules": ["mlp", "stem"], "use_dora": True},
+    "dora on a grouped convolution": {"target_modules": ["grouped", "stem"], "use_dora": True, "r": 4},
     "dora, rank-stabilised": {"target_modules": ["mlp"], "use_dora": True, "use_rslora": True},
     "lora_bias": {"target_modules": ["mlp", "stem", "grouped"], "lora_bias": True, "r": 4},
     "attention with lora_bias": {"target_modules": ["attn"], "lora_bias": True},
