@@ -4,10 +4,10 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from math import sqrt
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, Strict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from loradar.adapters.adapter import Adapter, keep
@@ -48,9 +48,12 @@ _Flag = Annotated[bool, Strict()]
 class BlockDiagonal:
     """Which layers have a block-diagonal A or B: those whose names hold one of these. Their blocks are kept in a column."""
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     target_modules_bd_a: list[str] | None = None
     target_modules_bd_b: list[str] | None = None
-    nblocks: _Rank = 1
+    # one for each device that shares the layer; the whole matrix has as many times the numbers of the file
+    nblocks: Annotated[int, Strict(), Field(ge=1, le=64)] = 1
     match_strict: _Flag = True
 
     def dense(self, name: str, own: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -163,7 +163,7 @@ def _sample(report: Report, clean: AccuracyResult, row: AccuracyResult, whole: i
 
 
 def _attacks(battery: BatteryResult, *, is_first: bool) -> str:
-    names = ", ".join(one.name for one in battery.members if one.tried or _is_standard(one.attack))
+    names = ", ".join(dict.fromkeys(one.name for one in battery.members if one.tried or _is_standard(one.attack)))
     worst = f"The worst, image by image, over {names}, each on the images that the ones before left"
     if is_first:
         return f"autoattack_acc is AutoAttack alone. {worst}, is the reported accuracy."
