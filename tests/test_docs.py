@@ -13,8 +13,8 @@ import torch
 
 import loradar
 from loradar.attacks import BaseAttack, parse_attack, register, registry
-from loradar.core.types import Traits
 from loradar.attacks.settings import count, seed_setting
+from loradar.core.types import Traits
 from tests.cli.test_help import ALL, SCHEMAS
 from tests.guard import built
 from tests.serve.conftest import make_guard
@@ -68,7 +68,7 @@ def run(code: str, **names: Any) -> dict[str, Any]:
 
 
 def test_an_attack_of_ones_own() -> None:
-    known = {"BaseAttack": BaseAttack, "register": register, "Traits": Traits, "dataclass": dataclass}
+    known: dict[str, Any] = {"BaseAttack": BaseAttack, "register": register, "Traits": Traits, "dataclass": dataclass}
     try:
         run(*blocks("attacks.md"), count=count, seed_setting=seed_setting, **known)
         x = torch.rand(2, 3, 8, 8)
