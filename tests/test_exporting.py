@@ -18,6 +18,7 @@ import loradar
 from loradar.adapters import fingerprint, init_adapter, save
 from loradar.core.config import validate
 from loradar.core.errors import BadConfigError
+from loradar.data import load_source
 from loradar.exporting import METADATA, compare
 from loradar.fewshot.classifier import FewShotClassifier
 from loradar.guard.files import save_guard
@@ -153,6 +154,29 @@ def test_a_file_answers_as_its_model(places: dict[str, tuple[str, str]], tmp_pat
     assert facts["input_size"] == [3, 32, 32]
 
 
+def test_int8_is_smaller_and_answers_nearly_so(places: dict[str, tuple[str, str]], tmp_path: Path) -> None:
+    place, own = places["resnet"]
+    sizes = {}
+    for to in ("onnx", "onnx-int8"):
+        given = {"place": place, "base": own, "data": "digits", "to": to, "out": tmp_path / f"{to}.onnx"}
+        done = run(resolve(validate(ExportConfig, given)))
+        sizes[to] = done.path.stat().st_size
+    assert sizes["onnx-int8"] < 0.4 * sizes["onnx"]
+    assert 0.9 * 128 <= done.comparison.equal <= done.comparison.total == 128
+    again, facts = onnx(done.path, own)
+    assert tuple(facts["classes"]) == CLASSES
+    model = by_loradar("resnet", place, own)
+    for count in (1, 3):
+        x = load_source("digits", size=(32, 32)).train.fetch(torch.arange(count))[0]
+        with torch.no_grad():
+            assert 0 < float((again(x) - model(x)).abs().max()) < 1
+
+
+def test_int8_in_memory_needs_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(BadConfigError, match="calibrated on images"):
+        loradar.export(Small(), tmp_path / "m.onnx", to="onnx-int8", input_size=(3, 8, 8))
+
+
 class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -212,6 +236,7 @@ def test_answers_that_differ_are_refused(tmp_path: Path) -> None:
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "weights of a guard": ("guard", {"to": "timm"}, "several models that vote"),
     "a head that PEFT does not know": ("task", {"to": "peft"}, "PEFT would misread"),
+    "int8 without images": ("resnet", {"to": "onnx-int8"}, "give --data"),
     "a suffix of another format": ("resnet", {"to": "onnx", "out": "m.pt2"}, r"expected \.onnx"),
     "a base with a base": ("base", {"to": "onnx", "base": "timm:test_resnet"}, "is taken for a base"),
     "a base as an adapter": ("base", {"to": "peft"}, "no adapter for peft"),

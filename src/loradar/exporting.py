@@ -1,6 +1,7 @@
 """Writing a model as a file that other runtimes read: ONNX, torch.export's `.pt2`, or a package compiled by AOTInductor."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -19,14 +20,15 @@ from loradar.core.modules import evaluating
 from loradar.core.randomness import generator
 from loradar.core.types import Images, Logits
 
-GraphFormat: TypeAlias = Literal["onnx", "torch-export", "aoti"]
+GraphFormat: TypeAlias = Literal["onnx", "onnx-int8", "torch-export", "aoti"]
 Runtime: TypeAlias = Callable[[Images], Tensor]
-SUFFIXES: dict[GraphFormat, str] = {"onnx": ".onnx", "torch-export": ".pt2", "aoti": ".pt2"}
+SUFFIXES: dict[GraphFormat, str] = {"onnx": ".onnx", "onnx-int8": ".onnx", "torch-export": ".pt2", "aoti": ".pt2"}
 METADATA = "loradar.json"
 """Under what name a `.pt2` keeps, among its extra files, what ONNX keeps as its properties."""
 _EXAMPLES, _TRIED = 2, 6
 """Images of the batch that a model is traced with, and of those that are compared: in batches of other sizes."""
 _TOLERANCE = 1e-3
+_CALIBRATED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,8 @@ def export(
     model that cannot be exported, or a file that answers otherwise.
     """
     path = Path(path)
+    if to == "onnx-int8":
+        raise BadConfigError("onnx-int8 is calibrated on images; export a folder, with data=")
     if path.suffix not in SUFFIXES.values() or (to is not None and path.suffix != SUFFIXES[to]):
         expected = " or ".join(dict.fromkeys(SUFFIXES.values())) if to is None else SUFFIXES[to]
         raise BadConfigError(f"{path} has the suffix {path.suffix!r}; expected {expected}")
@@ -72,9 +76,13 @@ def random_images(size: Sequence[int]) -> Images:
 
 
 def write_graph(model: nn.Module, path: Path, x: Images, *, to: GraphFormat, metadata: Mapping[str, Any]) -> Comparison:
-    """Writes `model`, compared on `x` (n, channels, height, width), 4 images or more; else as `export`."""
+    """Writes `model`, compared on `x` (n, channels, height, width), 4 images or more; else as `export`.
+
+    "onnx-int8" is calibrated on the first half of `x` and compared on the other; its answers may differ.
+    """
     parameter = next(model.parameters(), torch.empty(0))
     x, text = x.to(parameter.device), json.dumps(metadata, ensure_ascii=False)
+    shown, x = x.chunk(2) if to == "onnx-int8" else (x, x)
     try:
         with (
             evaluating(model),
@@ -88,7 +96,10 @@ def write_graph(model: nn.Module, path: Path, x: Images, *, to: GraphFormat, met
             batches = ({0: torch.export.Dim("batch", min=1)},)
             program = torch.export.export(model, (x[:_EXAMPLES].clone(),), dynamic_shapes=batches)
             file = Path(folder) / f"model{path.suffix}"
-            found = compare(model, _WRITERS[to](program, file, text), x, path)
+            again = _WRITERS[to](program, file, text)
+            if to == "onnx-int8":
+                again = _quantize(file, shown)
+            found = compare(model, again, x, path, exactly=to != "onnx-int8")
             write_atomically(path, file.read_bytes())
     except (LoradarError, OSError):
         raise
@@ -99,10 +110,12 @@ def write_graph(model: nn.Module, path: Path, x: Images, *, to: GraphFormat, met
     return found
 
 
-def compare(model: Callable[[Images], Logits], again: Runtime, x: Images, place: Path) -> Comparison:
+def compare(
+    model: Callable[[Images], Logits], again: Runtime, x: Images, place: Path, *, exactly: bool = True
+) -> Comparison:
     """Compares two models on one image, and on all others as a batch.
 
-    Raises BadConfigError where logits differ by more than rounding, or an answer differs.
+    Raises BadConfigError where logits differ by more than rounding, or an answer differs; not `exactly`, where none is equal.
     """
     if len(x) < _EXAMPLES + 2:
         raise BadConfigError(f"{len(x)} images are too few to compare answers on; expected {_EXAMPLES + 2} or more")
@@ -112,7 +125,8 @@ def compare(model: Callable[[Images], Logits], again: Runtime, x: Images, place:
         raise BadConfigError(f"{place} gives logits of other shapes than the model's; it was not written")
     expected, found = (torch.cat(logits) for logits in zip(*pairs, strict=True))
     equal, largest = int((expected.argmax(1) == found.argmax(1)).sum()), float((expected - found).abs().max())
-    if equal < len(x) or not largest <= _TOLERANCE * max(1.0, float(expected.abs().max())):
+    close = equal == len(x) and largest <= _TOLERANCE * max(1.0, float(expected.abs().max()))
+    if not (close if exactly else equal and math.isfinite(largest)):
         raise BadConfigError(
             f"{place} answers {equal} of {len(x)} images as the model does, and its logits differ by up to {largest:.3g}; "
             "expected equal ones: it was not written"
@@ -122,12 +136,12 @@ def compare(model: Callable[[Images], Logits], again: Runtime, x: Images, place:
 
 def _write_pt2(program: torch.export.ExportedProgram, file: Path, text: str) -> Runtime:
     torch.export.save(program, file, extra_files={METADATA: text})
-    return cast(Runtime, torch.export.load(file).module())
+    return open_graph(file)
 
 
 def _write_onnx(program: torch.export.ExportedProgram, file: Path, text: str) -> Runtime:
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401  # what torch writes ONNX with
     except ImportError as error:
         raise BadConfigError(
@@ -138,8 +152,36 @@ def _write_onnx(program: torch.export.ExportedProgram, file: Path, text: str) ->
     for key, value in json.loads(text).items():
         written.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     written.save(str(file), external_data=False)
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return open_graph(file)
+
+
+def open_graph(file: Path) -> Runtime:
+    """Opens an `.onnx` in onnxruntime, with as many threads as torch has, or a `.pt2` of torch.export."""
+    if file.suffix == ".pt2":
+        return cast(Runtime, torch.export.load(file).module())
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     return lambda x: torch.from_numpy(session.run(None, {"images": x.cpu().numpy()})[0])
+
+
+def _quantize(file: Path, x: Images) -> Runtime:
+    """Replaces weights and activations of the ONNX `file` by int8, in the ranges that images `x` take."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Shown(quantization.CalibrationDataReader):  # type: ignore[misc]
+        batches = iter(x.cpu().split(_CALIBRATED_AT_ONCE))  # type: ignore[no-untyped-call]
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch.numpy()}
+
+    quant_pre_process(str(file), str(file))
+    quantization.quantize_static(str(file), str(file), Shown(), per_channel=True)
+    return open_graph(file)
 
 
 def _write_aoti(program: torch.export.ExportedProgram, file: Path, text: str) -> Runtime:
@@ -154,6 +196,7 @@ def _write_aoti(program: torch.export.ExportedProgram, file: Path, text: str) ->
 
 _WRITERS: dict[GraphFormat, Callable[[torch.export.ExportedProgram, Path, str], Runtime]] = {
     "onnx": _write_onnx,
+    "onnx-int8": _write_onnx,
     "torch-export": _write_pt2,
     "aoti": _write_aoti,
 }

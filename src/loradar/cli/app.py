@@ -212,7 +212,8 @@ def _predict(config: PredictConfig) -> Output:
 def _export(config: ExportConfig) -> Output:
     """Write a base, an adapter on its base, a task or a guard as a file for other runtimes.
 
-    The file is read again by its runtime and compared with the model; nothing is written where answers differ.
+    The file is read again by its runtime and compared with the model; nothing is written where answers differ, but for
+    onnx-int8, which is a little another model.
     """
     from loradar.jobs.export import resolve, run
 
@@ -223,6 +224,8 @@ def _export(config: ExportConfig) -> Output:
         f"read again by {done.read_by}: {found.equal} of {found.total} answers equal, "
         f"logits differ by {found.largest:.2g} at most",
     ]
+    if config.to == "onnx-int8":
+        lines.append("int8 answers otherwise on some images, and was not attacked: see benchmarks/exports.py")
     return Output(text=lines, data=done)
 
 

@@ -258,10 +258,13 @@ class ExportConfig(Settings):
     """Writes a model for readers that have no loradar."""
 
     place: str = Field(..., description="Folder of an adapter, a task or a guard, hub:OWNER/NAME, or a base.")
-    to: Literal["onnx", "torch-export", "aoti", "state-dict", "timm", "peft"] = Field(..., description="Format.")
+    to: Literal["onnx", "onnx-int8", "torch-export", "aoti", "state-dict", "timm", "peft"] = Field(
+        ..., description="Format."
+    )
     base: str | None = Field(None, description="The base, where the folder does not say it or it has moved since.")
     data: str | None = Field(
-        None, description="Images to compare answers on, as harden takes them. Default: random ones."
+        None,
+        description="Images to compare answers on, and to calibrate int8 on, as harden takes them. Default: random ones.",
     )
     size: Size | None = Field(None, description="Size of the images, in pixels. Default: the base's input size.")
     key: Path | None = Field(None, description="Public key; a folder that its owner did not sign is refused.")

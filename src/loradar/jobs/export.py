@@ -22,8 +22,15 @@ from loradar.jobs.config import ExportConfig
 from loradar.jobs.export_weights import Weights, write_peft, write_state_dict, write_timm
 from loradar.models import Base, open_base
 
-_COMPARED = 64
-_READ_BY = {"onnx": "onnxruntime", "aoti": "torch's AOTInductor", "timm": "timm", "peft": "peft"}
+_COMPARED, _QUANTIZED = 64, 256
+"""Images to compare answers on; and half of them to calibrate int8 on, half to compare."""
+_READ_BY = {
+    "onnx": "onnxruntime",
+    "onnx-int8": "onnxruntime",
+    "aoti": "torch's AOTInductor",
+    "timm": "timm",
+    "peft": "peft",
+}
 _WEIGHTS: dict[str, tuple[str, Callable[[Weights, Path, Images], Comparison]]] = {
     "state-dict": (".safetensors", write_state_dict),
     "timm": ("-timm", write_timm),
@@ -68,11 +75,14 @@ def resolve(config: ExportConfig) -> ExportJob:
         "input_size": list(base.input_size),
         "classes": list(classes) if classes else None,
     }
+    count = _QUANTIZED if config.to == "onnx-int8" else _COMPARED
     x = random_images(base.input_size)
+    if config.data is None and config.to == "onnx-int8":
+        raise BadConfigError("onnx-int8 is calibrated on images; give --data, of the kind that it will see")
     if config.data is not None:
         source = load_source(config.data, size=base.input_size[1:])
         images = source.train if source.test is None else source.test
-        x = images.fetch(torch.arange(min(_COMPARED, len(images.labels))))[0]
+        x = images.fetch(torch.arange(min(count, len(images.labels))))[0]
     suffix = SUFFIXES[config.to] if config.to in SUFFIXES else _WEIGHTS[config.to][0]
     name = Path(config.place.partition("@")[0].rpartition(":")[2]).name or "model"
     path = config.out or Path(f"{name}{suffix}")
