@@ -13,7 +13,7 @@ COMPILED := $(VENV)/.compiled
 DOCS := $(VENV)/.docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lowest faults fuzz check bench package docs format clean
+.PHONY: help demo test test-slow gpu test-lowest faults fuzz check bench package docs format clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -41,6 +41,10 @@ test: $(COMPILED) ## Run the tests, with coverage
 
 test-slow: $(COMPILED) ## Run the tests that compile, or start processes for long
 	$(BIN)/python -m pytest -m slow
+
+gpu: $(COMPILED) ## On a machine with a GPU: the tests that need one, and a training step timed beside our peers
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m benchmarks.robust_step --device cuda --batch 512
 
 faults: $(READY) ## Kill saves and commands 200 times, run them again, and count what went wrong
 	PYTHONPATH=src:. $(BIN)/python -m tests.faults.kills --kills 200

@@ -57,6 +57,8 @@ def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
         for name, call in calls.items():
             began = time.perf_counter()
             call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # a call returns before the GPU has done it
             if turn:
                 seconds[name].append(time.perf_counter() - began)
     return {name: tuple(values) for name, values in seconds.items()}
@@ -78,9 +80,9 @@ def ratio(ours: Candidate, peer: Candidate, *, by_loss: bool = False) -> Ratio:
     )
 
 
-def peak(dtype: torch.dtype, size: int = 2048) -> float:
-    """Operations a second of a square matrix product: what this machine can do at best, in this run."""
-    a, b = torch.rand(2, size, size).to(dtype).unbind()
+def peak(dtype: torch.dtype, size: int = 2048, device: torch.device | str = "cpu") -> float:
+    """Operations a second of a square matrix product: what this device can do at best, in this run."""
+    a, b = torch.rand(2, size, size).to(device, dtype).unbind()
     seconds = in_turns({"product": lambda: a @ b}, 5)["product"]
     return 2 * size**3 / min(seconds)
 

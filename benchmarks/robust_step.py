@@ -1,6 +1,6 @@
 """A robust training step, PGD-10 against the model as it is and a 1:1 update: ours beside peft with torchattacks.
 
-    python -m benchmarks.robust_step [--base FOLDER] [--batch 64] [--repeats 7]
+    python -m benchmarks.robust_step [--base FOLDER] [--batch 64] [--repeats 7] [--device cuda]
 
 One process, in turns: same weights, batch, threads, optimiser, ball and steps. Peers and full fine-tuning run in fp32, as they
 do by default; full fine-tuning also with all that makes ours fast, so that what the adapter itself saves can be told apart.
@@ -23,6 +23,7 @@ from loradar.models import (
     load_base,
     new_base,
     optimize_for_inference,
+    pick_device,
     skip_padding,
     with_autocast,
 )
@@ -91,12 +92,14 @@ def main() -> None:
     parser.add_argument("--base", help="a trained base; default: resnet18-cifar with fresh weights, as fast as any")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     found = load_base(args.base) if args.base else new_base("resnet18-cifar", num_classes=10, input_size=(3, 32, 32))
-    plain = found.model.eval().requires_grad_(False)
+    device = pick_device(args.device)
+    plain = found.model.to(device).eval().requires_grad_(False)
     base = copy.deepcopy(plain).to(memory_format=torch.channels_last)  # as our recipes hold it
-    x = torch.rand(args.batch, *found.input_size, generator=torch.Generator().manual_seed(0))
-    y = torch.arange(args.batch) % found.num_classes
+    x = torch.rand(args.batch, *found.input_size, generator=torch.Generator().manual_seed(0)).to(device)
+    y = (torch.arange(args.batch) % found.num_classes).to(device)
     steps = {
         f"{OURS} rank 4 fp32": adapter_step(base, "fp32", x, y),
         f"{OURS} rank 4 bf16": adapter_step(base, "bf16", x, y),
@@ -110,12 +113,18 @@ def main() -> None:
     settings = {
         "batch": args.batch,
         "repeats": args.repeats,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "attack": repr(ATTACK),
         "GFLOP an image, forward": round(operations(base, x[:1]) / 1e9, 3),
-        "GFLOP/s, fp32 product": round(peak(torch.float32) / 1e9),
-        "GFLOP/s, bf16 product": round(peak(torch.bfloat16) / 1e9),
+        "GFLOP/s, fp32 product": round(peak(torch.float32, device=device) / 1e9),
+        "GFLOP/s, bf16 product": round(peak(torch.bfloat16, device=device) / 1e9),
     }
-    show("robust-step", settings, candidates, [ratio(one, other) for one in own for other in others])
+    show(
+        "robust-step" if device.type == "cpu" else f"robust-step-{device.type}",
+        settings,
+        candidates,
+        [ratio(one, other) for one in own for other in others],
+    )
 
 
 if __name__ == "__main__":

@@ -170,6 +170,11 @@ def test_a_head_whose_name_ends_others_is_kept_from_peft(tmp_path: Path) -> None
         ({"rank_pattern": {"conv1\\": 2}}, "rank_pattern has a pattern that is no regular expression"),
         ({"rank_pattern": {"(": 2}}, "rank_pattern has a pattern that cannot be matched"),
         ({"r": 5}, "at rank 5"),
+        ({"use_bdlora": {"nblocks": 65}}, "use_bdlora.nblocks 65: Input should be less than or equal to 64"),
+        ({"use_bdlora": {"nblocks": 2, "invented_later": 1}}, "use_bdlora.invented_later 1"),
+        ({"target_parameters": ["layer1.0.conv1.bias"]}, "target_parameters 'layer1.0.conv1.bias', which is not"),
+        ({"use_dora": True, "lora_bias": True}, "use_dora and lora_bias, which PEFT never sets together"),
+        ({"kasa_config": {"beta": 1.0}}, "kasa_config="),
     ],
 )
 def test_options_whose_maths_are_not_ours(option: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -245,6 +250,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "attention and more": {"target_modules": ["attn", "mlp", "stem"], "modules_to_save": ["fc"]},
     "a grouped convolution": {"target_modules": ["grouped"], "r": 4},
     "dora": {"target_modules": ["mlp", "stem"], "use_dora": True},
+    "dora on a grouped convolution": {"target_modules": ["grouped", "stem"], "use_dora": True, "r": 4},
     "dora, rank-stabilised": {"target_modules": ["mlp"], "use_dora": True, "use_rslora": True},
     "lora_bias": {"target_modules": ["mlp", "stem", "grouped"], "lora_bias": True, "r": 4},
     "attention with lora_bias": {"target_modules": ["attn"], "lora_bias": True},

@@ -400,6 +400,7 @@ def test_other_draws_are_another_identity(case: Case) -> None:
 
 
 @every
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_keeps_the_device(case: Case) -> None:
     model, x = Net().cuda(), pictures(3).float().cuda()

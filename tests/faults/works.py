@@ -79,6 +79,7 @@ def _pretrain(_inputs: Path, folder: Path) -> None:
         epochs=3,
         batch_size=32,
         flip=False,
+        precision="fp32",
     )
     pretrain.run(pretrain.resolve(config))
 

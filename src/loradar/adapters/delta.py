@@ -93,10 +93,25 @@ class Delta:
         changed = weight + self.weight().to(weight.dtype)
         if self.magnitude is None:
             return changed
+        return (changed.flatten(1) * self.gain(weight, changed)[:, None]).view_as(changed)
+
+    def gain(self, weight: Tensor, changed: Tensor | None = None) -> Tensor:
+        """(out,): what the rows of the changed weight are multiplied by, the magnitude over their length.
+
+        Of a grouped convolution `weight` is the layer's own, and the lengths are those that PEFT takes there
+        (peft/tuners/lora/dora.py): of the weight plus the product of the factors as if they had no groups, its numbers
+        filled into the weight's shape in their order.
+        """
+        assert self.magnitude is not None
+        if tuple(weight.shape) != self.shape:
+            product = self.b.reshape(-1, self.rank) @ self.a * self.scale
+            changed = weight + product.view_as(weight).to(weight.dtype)
+        elif changed is None:
+            changed = weight + self.weight().to(weight.dtype)
         # the lengths are constants to the gradient, as in the paper's section 4.3 and in PEFT
         lengths = torch.linalg.vector_norm(changed.detach().flatten(1), dim=1)
         gain: Tensor = self.magnitude.to(weight.dtype) / lengths
-        return (changed.flatten(1) * gain[:, None]).view_as(changed)
+        return gain
 
     def is_sane(self, weight: Tensor | None = None) -> bool:
         """Whether what the change is computed of is finite, and its values, in the dtype of `weight`, have finite squares.
@@ -118,6 +133,8 @@ class Delta:
             change = self.weight().to(dtype)
             if weight is not None and change.shape == weight.shape:
                 change = self.changed(weight)
+            elif weight is not None and self.magnitude is not None:
+                change = (change.abs() + _largest(weight)) * _largest(self.gain(weight))
             return bool(_largest(change) < most**0.5)
 
     def factors(self) -> tuple[Tensor, Tensor]:

@@ -4,10 +4,10 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from math import sqrt
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, Strict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from torch import Tensor
 
 from loradar.adapters.adapter import Adapter, keep
@@ -27,15 +27,45 @@ _HARMLESS = {
     # the tensors say the first two; the third is of layers that are no Linear
     *("use_dora", "lora_bias", "fan_in_fan_out"),
     *("alpha_pattern", "megatron_core", "eva_config", "lora_ga_config", "qalora_group_size", "runtime_config"),
+    # ways of training, without a part in the answers
+    *("velora_config", "monteclora_config"),
+    # read apart
+    *("target_parameters", "use_bdlora"),
 }
+# what such a way of training keeps for itself, in the folder too
+_OF_TRAINING = {"velora_config": ".lora_velora_embed", "monteclora_config": ".lora_monteclora_sampler."}
 # the starts that leave the base's own weights as they were
-_STARTS = {"True", "False", "gaussian", "eva", "orthogonal"}
+_STARTS = {"True", "False", "gaussian", "eva", "orthogonal", "mica"}
 _HEADS = ("head", "heads", "fc", "classifier", "last_linear")
 
 
 _Rank = Annotated[int, Strict(), Field(ge=1)]
 _Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 _Flag = Annotated[bool, Strict()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockDiagonal:
+    """Which layers have a block-diagonal A or B: those whose names hold one of these. Their blocks are kept in a column."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    target_modules_bd_a: list[str] | None = None
+    target_modules_bd_b: list[str] | None = None
+    # one for each device that shares the layer; the whole matrix has as many times the numbers of the file
+    nblocks: Annotated[int, Strict(), Field(ge=1, le=64)] = 1
+    match_strict: _Flag = True
+
+    def dense(self, name: str, own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of layer `name`, those in blocks made whole."""
+        names = {"lora_A.weight": self.target_modules_bd_a, "lora_B.weight": self.target_modules_bd_b}
+        parts = [part for part, held in names.items() if any(text in name for text in held or [])]
+        if len(parts) > 1:
+            raise BadFileError(f"{ADAPTER_CONFIG} has use_bdlora for both factors of {name}; expected one of them")
+        for part in parts:
+            if part in own and own[part].ndim == 2 and len(own[part]) % self.nblocks == 0:
+                own = own | {part: torch.block_diag(*own[part].chunk(self.nblocks))}  # type: ignore[no-untyped-call]
+        return own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +80,8 @@ class PeftSettings:
     use_dora: _Flag | None = None
     lora_bias: _Flag | None = None
     base_model_name_or_path: str | None = None
+    target_parameters: list[str] | None = None
+    use_bdlora: BlockDiagonal | None = None
 
 
 _SETTINGS = TypeAdapter(PeftSettings)
@@ -63,6 +95,8 @@ def from_peft(config: dict[str, Any], tensors: dict[str, Tensor]) -> Adapter:
     settings = _settings(config)
     if not tensors:
         raise BadFileError(f"{ADAPTER_WEIGHTS} holds no tensors; get the folder anew")
+    aside = [part for option, part in _OF_TRAINING.items() if config.get(option)]
+    tensors = {key: tensor for key, tensor in tensors.items() if not any(part in f"{key}." for part in aside)}
     halves = (torch.bfloat16, torch.float16)
     tensors = {key: tensor.float() if tensor.dtype in halves else tensor for key, tensor in tensors.items()}
     factors: dict[str, dict[str, Tensor]] = {}
@@ -74,9 +108,13 @@ def from_peft(config: dict[str, Any], tensors: dict[str, Tensor]) -> Adapter:
         if match := re.fullmatch(
             r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_magnitude_vector)(\.weight)?", name
         ):
-            factors.setdefault(match[1], {})[match[2]] = tensor
+            if match[2] in factors.setdefault(match[1], {}):
+                raise BadFileError(f"{key} is the second {match[2]} of {match[1]}; expected one change of each layer")
+            factors[match[1]][match[2]] = tensor
         elif ".lora_" in name or not key.startswith(PREFIX):
-            raise BadFileError(f"{key} is not a tensor of a LoRA; expected lora_A, lora_B and whole modules")
+            raise BadFileError(
+                f"{key} is not a tensor of a LoRA on a Linear or a Conv2d; expected lora_A, lora_B and whole modules"
+            )
         else:
             modules_to_save[name] = tensor
     # of an nn.MultiheadAttention PEFT takes the fused weight and, as a layer within, the projection
@@ -88,7 +126,7 @@ def from_peft(config: dict[str, Any], tensors: dict[str, Tensor]) -> Adapter:
     deltas = {
         name: _delta(
             name,
-            own,
+            settings.use_bdlora.dense(name, own) if settings.use_bdlora else own,
             settings,
             rank=ranks.get(name, settings.r),
             alpha=alphas.get(name, settings.lora_alpha),
@@ -141,11 +179,23 @@ def _settings(config: dict[str, Any]) -> PeftSettings:
         )
     own = {field.name: config[field.name] for field in dataclasses.fields(PeftSettings) if field.name in config}
     try:
-        return _SETTINGS.validate_python(own)
+        settings = _SETTINGS.validate_python(own)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BadFileError(f"{ADAPTER_CONFIG} has {where:.80} {first['input']!r:.80}: {first['msg']}") from error
+    parameters = settings.target_parameters or []
+    # the weight of a Linear is changed as by target_modules; patterns are matched against names of parameters there
+    odd = [name for name in parameters if name.rpartition(".")[2] != "weight"]
+    if odd or (parameters and (settings.rank_pattern or settings.alpha_pattern)):
+        raise BadFileError(
+            f"{ADAPTER_CONFIG} has target_parameters {(odd or parameters)[0]!r:.80}"
+            f"{'' if odd else ' beside a rank_pattern or an alpha_pattern'}, which is not supported; expected weights of "
+            "Linear layers, of one rank and one lora_alpha"
+        )
+    if settings.use_dora and settings.lora_bias:
+        raise BadFileError(f"{ADAPTER_CONFIG} has use_dora and lora_bias, which PEFT never sets together; get it anew")
+    return settings
 
 
 def _delta(
@@ -163,10 +213,6 @@ def _delta(
         raise BadFileError(
             f"{name} has lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)} at rank {rank}; expected (rank, in, ...) "
             "and (out, rank, ...) of a Linear or a Conv2d"
-        )
-    if groups > 1 and magnitude is not None:
-        raise BadFileError(
-            f"{name} is a grouped convolution with DoRA, which is not supported; expected plain LoRA there"
         )
     for option, tensor in (("use_dora", magnitude), ("lora_bias", bias)):
         if getattr(settings, option) and tensor is None:

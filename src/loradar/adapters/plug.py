@@ -46,7 +46,8 @@ def plug(base: nn.Module, adapter: Adapter, *, check: bool = True, merge: Iterab
     plugged = copy_model(base, share=True)
     backbone = unwrap(plugged)
     beside = tuple(name for name, delta in adapter.deltas.items() if _is_beside(backbone, name, delta))
-    gains = _fold_norms(backbone, adapter, merge, set(adapter.deltas) - set(beside))
+    with_own_weight = {n for n, delta in adapter.deltas.items() if n not in beside or delta.magnitude is not None}
+    gains = _fold_norms(backbone, adapter, merge, with_own_weight)
     for name, delta in adapter.deltas.items():
         module, gain = backbone.get_submodule(name), gains.get(name)
         if name in beside:
@@ -99,12 +100,18 @@ def update_merged(merged_model: nn.Module, base: nn.Module, adapter: Adapter) ->
 
 def _merge_one(module: nn.Module, source: nn.Module, weight: Tensor, delta: Delta) -> None:
     """Gives `module` the weight (and bias) of `source` with the change."""
+    own_weight = weight.detach()
     if isinstance(module, nn.Conv2d) and isinstance(source, nn.Conv2d) and delta.shape != tuple(weight.shape):
         # PEFT's change of a grouped convolution reads across the groups
         weight, module.groups = dense_weight(source), 1
     # clone first: it keeps the memory format
     merged = weight.detach().clone()
-    merged = merged.add_(delta.weight().detach()) if delta.magnitude is None else delta.changed(merged).detach()
+    if delta.magnitude is None or merged.shape != own_weight.shape:
+        merged = merged.add_(delta.weight().detach())
+        if delta.magnitude is not None:
+            merged = merged.mul_(delta.gain(own_weight).detach()[:, None, None, None])
+    else:
+        merged = delta.changed(merged).detach()
     module.register_parameter(weight_name(module), nn.Parameter(merged, requires_grad=False))
     if delta.bias is not None:
         own = source._parameters.get(bias_name(source))
@@ -115,20 +122,22 @@ def _merge_one(module: nn.Module, source: nn.Module, weight: Tensor, delta: Delt
 
 def _is_beside(backbone: nn.Module, name: str, delta: Delta) -> bool:
     """Whether a delta is computed beside its layer; else it is composed into the layer's weight."""
-    if delta.magnitude is not None:
-        return False
-    is_across_groups = delta.shape != tuple(weight_of(backbone, name).shape)
-    return is_across_groups or (delta.branch_equivalent and is_branch_equivalent(backbone, name))
+    if delta.shape != tuple(weight_of(backbone, name).shape):  # it reads across the groups of a convolution
+        return True
+    return delta.magnitude is None and delta.branch_equivalent and is_branch_equivalent(backbone, name)
 
 
 def _fold_norms(
-    backbone: nn.Module, adapter: Adapter, pairs: Iterable[tuple[str, str]], composed: set[str]
+    backbone: nn.Module, adapter: Adapter, pairs: Iterable[tuple[str, str]], kept: set[str]
 ) -> dict[str, Tensor]:
-    """Folds frozen normalisation into the convolutions before it. Returns their gains per output channel, by name."""
+    """Folds frozen normalisation into the convolutions before it, but for those in `kept`.
+
+    Returns their gains per output channel, by name.
+    """
     gains: dict[str, Tensor] = {}
     owned = {name.rpartition(".")[0] for name in adapter.modules_to_save}
     for first, second in pairs:
-        if first not in composed and not owned & {first, second}:
+        if first not in kept and not owned & {first, second}:
             gains[first] = fold_norm(backbone, first, second)
     return gains
 
@@ -163,7 +172,13 @@ class _Branch:
         branch = self._through(module, x, self.delta.a, self.delta.b)
         if self.delta.init_factors is not None:
             branch = branch - self._through(module, x, *self.delta.init_factors)
-        return output + branch
+        if self.delta.magnitude is None:
+            return output + branch
+        # DoRA on a grouped convolution: the whole output but the layer's bias is brought to the magnitude
+        assert isinstance(module, nn.Conv2d)
+        lengthened = self.delta.gain(module.weight).to(output.dtype)[:, None, None]
+        bias = 0 if module.bias is None else module.bias.to(output.dtype)[:, None, None]
+        return (output - bias + branch) * lengthened + bias
 
     def _through(self, module: nn.Module, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
         b = self.delta.wide(b * self.delta.scale)

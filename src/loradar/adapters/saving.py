@@ -72,7 +72,7 @@ def save(adapter: Adapter, folder: str | Path, base: nn.Module | None = None) ->
     """
     folder = Path(folder)
     if base is not None:
-        check_fits(base, adapter)
+        check_fits(base, adapter.to(next(base.parameters()).device))  # a file lies on no device
     check_place(folder, ADAPTER_CONFIG, "an adapter")
     tensors = tensors_of(adapter)
     check_finite(tensors, "the adapter")

@@ -92,6 +92,21 @@ def push(
         return ask_hub(repo, lambda: _send(copy, repo, pushed, private=private, revision=revision, create_pr=create_pr))
 
 
+def model_card(folder: Path | str) -> str:
+    """Returns the README.md that `push` would write, with OWNER in the place of a name. Raises BadFileError."""
+    found = inspect(folder := expand_home(Path(folder)))
+    before = read_regular(folder / README).decode("utf-8", "replace") if README in found.files else ""
+    return card_of(
+        kind=found.kind,
+        repo=f"OWNER/{folder.resolve().name}",
+        base=found.base,
+        fingerprint=found.base_fingerprint,
+        license_name=None,
+        results=found.results(),
+        before=before,
+    )
+
+
 def pull(place: str, out: Path | str | None = None) -> tuple[Path, Kind]:
     """Fetches `place`, "OWNER/NAME[@REVISION]", and checks it as opening it does. Returns its local folder and its kind.
 
