@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "exporting": {"core"},
     "api": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs", "exporting"},
     "serve": {"core", *TOOLKIT, "evaluation", "report", "fewshot", "guard", "jobs"},
+    "integrations": {"core", "attacks", "models", "evaluation", "api"},
     "cluster": {"core", "jobs"},
     "cli": {
         "core",

@@ -39,6 +39,7 @@ PUBLIC = {
         check_masking check_transfer check_unseen correct device_of labels leak_test open_bench png predict
         run_attack short_names sign_test versions wilson worst_case
     """,
+    "integrations": "art_attack foolbox_attack lightning_callback trainer_callback",
     "serve": "Client",
 }
 

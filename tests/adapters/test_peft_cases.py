@@ -57,7 +57,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "EmbConv1D": (
         lambda: chain(
             emb=nn.Embedding(100, 5),
-            conv1d=Conv1D(1, 5),  # type: ignore[no-untyped-call]
+            conv1d=Conv1D(1, 5),
             flat=nn.Flatten(),
             lin0=nn.Linear(10, 2),
         ),
