@@ -6,8 +6,8 @@
 Rows: the demo's PGD adapter, a guard of its adapters and a few-shot task on its base; an adapter with random factors on a ViT
 with fresh weights, and on each `--base`. Every file is opened by its own runtime, with one thread. int8 was calibrated on the
 first 128 images. It has no gradient, so an image of it counts as right only where it withstands what PGD crafts on the float32
-model, and Square (no gradient) on the file itself; the float32 model is attacked by PGD and Square on itself. Prints tables; JSON
-goes to `results/exports.json`.
+model, and Square (no gradient) on the file itself; the float32 model is attacked by PGD and Square on itself. Prints tables;
+the JSON goes to `results/exports.json`.
 """
 
 import argparse
