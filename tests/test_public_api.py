@@ -6,7 +6,8 @@ import pytest
 
 PUBLIC = {
     "attacks": """
-        APGD AttackInfo AutoAttack BaseAttack FGSM FIA FoolboxAttack ForeignAttack FunctionAttack MIFGSM MSD NormAttack
+        APGD ARTAttack AttackInfo AutoAttack BaseAttack FGSM FIA FoolboxAttack ForeignAttack FunctionAttack MIFGSM MSD
+        NormAttack
         PGD Pyramid ROA RandomChoice SettingInfo Smooth TorchAttack UniformNoise WorstOf as_attack ascend
         available_attacks describe_attack named_attack named_attacks parse_attack register selection_attack
         strongest training_attack without_gradient

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loradar.attacks import PGD, FoolboxAttack, FunctionAttack, TorchAttack, as_attack
+from loradar.attacks import PGD, ARTAttack, FoolboxAttack, FunctionAttack, TorchAttack, as_attack
 from loradar.core.errors import BadConfigError, BadImagesError
 from tests.attacks.toys import Net, answers, pictures
 
@@ -121,3 +121,16 @@ def test_foolbox() -> None:
         as_attack(made)
     with pytest.raises(BadConfigError, match="eps is -1"):
         FoolboxAttack(made, eps=-1, name="pgd")
+
+
+def test_art() -> None:
+    theirs = peer("art.attacks.evasion")
+    model, x = Net(), pictures(5).float()
+    y = answers(model, x)
+    pgd = functools.partial(
+        theirs.ProjectedGradientDescentPyTorch, eps=0.03, eps_step=0.008, max_iter=4, num_random_init=0, verbose=False
+    )
+    wrapped = ARTAttack(pgd, name="pgd")
+    ours = PGD(eps=0.03, step_size=0.008, steps=4, random_start=False)
+    assert wrapped.spec == "art:name=pgd"
+    torch.testing.assert_close(wrapped(model, x, y), ours(model, x, y), rtol=0, atol=1e-6)

@@ -23,6 +23,7 @@ from loradar.attacks import (
     MSD,
     PGD,
     ROA,
+    ARTAttack,
     AutoAttack,
     BaseAttack,
     FoolboxAttack,
@@ -113,6 +114,12 @@ def made_by_torchattacks(model: nn.Module, eps: float) -> Any:
     import torchattacks
 
     return torchattacks.PGD(model, eps=eps, alpha=eps / 4, steps=10)
+
+
+def made_by_art(estimator: Any) -> Any:
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+
+    return ProjectedGradientDescentPyTorch(estimator, eps=RADIUS, eps_step=RADIUS / 4, max_iter=10, verbose=False)
 
 
 class MadeByFoolbox:
@@ -219,6 +226,9 @@ CASES = {
         inside=in_linf,
         optimum=best_in_linf,
         needs="foolbox",
+    ),
+    "ARTAttack": Case(
+        attack=ARTAttack(made_by_art, name="art-pgd"), inside=in_linf, optimum=best_in_linf, needs="art.estimators"
     ),
 }
 

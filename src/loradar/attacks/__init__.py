@@ -6,7 +6,7 @@ from loradar.attacks.auto_attack import AutoAttack
 from loradar.attacks.base import BaseAttack, NormAttack
 from loradar.attacks.feature_importance import FIA
 from loradar.attacks.fgsm import FGSM
-from loradar.attacks.foreign import FoolboxAttack, ForeignAttack, FunctionAttack, TorchAttack, as_attack
+from loradar.attacks.foreign import ARTAttack, FoolboxAttack, ForeignAttack, FunctionAttack, TorchAttack, as_attack
 from loradar.attacks.mi_fgsm import MIFGSM
 from loradar.attacks.msd import MSD
 from loradar.attacks.noise import UniformNoise
@@ -29,6 +29,7 @@ __all__ = [
     "MSD",
     "PGD",
     "ROA",
+    "ARTAttack",
     "AttackInfo",
     "AutoAttack",
     "BaseAttack",

@@ -1,4 +1,4 @@
-"""Attacks that are not ours: plain functions, torchattacks, foolbox. Wrapped, they keep the contract of an attack."""
+"""Attacks that are not ours: plain functions, torchattacks, foolbox, ART. Wrapped, they keep the contract of an attack."""
 
 import copy
 import dataclasses
@@ -18,6 +18,7 @@ from loradar.attacks.settings import EPS, pixels, seed_setting, setting
 from loradar.core.attack_specs import number_text, shown, write_spec
 from loradar.core.checks import check_images, check_labels
 from loradar.core.errors import BadConfigError, BadImagesError
+from loradar.core.modules import Wrapper
 from loradar.core.randomness import seeded_rng
 from loradar.core.types import Attack, Images, Labels, Traits
 
@@ -154,6 +155,53 @@ class FoolboxAttack(ForeignAttack):
         bounded = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
         _, clipped, _ = self.attack(bounded, x, foolbox.criteria.Misclassification(y), epsilons=self.eps)
         return clipped
+
+
+class _Float32(Wrapper):
+    """`wrapped`, which takes images of `dtype`, between numpy arrays of float32."""
+
+    def __init__(self, wrapped: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.wrapped, self.dtype = wrapped, dtype
+
+    def forward(self, x: Images) -> Tensor:
+        return logits_of(self.wrapped, x.to(self.dtype)).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ARTAttack(ForeignAttack):
+    """An attack of ART, by what makes it of an estimator: `ARTAttack(partial(ProjectedGradientDescentPyTorch, eps=8 / 255))`.
+
+    The estimator takes images and gives logits in float32.
+    """
+
+    spec_name: ClassVar[str] = "art"
+
+    attack: Callable[[Any], Any] = dataclasses.field(kw_only=False)
+
+    @property
+    def wrapped(self) -> Any:
+        """What makes it."""
+        return self.attack
+
+    def _run(self, model: nn.Module, x: Images, y: Labels) -> object:
+        try:
+            from art.estimators.classification import PyTorchClassifier
+        except ImportError as error:
+            raise BadConfigError(
+                "ARTAttack needs the package adversarial-robustness-toolbox: pip install adversarial-robustness-toolbox"
+            ) from error
+        with torch.no_grad():
+            classes = logits_of(model, x[:1]).shape[1]
+        estimator = PyTorchClassifier(
+            _Float32(model, x.dtype),
+            loss=nn.CrossEntropyLoss(),
+            input_shape=tuple(x.shape[1:]),
+            nb_classes=classes,
+            clip_values=(0, 1),
+            device_type="gpu" if x.is_cuda else "cpu",
+        )
+        return torch.from_numpy(self.attack(estimator).generate(x.float().cpu().numpy(), y.cpu().numpy()))
 
 
 def as_attack(attack: object) -> Attack:
