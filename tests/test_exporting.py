@@ -154,18 +154,21 @@ def test_a_file_answers_as_its_model(places: dict[str, tuple[str, str]], tmp_pat
     assert facts["input_size"] == [3, 32, 32]
 
 
-def test_int8_is_smaller_and_answers_nearly_so(places: dict[str, tuple[str, str]], tmp_path: Path) -> None:
-    place, own = places["resnet"]
+@pytest.mark.parametrize("kind", ["resnet", "guard"])
+def test_int8_is_smaller_and_answers_nearly_so(
+    places: dict[str, tuple[str, str]], tmp_path: Path, kind: str
+) -> None:
+    place, own = places[kind]
     sizes = {}
     for to in ("onnx", "onnx-int8"):
-        given = {"place": place, "base": own, "data": "digits", "to": to, "out": tmp_path / f"{to}.onnx"}
-        done = run(resolve(validate(ExportConfig, given)))
+        given = {"place": place, "data": "digits", "to": to, "out": tmp_path / f"{to}.onnx"}
+        done = run(resolve(validate(ExportConfig, given | ({} if kind == "guard" else {"base": own}))))
         sizes[to] = done.path.stat().st_size
     assert sizes["onnx-int8"] < 0.4 * sizes["onnx"]
     assert 0.9 * 128 <= done.comparison.equal <= done.comparison.total == 128
     again, facts = onnx(done.path, own)
     assert tuple(facts["classes"]) == CLASSES
-    model = by_loradar("resnet", place, own)
+    model = by_loradar(kind, place, own)
     for count in (1, 3):
         x = load_source("digits", size=(32, 32)).train.fetch(torch.arange(count))[0]
         with torch.no_grad():
