@@ -155,9 +155,7 @@ def test_a_file_answers_as_its_model(places: dict[str, tuple[str, str]], tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["resnet", "guard"])
-def test_int8_is_smaller_and_answers_nearly_so(
-    places: dict[str, tuple[str, str]], tmp_path: Path, kind: str
-) -> None:
+def test_int8_is_smaller_and_answers_nearly_so(places: dict[str, tuple[str, str]], tmp_path: Path, kind: str) -> None:
     place, own = places[kind]
     sizes = {}
     for to in ("onnx", "onnx-int8"):
