@@ -152,6 +152,25 @@ def test_art_takes_predicted_labels_and_says_what_it_does_not_take() -> None:
         art_attack(model, "pgd")
     with pytest.raises(BadImagesError, match="expected \\[0, 1\\]"):
         ours.generate(x.numpy() * 2)
+    refused: list[tuple[Any, str]] = [
+        (x, "are a Tensor; expected a numpy array"),
+        (x.permute(0, 2, 3, 1).numpy(), r"shape \(6, 8, 8, 3\); the estimator takes \(n, 3, 8, 8\)"),
+        (x[0].numpy(), r"a single image is x\[None\]"),
+        ((255 * x).byte().numpy(), "torch.uint8; expected floats"),
+    ]
+    for images, says in refused:
+        with pytest.raises(BadImagesError, match=says):
+            ours.generate(images)
+
+
+def test_art_takes_lists_of_labels_and_double_precision() -> None:
+    model, x = Net(), pictures(4).float()
+    ours, y = art_attack(estimator_of(model), "pgd:steps=2"), answers(model, x).numpy()
+    x_adv = ours.generate(x.numpy(), y)
+    assert np.array_equal(ours.generate(x.numpy(), y.tolist()), x_adv)
+    double = ours.generate(x.double().numpy(), y)
+    assert double.dtype == np.float64
+    assert np.array_equal(double, x_adv), "ART computes in single precision"
 
 
 def test_the_page_about_other_libraries_runs() -> None:
@@ -162,6 +181,7 @@ def test_the_page_about_other_libraries_runs() -> None:
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, str(page), "exec"), names)  # the page is what is tested
-    assert len(blocks) == 3
+    assert len(blocks) == 4
+    assert 0 <= names["search"].best_score_ <= 1
     assert names["success"].shape == (6,)
     assert names["x_adv"].shape == (6, 3, 8, 8)

@@ -107,6 +107,17 @@ class FewShotClassifier:
             setattr(self, name, value)
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        """Tells scikit-learn that this is a classifier of images: its folds, searches and scorers ask."""
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags  # here: it takes seconds to import
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            classifier_tags=ClassifierTags(),
+            input_tags=InputTags(two_d_array=False),
+        )
+
     def fit(self, x_support: Tensor | Array, y_support: Any) -> "FewShotClassifier":
         """Adapts to a task.
 
@@ -240,7 +251,12 @@ class FewShotClassifier:
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "adapter_"):
-            raise BadConfigError("this FewShotClassifier is not fitted; call fit(x_support, y_support) first")
+            from sklearn.exceptions import NotFittedError  # here: it takes seconds to import
+
+            class TaskNotFittedError(BadConfigError, NotFittedError):  # type: ignore[misc]
+                """A BadConfigError, which scikit-learn knows as its own."""
+
+            raise TaskNotFittedError("this FewShotClassifier is not fitted; call fit(x_support, y_support) first")
 
     @torch.no_grad()
     def _logits(self, x: Tensor | Array) -> Tensor:

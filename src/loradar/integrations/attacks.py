@@ -147,15 +147,25 @@ def art_attack(estimator: Any, attack: Attack | str, *, batch_size: int = 128) -
         def generate(self, x: Any, y: Any = None) -> Any:
             prepare = estimator._apply_preprocessing
             module = _Prepared(estimator.model, lambda images: prepare(images, y=None, fit=False, no_grad=False)[0])
-            images = torch.tensor(x)
+            images = _as_images(x, tuple(estimator.input_shape))
             labels = predict(module, images, batch_size=self.batch_size) if y is None else _as_labels(y)
             return run_attack(self.attack, module, images, labels, batch_size=self.batch_size).numpy().astype(x.dtype)
 
     return LoradarAttack()
 
 
+def _as_images(x: Any, shape: tuple[int, ...]) -> Tensor:
+    """Images (n, *shape) in float32, as ART computes. Raises BadImagesError."""
+    if not isinstance(x, np.ndarray):
+        raise BadImagesError(f"images are a {type(x).__name__}; expected a numpy array")
+    if x.ndim == 4 and x.shape[1:] != shape:
+        raise BadImagesError(f"images have shape {x.shape}; the estimator takes (n, {', '.join(map(str, shape))})")
+    return torch.tensor(x.astype(np.float32) if x.dtype.kind == "f" else x)
+
+
 def _as_labels(y: Any) -> Tensor:
     """(n,) labels of integers, or of one-hot rows."""
+    y = np.asarray(y)
     return torch.tensor(y.argmax(1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(len(y)))
 
 
