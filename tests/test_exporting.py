@@ -15,17 +15,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import loradar
-from loradar.adapters import fingerprint, init_adapter, save
+from loradar.adapters import Adapter, Card, fingerprint, init_adapter, save
+from loradar.cli.app import app
 from loradar.core.config import validate
 from loradar.core.errors import BadConfigError
-from loradar.data import load_source
+from loradar.data import fetch_all, load_source, split
 from loradar.exporting import METADATA, compare
 from loradar.fewshot.classifier import FewShotClassifier
 from loradar.guard.files import save_guard
 from loradar.guard.guard import Guard
 from loradar.guard.policy import Policy
 from loradar.jobs.config import ExportConfig
-from loradar.jobs.export import resolve, run
+from loradar.jobs.export import images_for_int8, resolve, run
 from loradar.models import Base, new_base, open_base, save_base
 from tests.guard import toys
 
@@ -163,7 +164,9 @@ def test_int8_is_smaller_and_answers_nearly_so(places: dict[str, tuple[str, str]
         done = run(resolve(validate(ExportConfig, given | ({} if kind == "guard" else {"base": own}))))
         sizes[to] = done.path.stat().st_size
     assert sizes["onnx-int8"] < 0.4 * sizes["onnx"]
-    assert 0.9 * 128 <= done.comparison.equal <= done.comparison.total == 128
+    assert 0.9 * 256 <= done.comparison.equal <= done.comparison.total == 256
+    assert done.comparison.right is None
+    assert "digits has 10 classes" in done.uncounted
     again, facts = onnx(done.path, own)
     assert tuple(facts["classes"]) == CLASSES
     model = by_loradar(kind, place, own)
@@ -171,6 +174,45 @@ def test_int8_is_smaller_and_answers_nearly_so(places: dict[str, tuple[str, str]
         x = load_source("digits", size=(32, 32)).train.fetch(torch.arange(count))[0]
         with torch.no_grad():
             assert 0 < float((again(x) - model(x)).abs().max()) < 1
+
+
+@pytest.fixture(scope="module")
+def digits_task(tmp_path_factory: pytest.TempPathFactory, places: dict[str, tuple[str, str]]) -> str:
+    x, y = load_source("digits", size=(32, 32)).train.fetch(torch.arange(200))
+    task = FewShotClassifier(places["resnet"][1]).fit(x, [str(one) for one in y.tolist()])
+    return str(task.save(tmp_path_factory.mktemp("task") / "digits"))
+
+
+def test_int8_counts_right_answers_on_images_that_it_was_not_calibrated_on(
+    places: dict[str, tuple[str, str]], digits_task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, own = tmp_path / "task.onnx", places["resnet"][1]
+    with pytest.raises(SystemExit) as done:
+        app(["export", digits_task, "--base", own, "--to", "onnx-int8", "--data", "digits", "--out", str(out)])
+    assert not done.value.code
+    said = capsys.readouterr().out
+    shown, counted = images_for_int8(load_source("digits", size=(32, 32)), None)
+    assert (len(shown), len(counted)) == (128, 256)
+    assert not set(shown.origin.tolist()) & set(counted.origin.tolist())
+    assert len(set(shown.labels.tolist())) == 10
+    x, y = fetch_all(counted)
+    model = by_loradar("task", digits_task, own)
+    with torch.no_grad():
+        counts = [int((call(x).argmax(1) == y).sum()) for call in (model, onnx(out, own)[0])]
+    shares = [f"{count} in {kind}" for kind, count in zip(("float32", "int8"), counts, strict=True)]
+    assert f"right answers of 256 (95 % interval): {shares[0]} (" in said
+    assert f", {shares[1]} (" in said
+    assert counts[0] > 100, "the model has learned something to lose"
+    assert "robustness of the int8 file was not measured" in said
+
+
+def test_int8_takes_images_that_an_adapter_did_not_see() -> None:
+    source = load_source("digits")
+    drawn = split(source, reported=200, seed=3)
+    held = set(drawn.reported.origin.tolist())
+    shown, counted = images_for_int8(source, Adapter(card=Card(data=drawn.record)))
+    assert set(counted.origin.tolist()) == held
+    assert not set(shown.origin.tolist()) & set(counted.origin.tolist())
 
 
 def test_int8_in_memory_needs_a_folder(tmp_path: Path) -> None:

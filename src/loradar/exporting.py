@@ -18,7 +18,7 @@ from loradar.core.errors import BadConfigError, LoradarError
 from loradar.core.files import write_atomically
 from loradar.core.modules import evaluating
 from loradar.core.randomness import generator
-from loradar.core.types import Images, Logits
+from loradar.core.types import Images, Labels, Logits
 
 GraphFormat: TypeAlias = Literal["onnx", "onnx-int8", "torch-export", "aoti"]
 Runtime: TypeAlias = Callable[[Images], Tensor]
@@ -28,16 +28,20 @@ METADATA = "loradar.json"
 _EXAMPLES, _TRIED = 2, 6
 """Images of the batch that a model is traced with, and of those that are compared: in batches of other sizes."""
 _TOLERANCE = 1e-3
-_CALIBRATED_AT_ONCE = 16
+_COMPARED_AT_ONCE, _CALIBRATED_AT_ONCE = 128, 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How a written file answers beside its model: the `largest` difference of logits, and `equal` answers of `total`."""
+    """How a written file answers beside its model: the `largest` difference of logits, and `equal` answers of `total`.
+
+    `right` are the right answers of the model, and those of the file, where there are labels.
+    """
 
     largest: float
     equal: int
     total: int
+    right: tuple[int, int] | None = None
 
 
 def export(
@@ -75,14 +79,22 @@ def random_images(size: Sequence[int]) -> Images:
     return torch.rand(_TRIED, *size, generator=generator(0))
 
 
-def write_graph(model: nn.Module, path: Path, x: Images, *, to: GraphFormat, metadata: Mapping[str, Any]) -> Comparison:
-    """Writes `model`, compared on `x` (n, channels, height, width), 4 images or more; else as `export`.
+def write_graph(
+    model: nn.Module,
+    path: Path,
+    x: Images,
+    *,
+    to: GraphFormat,
+    metadata: Mapping[str, Any],
+    shown: Images | None = None,
+    y: Labels | None = None,
+) -> Comparison:
+    """Writes `model`, compared on `x` (n, channels, height, width), 4 images or more, of labels `y`; else as `export`.
 
-    "onnx-int8" is calibrated on the first half of `x` and compared on the other; its answers may differ.
+    "onnx-int8" is calibrated on the images `shown`; its answers may differ.
     """
     parameter = next(model.parameters(), torch.empty(0))
     x, text = x.to(parameter.device), json.dumps(metadata, ensure_ascii=False)
-    shown, x = x.chunk(2) if to == "onnx-int8" else (x, x)
     try:
         with (
             evaluating(model),
@@ -97,9 +109,9 @@ def write_graph(model: nn.Module, path: Path, x: Images, *, to: GraphFormat, met
             program = torch.export.export(model, (x[:_EXAMPLES].clone(),), dynamic_shapes=batches)
             file = Path(folder) / f"model{path.suffix}"
             again = _WRITERS[to](program, file, text)
-            if to == "onnx-int8":
+            if shown is not None:
                 again = _quantize(file, shown)
-            found = compare(model, again, x, path, exactly=to != "onnx-int8")
+            found = compare(model, again, x, path, y=y, exactly=shown is None)
             write_atomically(path, file.read_bytes())
     except (LoradarError, OSError):
         raise
@@ -111,27 +123,36 @@ def write_graph(model: nn.Module, path: Path, x: Images, *, to: GraphFormat, met
 
 
 def compare(
-    model: Callable[[Images], Logits], again: Runtime, x: Images, place: Path, *, exactly: bool = True
+    model: Callable[[Images], Logits],
+    again: Runtime,
+    x: Images,
+    place: Path,
+    *,
+    y: Labels | None = None,
+    exactly: bool = True,
 ) -> Comparison:
-    """Compares two models on one image, and on all others as a batch.
+    """Compares two models on one image, and on all others in batches; counts right answers where there are labels `y`.
 
     Raises BadConfigError where logits differ by more than rounding, or an answer differs; not `exactly`, where none is equal.
     """
     if len(x) < _EXAMPLES + 2:
         raise BadConfigError(f"{len(x)} images are too few to compare answers on; expected {_EXAMPLES + 2} or more")
     with torch.no_grad():
-        pairs = [(model(batch).cpu(), again(batch).detach().cpu()) for batch in (x[:1], x[1:])]
+        batches = (x[:1], *torch.split(x[1:], _COMPARED_AT_ONCE))
+        pairs = [(model(batch).cpu(), again(batch).detach().cpu()) for batch in batches]
     if any(one.shape != other.shape for one, other in pairs):
         raise BadConfigError(f"{place} gives logits of other shapes than the model's; it was not written")
     expected, found = (torch.cat(logits) for logits in zip(*pairs, strict=True))
-    equal, largest = int((expected.argmax(1) == found.argmax(1)).sum()), float((expected - found).abs().max())
+    answers = expected.argmax(1), found.argmax(1)
+    equal, largest = int((answers[0] == answers[1]).sum()), float((expected - found).abs().max())
     close = equal == len(x) and largest <= _TOLERANCE * max(1.0, float(expected.abs().max()))
     if not (close if exactly else equal and math.isfinite(largest)):
         raise BadConfigError(
             f"{place} answers {equal} of {len(x)} images as the model does, and its logits differ by up to {largest:.3g}; "
             "expected equal ones: it was not written"
         )
-    return Comparison(largest=largest, equal=equal, total=len(x))
+    right = None if y is None else (int((answers[0] == y).sum()), int((answers[1] == y).sum()))
+    return Comparison(largest=largest, equal=equal, total=len(x), right=right)
 
 
 def _write_pt2(program: torch.export.ExportedProgram, file: Path, text: str) -> Runtime:

@@ -23,6 +23,8 @@ from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_WEIGHTS
 from loradar.core.remote import local_folder
 from loradar.evaluation import AccuracyResult, labels, short_names
+from loradar.evaluation.intervals import wilson
+from loradar.jobs.export import Exported
 from loradar.jobs.factor import FactorResult
 from loradar.jobs.predict import Prediction
 from loradar.models import load_base
@@ -51,6 +53,21 @@ def summary(page: Path, *, adapters: Path | None = None) -> Output:
 
 def _row(row: AccuracyResult) -> dict[str, object]:
     return dataclasses.asdict(row) | {"share": row.share}
+
+
+def int8(done: Exported) -> list[str]:
+    """Right answers of an exported file beside its model's, and what was not measured."""
+    found = done.comparison
+    if found.right is None:
+        said = f"accuracy was not counted: {done.uncounted}"
+    else:
+        bounds = [wilson(count, found.total) for count in found.right]
+        shares = [
+            f"{count} in {kind} ({100 * low:.1f}-{100 * high:.1f} %)"
+            for kind, count, (low, high) in zip(("float32", "int8"), found.right, bounds, strict=True)
+        ]
+        said = f"right answers of {found.total} (95 % interval): {', '.join(shares)}"
+    return [said, "robustness of the int8 file was not measured: see docs/export.md and benchmarks/exports.py"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,19 +1,19 @@
 """Exports what lies in a folder: a base, an adapter on its base, a few-shot task or a guard."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from loradar.adapters import Adapter, load, merge_weights
 from loradar.core.errors import BadConfigError, LoradarError
 from loradar.core.names import ADAPTER_CONFIG, GUARD_RECORD
 from loradar.core.remote import find_file
-from loradar.core.types import Images
-from loradar.data import load_source
+from loradar.core.types import Images, Labels
+from loradar.data import ImageSet, Source, fetch_all, load_source, split
+from loradar.evaluation import check_classes
 from loradar.exporting import SUFFIXES, Comparison, random_images, write_graph
 from loradar.fewshot.fit import base_of_task
 from loradar.guard.guard import Guard
@@ -22,8 +22,8 @@ from loradar.jobs.config import ExportConfig
 from loradar.jobs.export_weights import Weights, write_peft, write_state_dict, write_timm
 from loradar.models import Base, open_base
 
-_COMPARED, _QUANTIZED = 64, 256
-"""Images to compare answers on; and half of them to calibrate int8 on, half to compare."""
+_COMPARED, _CALIBRATED, _COUNTED = 64, 128, 256
+"""Images to compare answers on; of int8, to calibrate on, and to compare and count right answers on."""
 _READ_BY = {
     "onnx": "onnxruntime",
     "onnx-int8": "onnxruntime",
@@ -41,7 +41,11 @@ _WEIGHTS: dict[str, tuple[str, Callable[[Weights, Path, Images], Comparison]]] =
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExportJob:
-    """What to write, and where. `model` maps images `x` to logits, in float32 on the CPU; `weights` are None of a guard."""
+    """What to write, and where. `model` maps images `x` to logits, in float32 on the CPU; `weights` are None of a guard.
+
+    For int8, `shown` are the images to calibrate on, and `y` the labels of `x`: None, and `uncounted` says why, where
+    they cannot be answers of the model.
+    """
 
     model: nn.Module
     weights: Weights | None
@@ -49,15 +53,19 @@ class ExportJob:
     x: Images
     to: str
     path: Path
+    shown: Images | None = None
+    y: Labels | None = None
+    uncounted: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """Where a file lies, and how it answers when `read_by` its runtime."""
+    """Where a file lies, and how it answers when `read_by` its runtime; `uncounted` says why int8's accuracy is not known."""
 
     path: Path
     read_by: str
     comparison: Comparison
+    uncounted: str = ""
 
 
 def resolve(config: ExportConfig) -> ExportJob:
@@ -75,20 +83,54 @@ def resolve(config: ExportConfig) -> ExportJob:
         "input_size": list(base.input_size),
         "classes": list(classes) if classes else None,
     }
-    count = _QUANTIZED if config.to == "onnx-int8" else _COMPARED
-    x = random_images(base.input_size)
-    if config.data is None and config.to == "onnx-int8":
-        raise BadConfigError("onnx-int8 is calibrated on images; give --data, of the kind that it will see")
-    if config.data is not None:
-        source = load_source(config.data, size=base.input_size[1:])
-        images = source.train if source.test is None else source.test
-        x = images.fetch(torch.arange(min(count, len(images.labels))))[0]
+    x, shown, y, uncounted = random_images(base.input_size), None, None, ""
+    source = None if config.data is None else load_source(config.data, size=base.input_size[1:])
+    if config.to == "onnx-int8":
+        if source is None:
+            raise BadConfigError("onnx-int8 is calibrated on images; give --data, of the kind that it will see")
+        trained = next(iter(model.state.adapters.values())) if isinstance(model, Guard) else adapter
+        calibrating, counted = images_for_int8(source, trained)
+        shown, (x, y) = fetch_all(calibrating)[0], fetch_all(counted)
+        try:
+            check_classes(replace(base, classes=classes, num_classes=len(classes)) if classes else base, source)
+        except BadConfigError as error:
+            y, uncounted = None, str(error)
+    elif source is not None:
+        x = fetch_all(source.train if source.test is None else source.test, _COMPARED)[0]
     suffix = SUFFIXES[config.to] if config.to in SUFFIXES else _WEIGHTS[config.to][0]
     name = Path(config.place.partition("@")[0].rpartition(":")[2]).name or "model"
     path = config.out or Path(f"{name}{suffix}")
     if suffix.startswith(".") and path.suffix != suffix:
         raise BadConfigError(f"{path} has the suffix {path.suffix!r}; expected {suffix}")
-    return ExportJob(model=model, weights=weights, metadata=metadata, x=x, to=config.to, path=path)
+    return ExportJob(
+        model=model,
+        weights=weights,
+        metadata=metadata,
+        x=x,
+        to=config.to,
+        path=path,
+        shown=shown,
+        y=y,
+        uncounted=uncounted,
+    )
+
+
+def images_for_int8(source: Source, adapter: Adapter | None) -> tuple[ImageSet, ImageSet]:
+    """Draws what int8 is calibrated on, from the training split, and what it is compared on, which is not of these.
+
+    Without a test split, the second are of those that `harden` held back from `adapter`. Raises BadDataError.
+    """
+    data = (
+        adapter.card.data if adapter and source.test is None and adapter.card.data.get("source") == source.name else {}
+    )
+    there = len(source.train if source.test is None else source.test)
+    most = data["splits"]["reported"]["count"] if data else _COUNTED
+    counted = min(_COUNTED, most, there if source.test is not None else max(1, there // 2))
+    left = len(source.train) - (counted if source.test is None else 0) - 1
+    drawn = split(
+        source, train=max(1, min(_CALIBRATED, left)), validation=1, reported=counted, seed=data.get("seed", 0)
+    )
+    return drawn.train, drawn.reported
 
 
 def run(job: ExportJob) -> Exported:
@@ -97,8 +139,16 @@ def run(job: ExportJob) -> Exported:
         assert job.weights is not None, "seen by resolve"
         found = _WEIGHTS[job.to][1](job.weights, job.path, job.x)
     else:
-        found = write_graph(job.model, job.path, job.x, to=job.to, metadata=job.metadata)  # type: ignore[arg-type]
-    return Exported(path=job.path, read_by=_READ_BY.get(job.to, "torch"), comparison=found)
+        found = write_graph(
+            job.model,
+            job.path,
+            job.x,
+            to=job.to,  # type: ignore[arg-type]
+            metadata=job.metadata,
+            shown=job.shown,
+            y=job.y,
+        )
+    return Exported(path=job.path, read_by=_READ_BY.get(job.to, "torch"), comparison=found, uncounted=job.uncounted)
 
 
 def _opened(config: ExportConfig) -> tuple[nn.Module, Weights | None, Base]:
