@@ -1,13 +1,15 @@
 """What `loradar export` writes, beside the model in torch: answers on 500 images, time on one core, size; int8 under attack.
 
     loradar demo --out runs/demo
-    OMP_NUM_THREADS=1 python -m benchmarks.exports --demo runs/demo [--base NAME DATA BASE] [--images 500] [--attacked 100]
+    OMP_NUM_THREADS=1 python -m benchmarks.exports --demo runs/demo [--resnet BASE] [--lite0 BASE] [--images FOLDER] [--aoti]
 
 Rows: the demo's PGD adapter, a guard of its adapters and a few-shot task on its base; an adapter with random factors on a ViT
-with fresh weights, and on each `--base`. Every file is opened by its own runtime, with one thread. int8 was calibrated on the
-first 128 images. It has no gradient, so an image of it counts as right only where it withstands what PGD crafts on the float32
-model, and Square (no gradient) on the file itself; the float32 model is attacked by PGD and Square on itself. Prints tables;
-the JSON goes to `results/exports.json`.
+with fresh weights, on a ResNet-18 (`--resnet`) and on EfficientNet-Lite0 (`--lite0`), these two on `--images`; without its base
+a row is skipped, which is said. Every file is opened by its own runtime, with one thread, and compared on images that int8 was
+not calibrated on. int8 has no gradient, so an image of it counts as right only where it withstands what PGD crafts on the
+float32 model, and Square (no gradient) on the file itself; the float32 model is attacked by PGD and Square on itself. The
+attacked images were held back from the adapter and its base. `--aoti` compiles packages too, minutes for a model. Prints
+tables; the JSON goes to `results/exports.json`.
 """
 
 import argparse
@@ -25,19 +27,17 @@ from torch import Tensor, nn
 from benchmarks.timing import RESULTS, machine
 from loradar.adapters import init_adapter, load, save
 from loradar.attacks import parse_attack
-from loradar.data import load_source
+from loradar.data import ImageSet, fetch_all, load_source
 from loradar.evaluation.intervals import wilson
-from loradar.exporting import open_graph
+from loradar.exporting import SUFFIXES, open_graph
 from loradar.fewshot.classifier import FewShotClassifier
 from loradar.guard import build
 from loradar.guard.config import GuardBuildConfig
 from loradar.jobs.config import ExportConfig
-from loradar.jobs.export import resolve, run
+from loradar.jobs.export import ExportJob, resolve, run
 from loradar.models import new_base, open_base, save_base
 
 FORMATS = ("onnx", "onnx-int8", "torch-export")
-CALIBRATED = 256
-"""Images that exporting looks at; those that are counted come after them."""
 Call = Callable[[Tensor], Tensor]
 
 
@@ -74,8 +74,13 @@ def places(args: argparse.Namespace, work: Path) -> Iterator[tuple[str, str, str
     yield "few-shot task, 10 classes", str(task.save(work / "task")), "digits", base
     vit = new_base("timm:vit_tiny_patch16_224", num_classes=10, input_size=(3, 64, 64), img_size=64)
     yield from _with_adapter("ViT-Ti/16 at 64 px, fresh", "digits", str(save_base(work / "vit", vit)), work)
-    for name, data, spec in args.base:
-        yield from _with_adapter(name, data, spec, work)
+    for name, spec in (("ResNet-18", args.resnet), ("EfficientNet-Lite0", args.lite0)):
+        if spec and args.images:
+            yield from _with_adapter(name, args.images, spec, work)
+        else:
+            print(
+                f"adapter, {name}: skipped, its base (--{'lite0' if '-L' in name else 'resnet'}) or --images is not given"
+            )
 
 
 def _with_adapter(name: str, data: str, spec: str, work: Path) -> Iterator[tuple[str, str, str, str]]:
@@ -100,6 +105,13 @@ def timed(calls: dict[str, Call], x: Tensor, repeats: int) -> dict[str, list[flo
     return {name: [round(value, 3) for value in statistics.quantiles(one, n=4)] for name, one in seconds.items()}
 
 
+def unseen(images: ImageSet, shown: Tensor, count: int) -> Tensor:
+    """The first `count` images that are none of `shown`."""
+    seen = {one.numpy().tobytes() for one in shown}
+    x, _ = fetch_all(images, count + len(shown))
+    return x[[index for index, one in enumerate(x) if one.numpy().tobytes() not in seen][:count]]
+
+
 def answers(call: Call, x: Tensor) -> Tensor:
     return torch.cat([call(batch) for batch in x.split(50)])  # type: ignore[no-untyped-call]
 
@@ -114,27 +126,34 @@ def attacked(model: nn.Module, files: dict[str, Call], x: Tensor, y: Tensor, spe
         right = [answers(call, batch).argmax(1) == y for batch in (x, crafted, own)]
         counts = {"clean": right[0], "PGD on float32": right[1], "Square on itself": right[2]}
         counts["worst"] = right[0] & right[1] & right[2]
-        found[name] = {
-            what: {"right": int(one.sum()), "total": len(y), "interval": wilson(int(one.sum()), len(y))}
-            for what, one in counts.items()
-        }
+        found[name] = {what: counted(int(one.sum()), len(y)) for what, one in counts.items()}
     return found
+
+
+def counted(right: int, total: int) -> dict[str, Any]:
+    return {"right": right, "total": total, "interval": [round(bound, 4) for bound in wilson(right, total)]}
 
 
 def measured(name: str, place: str, data: str, base: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
     """The rows of one model, a format each."""
     rows: list[dict[str, Any]] = []
     files: dict[str, Call] = {}
-    for to in FORMATS:
-        path = work / f"{len(list(work.iterdir()))}{'.pt2' if to == 'torch-export' else '.onnx'}"
-        job = resolve(ExportConfig(place=place, to=to, data=data, base=base or None, out=path))
-        run(job)
-        files[to] = open_graph(path)
-        rows.append({"model": name, "format": to, "mb": round(path.stat().st_size / 1e6, 2)})
+    jobs: dict[str, ExportJob] = {}
+    for to in (*FORMATS, *(("aoti",) if args.aoti else ())):
+        path = work / f"{len(list(work.iterdir()))}{SUFFIXES[to]}"
+        jobs[to] = resolve(ExportConfig(place=place, to=to, data=data, base=base or None, out=path))
+        found = run(jobs[to]).comparison
+        files[to] = torch._inductor.aoti_load_package(str(path)) if to == "aoti" else open_graph(path)
+        row = {"model": name, "format": to, "mb": round(path.stat().st_size / 1e6, 2)}
+        if found.right:
+            row["accuracy"] = {
+                kind: counted(n, found.total) for kind, n in zip(("float32", "int8"), found.right, strict=True)
+            }
+        rows.append(row)
+    job = jobs["onnx-int8"]
+    assert job.shown is not None
     source = load_source(data, size=(job.x.shape[2], job.x.shape[3]))
-    split = source.train if source.test is None else source.test
-    chosen = torch.arange(CALIBRATED, min(CALIBRATED + args.images, len(split.labels)))
-    x, y = split.fetch(chosen)
+    x = unseen(source.train if source.test is None else source.test, job.shown, args.compared)
     with torch.no_grad():
         expected = answers(job.model, x)
         for row in rows:
@@ -148,18 +167,27 @@ def measured(name: str, place: str, data: str, base: str, args: argparse.Namespa
     card = load(place).card if base else None
     robust = None
     if card is not None and card.trained_against.startswith("pgd"):
+        assert job.y is not None, job.uncounted
         one = slice(0, args.attacked)
         calls: dict[str, Call] = {"float32": job.model, "onnx-int8": files["onnx-int8"]}
-        robust = attacked(job.model, calls, x[one], y[one], args.attack)
+        robust = attacked(job.model, calls, job.x[one], job.y[one], args.attack)
     return {"rows": rows, "attacked": robust}
+
+
+def in_words(found: dict[str, Any]) -> str:
+    low, high = found["interval"]
+    return f"{found['right']} of {found['total']} ({100 * low:.0f}-{100 * high:.0f} %)"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, required=True, help="what `loradar demo` wrote")
-    parser.add_argument("--base", nargs=3, action="append", default=[], metavar=("NAME", "DATA", "BASE"))
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--attacked", type=int, default=100)
+    parser.add_argument("--resnet", help="a ResNet-18")
+    parser.add_argument("--lite0", help="an EfficientNet-Lite0")
+    parser.add_argument("--images", help="data of these two, as `--data` takes them")
+    parser.add_argument("--aoti", action="store_true")
+    parser.add_argument("--compared", type=int, default=500)
+    parser.add_argument("--attacked", type=int, default=200)
     parser.add_argument("--attack", default="pgd:eps=24/255,steps=50")
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
@@ -170,13 +198,15 @@ def main() -> None:
             models.append(found := measured(*each, args, Path(folder)))
             for row in found["rows"]:
                 times = [f"{row[f'ms_{n}'][1]:.2f} ({row[f'torch_ms_{n}'][1]:.2f})" for n in (1, 64)]
-                counts = f"{row['equal']} of {row['total']} | {row['largest']:.2g}"
+                counts = f"{row['equal']} of {row['total']} | {row['largest']:.1g}"
                 print(
-                    f"| {row['model']} | {row['format']} | {counts} | {' | '.join(times)} | {row['mb']} |", flush=True
+                    f"| {row['model']} | `{row['format']}` | {counts} | {' | '.join(times)} | {row['mb']} |", flush=True
                 )
-            if found["attacked"]:
-                print(json.dumps(found["attacked"]))
-    settings = {"images": args.images, "attacked": args.attacked, "attack": args.attack, "repeats": args.repeats}
+                for kind, right in row.get("accuracy", {}).items():
+                    print(f"  right, {kind}: {in_words(right)}")
+            for kind, rights in (found["attacked"] or {}).items():
+                print(f"| {kind} | {' | '.join(map(in_words, rights.values()))} |")
+    settings = {"compared": args.compared, "attacked": args.attacked, "attack": args.attack, "repeats": args.repeats}
     whole = {"settings": settings, "machine": machine(), "models": models}
     (RESULTS / "exports.json").write_text(json.dumps(whole, indent=1) + "\n")
 

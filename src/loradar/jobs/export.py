@@ -120,9 +120,9 @@ def images_for_int8(source: Source, adapter: Adapter | None) -> tuple[ImageSet, 
 
     Without a test split, the second are of those that `harden` held back from `adapter`. Raises BadDataError.
     """
-    data = (
-        adapter.card.data if adapter and source.test is None and adapter.card.data.get("source") == source.name else {}
-    )
+    data = adapter.card.data if adapter else {}
+    if source.test is not None or data.get("source") != source.name:
+        data = {}
     there = len(source.train if source.test is None else source.test)
     most = data["splits"]["reported"]["count"] if data else _COUNTED
     counted = min(_COUNTED, most, there if source.test is not None else max(1, there // 2))
