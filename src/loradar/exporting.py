@@ -1,6 +1,7 @@
 """Writing a model as a file that other runtimes read: ONNX, torch.export's `.pt2`, or a package compiled by AOTInductor."""
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -202,7 +203,12 @@ def _quantize(file: Path, x: Images) -> Runtime:
 
     # its symbolic shapes fail on graphs with branches, such as a guard's
     quant_pre_process(str(file), str(file), skip_symbolic_shape=True)
-    quantization.quantize_static(str(file), str(file), Shown(), per_channel=True)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # a line for each vector, such as a gain of LayerNorm, that has no channels
+    try:
+        quantization.quantize_static(str(file), str(file), Shown(), per_channel=True)
+    finally:
+        logging.disable(before)
     return open_graph(file)
 
 
