@@ -8,8 +8,8 @@ with fresh weights, on a ResNet-18 (`--resnet`) and on EfficientNet-Lite0 (`--li
 a row is skipped, which is said. Every file is opened by its own runtime, with one thread, and compared on images that int8 was
 not calibrated on. int8 has no gradient, so an image of it counts as right only where it withstands what PGD crafts on the
 float32 model, and Square (no gradient) on the file itself; the float32 model is attacked by PGD and Square on itself. The
-attacked images were held back from the adapter and its base. `--aoti` compiles packages too, half a minute for each small model. Prints
-tables; the JSON goes to `results/exports.json`.
+attacked images were held back from the adapter and its base. `--aoti` compiles packages too, half a minute for each
+small model. Prints tables; the JSON goes to `results/exports.json`.
 """
 
 import argparse
