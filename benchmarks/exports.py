@@ -16,14 +16,15 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.beside import in_turns
 from benchmarks.timing import RESULTS, machine
 from loradar.adapters import init_adapter, load, save
 from loradar.attacks import parse_attack
@@ -94,15 +95,12 @@ def _with_adapter(name: str, data: str, spec: str, work: Path) -> Iterator[tuple
 
 
 def timed(calls: dict[str, Call], x: Tensor, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds an image, of each call in turns, after one that warms up: lower quartile, median, upper quartile."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 1):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            call(x)
-            if turn:
-                seconds[name].append(1000 * (time.perf_counter() - began) / len(x))
-    return {name: [round(value, 3) for value in statistics.quantiles(one, n=4)] for name, one in seconds.items()}
+    """Milliseconds an image of each call, by turns: lower quartile, median, upper quartile."""
+    seconds = in_turns({name: partial(call, x) for name, call in calls.items()}, repeats)
+    return {
+        name: [round(1000 * value / len(x), 3) for value in statistics.quantiles(one, n=4)]
+        for name, one in seconds.items()
+    }
 
 
 def unseen(images: ImageSet, shown: Tensor, count: int) -> Tensor:

@@ -168,6 +168,8 @@ def main(folder: Path, names: list[str]) -> None:
     process = multiprocessing.get_context("spawn").Process(target=here, args=(folder, names))
     process.start()
     process.join()
+    if process.exitcode:
+        raise SystemExit("the commands failed on the processor already")
     pretend()
     for name in names:
         with Pretended() as mode:

@@ -14,13 +14,12 @@ from loradar.models import load_base
 from tests.faults.works import COMMANDS, WORKS
 
 FEW = ("harden", "meta-tune")
+OTHERS = tuple(name for name in COMMANDS if name not in FEW)
 ON_THE_PROCESSOR = {"guard build": 20}
 """What computes there by design: a guard learns its policy from answers that it has gathered."""
 
 
-@pytest.mark.parametrize(
-    "names", [FEW, pytest.param(tuple(COMMANDS.keys() - set(FEW)), marks=pytest.mark.slow)], ids=["few", "others"]
-)
+@pytest.mark.parametrize("names", [FEW, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["few", "others"])
 def test_computes_on_the_device_alone_and_the_same(names: tuple[str, ...], tmp_path: Path) -> None:
     run = [sys.executable, "-m", "tests.pretend", str(tmp_path), *names]
     printed = subprocess.run(run, capture_output=True, text=True, check=False)

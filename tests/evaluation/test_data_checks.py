@@ -32,6 +32,8 @@ def source(classes: tuple[str, ...], name: str = "mine") -> Source:
         (("0", "1", "2"), PETS, "mine"),
         (("0", "1", "2"), ("0", "1", "2"), "digits"),
         (PETS, ("n01440764", "n01443537", "n01484850"), "mine"),
+        (("tench, Tinca tinca", "crane", "crane"), ("n01440764 tench", "crane", "other"), "mine"),
+        (("ant, emmet", "bee", "cat"), ("Emmet", "x", "y"), "mine"),
     ],
 )
 def test_what_belongs_together_is_taken(own: tuple[str, ...] | None, classes: tuple[str, ...], name: str) -> None:
@@ -51,6 +53,7 @@ def test_what_belongs_together_is_taken(own: tuple[str, ...] | None, classes: tu
             "class 0 is 'bee' in mine and 'ant' in the base; expected one order",
         ),
         (PETS, ("ant", "grey cat", "wasp"), "mine", "class 1 is 'grey cat' in mine"),
+        (("ant, emmet", "bee", "cat"), ("bee", "emmet", "cat"), "mine", "class 0 is 'bee' in mine"),
         (("0", "1", "2"), ("0", "2", "1"), "mine", "class 1 is '2' in mine"),
     ],
 )

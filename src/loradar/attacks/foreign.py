@@ -18,7 +18,6 @@ from loradar.attacks.settings import EPS, pixels, seed_setting, setting
 from loradar.core.attack_specs import number_text, shown, write_spec
 from loradar.core.checks import check_images, check_labels
 from loradar.core.errors import BadConfigError, BadImagesError
-from loradar.core.modules import Wrapper
 from loradar.core.randomness import seeded_rng
 from loradar.core.types import Attack, Images, Labels, Traits
 
@@ -157,22 +156,22 @@ class FoolboxAttack(ForeignAttack):
         return clipped
 
 
-class _Float32(Wrapper):
-    """`wrapped`, which takes images of `dtype`, between numpy arrays of float32."""
+class _Answers(nn.Module):
+    """A model's answers, for a library that moves and switches the modules that it is given: it finds none in here."""
 
-    def __init__(self, wrapped: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, answer: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.wrapped, self.dtype = wrapped, dtype
+        self.answer = answer
 
-    def forward(self, x: Images) -> Tensor:
-        return logits_of(self.wrapped, x.to(self.dtype)).float()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(x)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ARTAttack(ForeignAttack):
     """An attack of ART, by what makes it of an estimator: `ARTAttack(partial(ProjectedGradientDescentPyTorch, eps=8 / 255))`.
 
-    The estimator takes images and gives logits in float32.
+    The estimator takes images and gives logits in float32, on the processor; the model stays where it is.
     """
 
     spec_name: ClassVar[str] = "art"
@@ -194,12 +193,12 @@ class ARTAttack(ForeignAttack):
         with torch.no_grad():
             classes = logits_of(model, x[:1]).shape[1]
         estimator = PyTorchClassifier(
-            _Float32(model, x.dtype),
+            _Answers(lambda images: logits_of(model, images.to(x)).float().cpu()),
             loss=nn.CrossEntropyLoss(),
             input_shape=tuple(x.shape[1:]),
             nb_classes=classes,
             clip_values=(0, 1),
-            device_type="gpu" if x.is_cuda else "cpu",
+            device_type="cpu",
         )
         return torch.from_numpy(self.attack(estimator).generate(x.float().cpu().numpy(), y.cpu().numpy()))
 

@@ -114,9 +114,9 @@ def _card(
     """
     from loradar.core.files import write_atomically
 
-    if not robustbench and (given := [model, attack, link, title, authors, venue, additional_data]) != _UNSET:
-        first = next(value for value, unset in zip(given, _UNSET, strict=True) if value != unset)
-        raise BadConfigError(f"{first!r:.80} is for RobustBench alone; give --robustbench too")
+    given = [one for one in (model, attack, link, title, authors, venue, additional_data) if one not in (None, "")]
+    if given and not robustbench:
+        raise BadConfigError(f"{given[0]!r:.80} is for RobustBench alone; give --robustbench too")
     if robustbench:
         from loradar.report.files import read_report
         from loradar.report.robustbench import Paper, robustbench_entry
@@ -136,6 +136,3 @@ def _card(
         show(*lines)
     else:
         write_atomically(out, ("\n".join(lines) + "\n").encode())
-
-
-_UNSET = [None, None, "", "", "", "", None]

@@ -27,29 +27,39 @@ def check_classes(base: Base, source: Source) -> None:
         )
     if base.classes is None:
         return
-    names, own = list(map(_plain, source.classes)), list(map(_plain, base.classes))
-    is_told = not _says_nothing(own) and (source.name == "digits" or not _says_nothing(names))
-    common = set(names) & set(own)
-    if is_told and not common:
+    places = indices_by_name(base.classes)
+    met = {index: places[name] for index, name in enumerate(map(plain_name, source.classes)) if name in places}
+    is_told = not _says_nothing(base.classes) and (source.name == "digits" or not _says_nothing(source.classes))
+    if is_told and not met:
         raise BadConfigError(
             f"no class of {source.name} ({source.classes[0]!r:.40}, ...) is one of the base's ({base.classes[0]!r:.40}, ...); "
             "give the data that it was made for (--data), or fit a head for these (`loradar harden --head new`)"
         )
-    odd = [index for index, name in enumerate(names) if name in common and own[index] != name]
-    if odd and (is_told or set(names) == set(own)):
+    odd = [index for index, found in met.items() if index not in found]
+    if odd and (is_told or len(met) == len(base.classes)):
         raise BadConfigError(
             f"class {odd[0]} is {source.classes[odd[0]]!r} in {source.name} and {base.classes[odd[0]]!r} in the base; "
             "expected one order"
         )
 
 
+def indices_by_name(known: Sequence[str]) -> dict[str, set[int]]:
+    """Returns where each plain name stands in `known`; of several names between commas, each counts."""
+    found: dict[str, set[int]] = {}
+    for index, several in enumerate(known):
+        for name in {plain_name(several), *map(plain_name, several.split(","))} - {""}:
+            found.setdefault(name, set()).add(index)
+    return found
+
+
+def plain_name(name: str) -> str:
+    """Returns a class's name without case, underscores, and a WordNet id in front."""
+    return " ".join(re.sub(r"^n\d{8}\b", "", name.lower().replace("_", " ").replace("-", " ")).split())
+
+
 def _says_nothing(names: Sequence[str]) -> bool:
-    """Whether names are numbers alone, as of data that has none, or ids that the base's names are not in."""
-    return all(name == str(index) for index, name in enumerate(names)) or all(re.fullmatch(r"n\d{8}", n) for n in names)
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+    """Whether names are numbers alone, as of data that has none, or WordNet ids, which a base may not know."""
+    return all(name == str(index) for index, name in enumerate(names)) or not any(map(plain_name, names))
 
 
 def check_unseen(card: Card, source: Source, record: dict[str, Any]) -> None:

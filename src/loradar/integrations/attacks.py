@@ -1,6 +1,7 @@
 """Our attacks as attacks of foolbox and of the Adversarial Robustness Toolbox (ART)."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -170,8 +171,6 @@ def _as_labels(y: Any) -> Tensor:
 
 
 def _imported(module: str, user: str, package: str) -> Any:
-    import importlib
-
     try:
         return importlib.import_module(module)
     except ImportError as error:

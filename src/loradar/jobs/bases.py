@@ -1,7 +1,6 @@
 """A base made to fit the data: run at another size, some of its classes picked by name, or a new head fitted."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from loradar.core.specs import split_spec
 from loradar.core.types import NullProgress, Progress
 from loradar.data import ImageSet, Source
 from loradar.evaluation import check_classes, device_of
+from loradar.evaluation.data_checks import indices_by_name, plain_name
 from loradar.fewshot.fit import base_of_task, open_task
 from loradar.models import Base, Normalized, new_base, open_base
 
@@ -95,19 +95,12 @@ def picked_classes(names: Sequence[str], known: Sequence[str]) -> list[int] | No
     >>> picked_classes(["n03028079 church", "gas_pump"], ["tench, Tinca tinca", "church, church building", "gas pump"])
     [1, 2]
     """
-    found: dict[str, set[int]] = {}
-    for index, several in enumerate(known):
-        for name in {_plain(several), *map(_plain, several.split(","))}:
-            found.setdefault(name, set()).add(index)
-    matches = [found.get(_plain(name), set()) for name in names]
+    found = indices_by_name(known)
+    matches = [found.get(plain_name(name), set()) for name in names]
     if any(len(match) != 1 for match in matches):
         return None
     indices = [next(iter(match)) for match in matches]
     return indices if len(set(indices)) == len(indices) else None
-
-
-def _plain(name: str) -> str:
-    return " ".join(re.sub(r"^n\d{8}\b", "", name.lower().replace("_", " ").replace("-", " ")).split())
 
 
 def needs_other_head(base: Base, source: Source, head: Head) -> bool:
