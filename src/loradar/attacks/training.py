@@ -12,7 +12,8 @@ from loradar.core.balls import L2, Linf, Norm
 from loradar.core.types import Attack
 
 _CANDIDATES = 4
-"""Positions that the cheap ROA paints, among those of the largest gradient."""
+"""Positions that the cheap ROA paints, among those of the largest gradient on a grid of half a rectangle: of all positions,
+the four of the largest gradient are neighbours, and so nearly one."""
 
 
 def training_attack(attack: Attack, steps: int, *, escalations: int = 0) -> Attack:
@@ -38,7 +39,13 @@ def training_attack(attack: Attack, steps: int, *, escalations: int = 0) -> Atta
             # the first step may cross the whole range of a pixel, the last ones settle
             size = 2 / (1 + more)
             return ROA(
-                height=height, width=width, n_candidates=_CANDIDATES, steps=more, step_size=size, schedule="linear"
+                height=height,
+                width=width,
+                stride=(min(height, width) + 1) // 2,
+                n_candidates=_CANDIDATES,
+                steps=more,
+                step_size=size,
+                schedule="linear",
             )
         case _:
             return attack
