@@ -1,11 +1,14 @@
 """Sphinx settings. The Markdown files here are the pages; two reference pages are filled from the code (see filled.py)."""
 
+import os
 import sys
 from pathlib import Path
 
 import loradar
 
 sys.path.insert(0, str(Path(__file__).parent))
+# pages run `loradar` as a command
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 project = "loradar"
 author = "The loradar maintainers"

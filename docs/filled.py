@@ -4,10 +4,12 @@ A page names what it wants in a line of its own: `<!-- commands -->`, `<!-- name
 """
 
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from typer.main import get_command
 
@@ -108,8 +110,27 @@ def _to_rst(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: 
     lines[:] = written
 
 
+def _to_shell(app: Sphinx, document: nodes.document) -> None:  # noqa: ARG001
+    """Cells that a shell runs are shown as the commands alone, without the line that calls the shell."""
+    for block in document.findall(nodes.literal_block):
+        magic, _, commands = block.astext().partition("\n")
+        if magic.startswith("%%sh"):
+            block.rawsource, block["language"] = commands, "sh"
+            block.children = [nodes.Text(commands)]
+
+
+def _keep_together(app: Sphinx, document: nodes.document) -> None:  # noqa: ARG001
+    """A table's figures break before their interval, neither in it nor before the percent sign."""
+    for text in [text for cell in document.findall(nodes.entry) for text in cell.findall(nodes.Text)]:
+        if not isinstance(text.parent, nodes.literal):
+            joined = re.sub(r"(?<=\d)-(?=\d)", "\u2060-\u2060", re.sub(r"(?<=\d) %", "\u00a0%", text))
+            text.parent.replace(text, nodes.Text(joined))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", _fill)
     app.connect("include-read", _relink)
+    app.connect("doctree-read", _to_shell)
+    app.connect("doctree-read", _keep_together)
     app.connect("autodoc-process-docstring", _to_rst, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}

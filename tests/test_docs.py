@@ -22,14 +22,16 @@ from tests.serve.conftest import make_guard
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 START = re.compile(r"^    (?:\w+=\S+ )*(loradar .*)$", flags=re.MULTILINE)
+SHELL = re.compile(r"^%%sh.*\n([^`]*)```$", flags=re.MULTILINE)
 
 
 def commands() -> list[tuple[str, str]]:
-    """Page and command, with continued lines joined and without what a comment says."""
+    """Page and command, with continued lines joined and without comments and what a shell does with the output."""
     found = []
     for page in PAGES:
         text = re.sub(r"\\\n\s*", "", page.read_text())
-        found += [(page.name, re.sub(r"\s#.*", "", command).strip()) for command in START.findall(text)]
+        ran = [line for cell in SHELL.findall(text) for line in cell.splitlines() if line.startswith("loradar ")]
+        found += [(page.name, re.sub(r"\s[#>].*", "", command).strip()) for command in START.findall(text) + ran]
     return found
 
 
@@ -50,6 +52,7 @@ def test_a_command_is_one_that_the_parser_and_the_schema_take(page: str, command
 
 def test_there_are_commands() -> None:
     assert len(commands()) > 40
+    assert len([page for page, _ in commands() if page == "folder-to-server.md"]) == 7
 
 
 def test_no_block_of_python_comes_without_a_test() -> None:

@@ -83,7 +83,8 @@ def test_a_picture_s_answer_is_the_library_s_to_the_bit(
     kind: str, client: TestClient, served: dict[str, Served], pictures: list[Path]
 ) -> None:
     for path in pictures[::3]:
-        reply = client.post(f"/v1/models/{kind}/predict?top=3&voters=true", content=path.read_bytes(), headers=PNG)
+        voters = "true" if kind == "guard" else "false"
+        reply = client.post(f"/v1/models/{kind}/predict?top=3&voters={voters}", content=path.read_bytes(), headers=PNG)
         assert reply.status_code == 200
         found = reply.json()
         (expected,) = served[kind].answer(read_images([path], size=(32, 32)))
@@ -232,6 +233,27 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
         "",
     ),
     "top of 0": ("POST", f"{POST}/predict?top=0", {"content": b"x", "headers": PNG}, 422, "top"),
+    "voters of an adapter": (
+        "POST",
+        f"{POST}/predict?voters=true",
+        {"content": b"x", "headers": PNG},
+        422,
+        "adapter@v1 is an adapter, and a guard alone has voters",
+    ),
+    "a parameter that is none": (
+        "POST",
+        f"{POST}/predict?tops=3",
+        {"content": b"x", "headers": PNG},
+        422,
+        "no parameter 'tops'; did you mean 'top'?",
+    ),
+    "a parameter where none is": (
+        "POST",
+        f"{POST}/inspect?top=3",
+        {"content": b"x", "headers": PNG},
+        422,
+        "no parameter 'top'; this address takes none",
+    ),
     "a folder above": ("POST", f"{POST}/versions", {"json": {"path": "../x"}}, 404, "no folder"),
     "an absolute path": ("POST", f"{POST}/versions", {"json": {"path": "/etc"}}, 404, "no folder"),
     "a link out": ("POST", f"{POST}/versions", {"json": {"path": "out"}}, 404, "no folder"),

@@ -102,7 +102,7 @@ def test_traffic_raises_and_lowers_the_level(
 
     def ask(body: bytes) -> str:
         headers = PNG | {"Authorization": f"Bearer {key}"}
-        (found,) = client.post("/v1/models/g/predict?x=secret", content=body, headers=headers).json()["predictions"]
+        (found,) = client.post("/v1/models/g/predict?top=1", content=body, headers=headers).json()["predictions"]
         assert found["measures"] == (["mask"] if found["level"] == "raised" else [])
         return str(found["level"])
 
@@ -137,6 +137,7 @@ def test_traffic_raises_and_lowers_the_level(
         assert line in page.splitlines()
     assert [ask(dark) for _ in range(11)] == ["raised"] * 10 + ["calm"]
     assert client.get("/nowhere/secret").status_code == 404
+    assert client.post("/v1/models/g/inspect?secret=secret", content=dark, headers=PNG).status_code == 422
     service.close()  # posts what waits
     assert [seen["kind"] for seen in hook[1].seen] == ["lowered"]  # the first one failed
     assert hook[1].seen[0]["model"] == "g"

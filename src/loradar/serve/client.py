@@ -68,7 +68,8 @@ class Client:
     ) -> dict[str, Any]:
         """Classifies pictures, each a file or its bytes; `predictions` are in their order.
 
-        The answer says the version and the fingerprint that it is from. Raises BadFileError for a file that cannot be read.
+        The answer says the version and the fingerprint that it is from. Of a guard, `voters` asks for each voter's class too.
+        Raises BadFileError for a file that cannot be read.
         """
         several = [images] if isinstance(images, Path | str | bytes) else list(images)
         kind, body = _form([each if isinstance(each, bytes) else _read(Path(each)) for each in several])

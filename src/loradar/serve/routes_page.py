@@ -4,14 +4,14 @@ import asyncio
 from importlib import resources
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response
 
 from loradar.serve.auth import Keys
 from loradar.serve.errors import Refused
 from loradar.serve.pictures import write_picture
 from loradar.serve.replies import answers_reply
-from loradar.serve.routes_predict import choose, read_pictures
+from loradar.serve.routes_predict import choose, read_pictures, refuse_unknown
 from loradar.serve.service import Service
 from loradar.serve.tryouts import attacks_of, suspected_region
 
@@ -63,7 +63,7 @@ def add_page(app: FastAPI, service: Service, keys: Keys) -> None:
             is_admin = False
         return {"role": "admin" if is_admin else "predict", "try_attacks": is_admin and service.config.try_attacks}
 
-    @app.post("/v1/models/{name}/inspect")
+    @app.post("/v1/models/{name}/inspect", dependencies=[Depends(refuse_unknown)])
     async def inspect(name: str, request: Request) -> dict[str, Any]:
         service.check_open()
         served, deadline = choose(service, name), request.state.deadline
@@ -80,7 +80,7 @@ def add_page(app: FastAPI, service: Service, keys: Keys) -> None:
             | {"attacks": list(attacks_of(served)), "against": list(served.targets("calm"))}
         )
 
-    @app.post("/v1/models/{name}/attack")
+    @app.post("/v1/models/{name}/attack", dependencies=[Depends(refuse_unknown)])
     async def attack(name: str, request: Request, attack: str, against: str) -> dict[str, Any]:
         service.check_open()
         if not service.config.try_attacks:

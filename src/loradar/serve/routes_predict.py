@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Query, Request
+from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import UploadFile
 
+from loradar.core.errors import did_you_mean
 from loradar.serve.errors import Refused
 from loradar.serve.models import Served
 from loradar.serve.replies import answers_reply, model_reply
@@ -41,7 +42,7 @@ def add_predict(app: FastAPI, service: Service) -> None:
     async def model(name: str) -> dict[str, Any]:
         return model_reply(service.registry.model(name))
 
-    @app.post("/v1/models/{name}/predict")
+    @app.post("/v1/models/{name}/predict", dependencies=[Depends(refuse_unknown)])
     async def predict(
         name: str,
         request: Request,
@@ -51,11 +52,25 @@ def add_predict(app: FastAPI, service: Service) -> None:
     ) -> dict[str, Any]:
         service.check_open()
         served = choose(service, name, pinned)
+        if voters and served.kind != "guard":
+            kind = f"{'an' if served.kind == 'adapter' else 'a'} {served.kind}"
+            raise Refused(
+                422, f"voters: {served.name}@{served.version} is {kind}, and a guard alone has voters; leave it out"
+            )
         pictures, deadline = await read_pictures(request, service.config.max_images), request.state.deadline
         request.state.about = {"model": served.name, "version": served.version, "images": len(pictures)}
         images = await service.decode(pictures, served, deadline=deadline)
         answers = await service.answer(served, images, deadline=deadline)
         return answers_reply(served, answers, top=top, voters=voters)
+
+
+def refuse_unknown(request: Request) -> None:
+    """Raises Refused (422) for a query parameter that the route does not take."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            hint = did_you_mean(name, known) if known else "this address takes none"
+            raise Refused(422, f"there is no parameter {name!r:.80}; {hint}")
 
 
 def choose(service: Service, name: str, pinned: str = "") -> Served:
