@@ -242,7 +242,7 @@ class PredictConfig(Settings):
     """Classifies pictures with a base, or with an adapter plugged into it."""
 
     pictures: list[Path] = Field(..., min_length=1, description="Image files of any size.")
-    base: str = Field(..., description=BASE)
+    base: str | None = Field(None, description=f"{BASE} Default: the one that the adapter's folder names.")
     adapter: Path | None = Field(
         None, description="Adapter folder, or hub:OWNER/NAME, to plug into the base. Default: the base alone."
     )
