@@ -283,6 +283,10 @@ class CheckConfig(Config):
         [], description="[MYNAME=]NAME[:key=value,...]. Default: L-inf, L2 and an occluding rectangle, by image size."
     )
     effort: Effort = Field("quick", description=EFFORT)
-    seconds: float = Field(60.0, gt=0, description="Time to spend, which decides how many images are attacked.")
+    seconds: float = Field(
+        60.0,
+        gt=0,
+        description="Time to aim for, by which the number of images is chosen; 50 are attacked however long it takes.",
+    )
     max_test_images: Count = Field(None, ge=1, description="Images to attack. Default: 50 to 500, by --seconds.")
     batch_size: int = Field(128, ge=1, description=BATCH_SIZE)
