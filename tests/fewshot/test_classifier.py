@@ -132,21 +132,23 @@ def test_with_a_pool_it_is_the_engine_and_the_command(
     x, words = images
     place = runs["resnet"]
     spec = base_of(place)
-    found = FewShotClassifier(spec, place, head="ridge", member_score=score, beta=50).fit(x, words)
+    found = FewShotClassifier(spec, place, head="ridge", member_score=score, beta=50, top=2).fit(x, words)
     engine = engine_of(place, support, n_augmentations=2)
     full = Blending(score=score, beta=50, rank_keep_ratio=0.9, head=HeadConfig(kind="ridge"))
     assert list(found.weights_.values()) == pytest.approx(list(engine.weights(full).values()), abs=0.02)
     answers = engine.answers([engine.blended(full)])
     assert found.predict(x).tolist() == [WORDS[i] for i in answers.tolist()]
     pool = open_pool(place)
-    in_memory = FewShotClassifier(open_base(spec, "cpu"), pool, head="ridge", member_score=score, beta=50).fit(x, words)
+    in_memory = FewShotClassifier(open_base(spec, "cpu"), pool, head="ridge", member_score=score, beta=50, top=2).fit(
+        x, words
+    )
     assert torch.equal(in_memory.decision_function(x), found.decision_function(x))
     # the folder is one that the command line opens, and the other way round
     pictures = sorted(support.glob("*/*.png"))
     told = classify.run(classify.resolve(found.save(tmp_path / "saved"), pictures))
     assert [one.answer for one in told] == found.predict(x).tolist()
     config = FewShotFitConfig(
-        support=str(support), pool=place, out=tmp_path / "fit", head="ridge", score=score, beta=50
+        support=str(support), pool=place, out=tmp_path / "fit", head="ridge", score=score, beta=50, top=2
     )
     fit.run(fit.resolve(config))
     opened = FewShotClassifier.load(tmp_path / "fit")

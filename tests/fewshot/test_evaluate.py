@@ -101,7 +101,7 @@ def test_a_head_of_its_own_and_stages_have_rows_that_say_what_they_are_worth(
 def test_the_dial_is_measured_beside_single_members_and_the_best_that_a_choice_could_do(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
-    changes = {"score": "held-out", "head": "ridge", "dial": [0.0, 1.0], "attacks": ["pgd:eps=8/255,steps=1"]}
+    changes = {"score": "held-out", "top": 2, "head": "ridge", "dial": [0.0, 1.0], "attacks": ["pgd:eps=8/255,steps=1"]}
     changes |= {"setting": ["3w2s"], "domain": ["digits=digits"], "in_domain": []}
     found = read_section(few_shot_eval(measuring(runs["resnet"], tmp_path, **changes)).parent)
     means = {(row.method, row.attack, row.domain): row.mean for row in found.rows}
@@ -145,8 +145,8 @@ def test_what_was_measured_is_not_measured_again(runs: dict[str, Path], report: 
     assert (report / "report.json").read_text() == text
     few_shot_eval(measuring(runs["vit"], report, episodes=4))
     assert {row.episodes for row in read_section(report).rows if row.method == "AMT" and row.attack == "none"} == {4}
-    with pytest.raises(BadConfigError, match="holds a run with top = 2, now 1"):
-        few_shot_eval(measuring(runs["vit"], report, top=1))
+    with pytest.raises(BadConfigError, match="holds a run with top = 1, now 2"):
+        few_shot_eval(measuring(runs["vit"], report, top=2))
 
 
 def test_the_other_options(runs: dict[str, Path], tmp_path: Path) -> None:

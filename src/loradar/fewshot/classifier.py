@@ -39,7 +39,7 @@ class FewShotClassifier:
             "compactness" (as in the paper: better on clean images like those of the tuning, weaker under attack), or "loss".
         compactness: weight of closeness against separation in a score by compactness, in [0, 1].
         beta: how much better scores weigh more, 0 or more.
-        top: how many members are blended, but for "held-out".
+        top: how many members are blended, at most; several of the best were worth no more than the best one.
         rank_keep_ratio: share of the singular values that are kept of the blended weights, in (0, 1].
         n_augmentations: augmented copies of the support that members are scored on.
         features: "head", what the base's classification layer sees, or "output", the output (n, d) of a base that is no
@@ -73,7 +73,7 @@ class FewShotClassifier:
         member_score: Scoring = "held-out",
         compactness: float = 0.6,
         beta: float = 1.0,
-        top: int = 2,
+        top: int = 1,
         rank_keep_ratio: float = 1.0,
         n_augmentations: int = 2,
         features: Literal["head", "output"] = "head",

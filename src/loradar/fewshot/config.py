@@ -138,7 +138,9 @@ class BlendConfig(RunConfig):
     )
     beta: float = Field(1.0, ge=0, description="How strongly better scores gain weight; 0 weighs all alike.")
     top: int = Field(
-        2, ge=1, description="Members to blend; by score held-out at most so many, the base counting as one."
+        1,
+        ge=1,
+        description="Members to blend, at most; by score held-out the base counts as one, and 1 is as good as more.",
     )
     rank_keep_ratio: float = Field(1.0, gt=0, le=1, description="Share of the singular values that truncation keeps.")
     head: Literal["centroid", "ridge"] | None = Field(

@@ -106,7 +106,7 @@ def methods(
         _fixed(_AVERAGED, AVERAGE),
         Method(name="average of logits", models=lambda engine: [engine.fixed(name) for name in engine.models.members]),
     ]
-    if full.score == "held-out":
+    if full.score == "held-out" and full.top > 1:
         found.append(_blend(SINGLE, dataclasses.replace(full, top=1)))
     if choose:
         found.append(Method(name=CHOSEN, models=lambda engine: [engine.fixed(choose(engine))]))
