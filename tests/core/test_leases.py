@@ -99,8 +99,8 @@ def test_a_lease_of_another_machine_ends_with_its_heartbeat(tmp_path: Path) -> N
     with lease(path.parent, progress=progress):
         assert json.loads(path.read_text())["process"]["pid"] == os.getpid()
     assert progress.lines == [
-        f"{path.parent}: a run was killed there (process 7 on far, since 2026-01-02 03:04:05+00:00); this one goes on from "
-        "what it left"
+        f"{path.parent}: a run was killed there (process 7 on far, since 2026-01-02 03:04:05+00:00); this one takes the "
+        "folder over"
     ]
 
 

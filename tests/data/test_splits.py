@@ -1,6 +1,7 @@
 """Three disjoint sets and their record."""
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -180,3 +181,25 @@ def test_twelve_images_of_two_classes_have_both_in_each_large_set() -> None:
 def test_too_few_images_say_what_each_would_be_for(train: int, test: int | None, message: str) -> None:
     with pytest.raises(BadDataError, match=message):
         split(_source(train=train, test=test))
+
+
+@pytest.mark.parametrize(
+    ("test", "needed"), [(None, "3 of each class: .* and one to report on$"), (5, "2 of each class")]
+)
+def test_a_class_with_too_few_images_is_named(test: int | None, needed: str) -> None:
+    def alone() -> DecodedImages:
+        images = _images(40, "s", classes=3)
+        labels = images.labels.clone()
+        labels[7] = 3
+        return replace(images, labels=labels)
+
+    source = _source(test=test)
+    assert split(source).warning == ""
+    rare = replace(source, splits={**source.splits, "train": alone})
+    for seed in range(20):
+        splits = split(rare, seed=seed)
+        untrained = int(3 not in splits.train.labels)
+        says = (
+            rf"warning: 1 of 4 classes have too few images \('3' 1\), {untrained} of them none to train on; .* {needed}"
+        )
+        assert re.match(says, splits.warning)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from loradar.adapters import load, plug, verify
+from loradar.cli.show import next_commands
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError, BadTargetError, LoradarError
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_WEIGHTS
@@ -94,6 +95,7 @@ def test_the_base_is_untouched_and_the_adapters_belong_to_it(run: Path, base_fol
         assert verify(run / "run" / "adapters" / name, base) == []
     adapter = load(run / "run" / "adapters" / "fast")
     assert adapter.card.trained_against.startswith("pgd")
+    assert adapter.card.data["base"] == str(base_folder)
     assert adapter.card.measured
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
@@ -112,8 +114,10 @@ def test_curves_for_tensorboard_are_there(run: Path) -> None:
 def test_a_second_run_trains_and_crafts_nothing(run: Path, base_folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (run / "cache").rglob("*.safetensors")}
     weights = (run / "run" / "adapters" / "fast" / "adapter_model.safetensors").read_bytes()
+    job = harden.resolve(settings(base_folder, run, literal=True, tensorboard=True, adaptive="all"))
     with pytest.warns(UserWarning, match="never learns"):
-        harden.run(harden.resolve(settings(base_folder, run, literal=True, tensorboard=True, adaptive="all")))
+        done = harden.run(job)
+    assert f"--base {base_folder}" in next_commands(job.config, done)[-1]
     assert {path: path.stat().st_mtime_ns for path in (run / "cache").rglob("*.safetensors")} == before
     assert (run / "run" / "adapters" / "fast" / "adapter_model.safetensors").read_bytes() == weights
 

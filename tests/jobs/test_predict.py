@@ -51,6 +51,25 @@ def test_an_adapter_answers_with_its_own_classes(base_folder: Path, pictures: li
     assert [one.classes[0][0] for one in results] == [names[i] for i in expected.tolist()]
 
 
+def test_an_adapter_s_folder_names_its_base(base_folder: Path, pictures: list[Path], tmp_path: Path) -> None:
+    adapter = init_adapter(load_base(str(base_folder)).model, target_modules=["all-conv"], rank=2)
+    save(adapter.with_card(data={"base": str(base_folder)}), tmp_path / "named")
+    found = [
+        run(resolve(PredictConfig(base=base, adapter=tmp_path / "named", pictures=pictures, device="cpu")))
+        for base in (None, str(base_folder))
+    ]
+    assert found[0] == found[1]
+    assert str(base_folder) not in (tmp_path / "named" / "README.md").read_text()  # which is what push sends
+    save(adapter.with_card(data={"base": str(tmp_path / "gone")}), tmp_path / "moved")
+    for place, says in (
+        ("moved", "names its base .*gone.*: there is no base .* or give the base with --base"),
+        (None, "base is missing"),
+    ):
+        config = PredictConfig(adapter=tmp_path / place if place else None, pictures=pictures, device="cpu")
+        with pytest.raises(LoradarError, match=says):
+            resolve(config)
+
+
 def test_more_than_there_are_is_all(base_folder: Path, pictures: list[Path]) -> None:
     assert len(run(resolve(settings(base_folder, pictures[:1], top=99)))[0].classes) == 10
 

@@ -170,6 +170,18 @@ def test_one_clean_figure_alone_makes_pages_without_matplotlib(monkeypatch: pyte
     assert all("91.0" in page for page in render(report))
 
 
+def test_a_base_is_called_by_its_folder_and_its_architecture(report: Report) -> None:
+    names = {
+        "/home/me/runs/cars": "cars (resnet18-cifar)",
+        "hub:me/cars@0123": "hub:me/cars@0123 (resnet18-cifar)",
+        "weights/cars.pt:architecture=resnet18-cifar,num_classes=10": "cars.pt (resnet18-cifar)",
+        "resnet18-cifar:pretrained=false": "resnet18-cifar",
+    }
+    for spec, name in names.items():
+        for page in render(dataclasses.replace(report, base={**report.base, "spec": spec})):
+            assert re.search(rf"Base\W.*{re.escape(name)}, 10 classes", page)
+
+
 def test_an_empty_report_makes_pages() -> None:
     assert all(render(Report(rows=(), base={}, data={}, versions={})))
 

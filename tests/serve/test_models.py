@@ -124,7 +124,7 @@ def test_images_outside_their_contract_are_refused(served: dict[str, Served]) ->
 
 
 def test_an_adapter_needs_its_base_and_a_base_no_key(places: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(BadConfigError, match="--base"):
+    with pytest.raises(BadFileError, match="--base"):
         open_served(str(places["adapter"]), Opening(), name="x", version="v1")
     with pytest.raises(BadConfigError, match="nobody signs"):
         open_served(str(places["base"]), Opening(key=tmp_path / "key.pub"), name="x", version="v1")

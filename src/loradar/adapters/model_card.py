@@ -27,6 +27,8 @@ def model_card(card: Card, ranks: Mapping[str, int], *, readable: bool, size: in
     against = code(card.trained_against) if card.trained_against else "not recorded"
     on = {"base": ", computed on the unmodified base", "defended": ", computed on the defended model"}
     whole = ", ".join(map(code, card.modules_to_save)) or "nothing"
+    # folders of the machine that made it are not for others to read
+    data = ", ".join(f"{key} {value}" for key, value in card.data.items() if key not in ("base", "support"))
     lines = [
         "---",
         "library_name: peft" if readable else "library_name: loradar",
@@ -41,7 +43,7 @@ def model_card(card: Card, ranks: Mapping[str, int], *, readable: bool, size: in
         f"- base: fingerprint {code(card.base_fingerprint or 'unknown')}",
         f"- low-rank layers: {layers}; {rank_in_words(ranks)}, start {card.init}",
         f"- trained whole: {whole}; normalisation: {card.norm}",
-        f"- data: {text(', '.join(f'{k} {v}' for k, v in card.data.items())) or 'not recorded'}; seed {card.seed}",
+        f"- data: {text(data) or 'not recorded'}; seed {card.seed}",
         f"- size of the weights: {size:,} bytes; loradar {card.loradar_version}, {card.created or 'undated'}",
         "",
         "## Use",

@@ -1,6 +1,7 @@
 """The command line. Every command's flags are the fields of its schema; torch is imported when work begins."""
 
 import contextlib
+import dataclasses
 import os
 import sys
 import time
@@ -107,12 +108,13 @@ def _harden(config: HardenConfig) -> Output:
     An interrupted run resumes.
     """
     from loradar.cli.progress import watching
-    from loradar.cli.show import summary
+    from loradar.cli.show import next_commands, summary
     from loradar.jobs import harden
 
     with watching(console(stderr=True)) as progress:
-        page = harden.run(harden.resolve(config), progress=progress).page
-    return summary(page, adapters=config.out / "adapters")
+        done = harden.run(harden.resolve(config), progress=progress)
+    output = summary(done.page, adapters=config.out / "adapters")
+    return dataclasses.replace(output, text=[*output.text, *next_commands(config, done)])
 
 
 @command(

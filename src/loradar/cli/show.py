@@ -1,6 +1,7 @@
 """What the commands have to say: figures, adapters, bases, predictions."""
 
 import dataclasses
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from loradar.core.names import ADAPTER_WEIGHTS
 from loradar.core.remote import local_folder
 from loradar.evaluation import AccuracyResult, labels, short_names
 from loradar.evaluation.intervals import wilson
+from loradar.jobs.config import HardenConfig
 from loradar.jobs.export import Exported
 from loradar.jobs.factor import FactorResult
+from loradar.jobs.harden import HardenResult
 from loradar.jobs.predict import Prediction
 from loradar.models import load_base
 from loradar.report.files import read_report
@@ -49,6 +52,17 @@ def summary(page: Path, *, adapters: Path | None = None) -> Output:
         text=[table, *(f"{name}: {place}" for name, place in places.items())],
         data={"rows": [_row(row) for row in rows], **places},
     )
+
+
+def next_commands(config: HardenConfig, done: HardenResult) -> list[str]:
+    """What to do with the first adapter of a run, ready to be copied; the base is the one that it belongs to."""
+    if not done:
+        return []
+    name, adapter = next(iter(done.items()))
+    base, folder = str(adapter.card.data.get("base", config.base)), str(config.out / "adapters" / name)
+    audit = ["audit", base, "--adapter", folder, "--data", config.data]
+    commands = (audit, ["export", folder, "--base", base, "--to", "onnx"], ["serve", folder, "--base", base])
+    return [f"next: loradar {shlex.join(command)}" for command in commands]
 
 
 def _row(row: AccuracyResult) -> dict[str, object]:

@@ -107,7 +107,7 @@ def _take(place: Path, own: Holder, folder: Path, wait: bool, progress: Progress
         if running is False or (running is None and silent > STALE_SECONDS):
             if _clear(place, before):
                 who = before or "an unknown process"
-                progress.message(f"{folder}: a run was killed there ({who}); this one goes on from what it left")
+                progress.message(f"{folder}: a run was killed there ({who}); this one takes the folder over")
             continue
         if not wait:
             raise BadFileError(_in_use(place, folder, before, running, silent, advice))

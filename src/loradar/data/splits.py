@@ -28,6 +28,8 @@ class Splits:
     validation: ImageSet
     reported: ImageSet
     record: dict[str, Any] = field(default_factory=dict)
+    warning: str = ""
+    """One line where a class has fewer images than there are sets to fill, "" else."""
 
 
 def split(
@@ -82,7 +84,24 @@ def split(
         "validation": source.train.select(rest[:checked]),
         "reported": held,
     }
-    return Splits(**sets, record=_record(source, sets, seed))
+    return Splits(**sets, record=_record(source, sets, seed), warning=_scarce(source, sets["train"].labels))
+
+
+def _scarce(source: Source, trained: Labels) -> str:
+    """Say which classes have fewer images than sets need, and how many of these have none to train on."""
+    needed, purpose = (2, "") if source.test is not None else (3, " and one to report on")
+    counts = torch.bincount(source.train.labels, minlength=len(source.classes)).tolist()
+    left = torch.bincount(trained, minlength=len(source.classes)).tolist()
+    scarce = [index for index, count in enumerate(counts) if count < needed]
+    if not scarce:
+        return ""
+    shown = ", ".join(f"{source.classes[index]!r} {counts[index]}" for index in scarce[:3])
+    untrained = sum(left[index] == 0 for index in scarce)
+    return (
+        f"warning: {len(scarce)} of {len(counts)} classes have too few images ({shown}{', ...' if scarce[3:] else ''}), "
+        f"{untrained} of them none to train on; expected at least {needed} of each class: one to train on, one to choose a "
+        f"checkpoint by{purpose}"
+    )
 
 
 def _refuse_few(source: Source, there: int, sets: int, *counts: int | None) -> None:

@@ -269,7 +269,7 @@ def open_task(folder: Path | str, *, key: str | Path | None = None) -> Adapter:
 
 
 def base_of_task(folder: Path | str, adapter: Adapter) -> str:
-    """Returns the spec of the base that a task was fitted on. Raises BadFileError where its card does not say."""
+    """Returns the spec of the base that an adapter or a task was made for. Raises BadFileError where its card does not say."""
     if not (spec := str(adapter.card.data.get("base", ""))):
         raise BadFileError(f"{folder} does not say which base it is for; give it with --base")
     return spec

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from loradar.adapters import feature_extractor, find_head, merge_weights
-from loradar.core.errors import BadConfigError, BadDataError
+from loradar.adapters import Adapter, feature_extractor, find_head, merge_weights
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError, LoradarError
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_CONFIG
 from loradar.core.remote import find_file, local_folder
@@ -39,6 +39,17 @@ def open_model(spec: str, device: str) -> Base:
     assert isinstance(model, Normalized), "a copy of the base's own kind"
     description = base.description | {"task": folder.name, "classes": list(classes), "num_classes": len(classes)}
     return dataclasses.replace(base, model=model, num_classes=len(classes), classes=classes, description=description)
+
+
+def open_base_of(adapter: Adapter, place: Path | str, base: str | None, device: str) -> Base:
+    """Opens `base`, or the one that the adapter's folder `place` names. Raises LoradarError; it is not compared here."""
+    if base is not None:
+        return open_base(base, device)
+    spec = base_of_task(place, adapter)
+    try:
+        return open_base(spec, device)
+    except LoradarError as error:
+        raise BadFileError(f"{place} names its base {spec!r}: {error}; or give the base with --base") from error
 
 
 def unseen_by(spec: str, data: str, source: Source) -> Source:

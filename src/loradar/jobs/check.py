@@ -1,17 +1,21 @@
 """A quick look at a classifier: which attacks break it, in about a minute, with a verdict in words."""
 
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from loradar.attacks import named_attacks
 from loradar.attacks.objectives import gradient
+from loradar.core.config import Effort
 from loradar.core.modules import check_logits
+from loradar.core.timing import timed
 from loradar.core.types import Attack, Progress
 from loradar.data import Source, load_source
+from loradar.evaluation.battery import members, passes, probe_members
+from loradar.evaluation.worst_case import PROBED
 from loradar.jobs import audit
 from loradar.jobs.bases import at_size, open_model, unseen_by
 from loradar.jobs.config import AuditConfig, CheckConfig
@@ -21,9 +25,8 @@ from loradar.report.verdict import Verdict, next_steps, verdicts
 
 LEAST, MOST = 50, 500
 """Images that are attacked where nobody says how many."""
-_PASSES = 100
-"""Forward and backward passes per image that the default attacks and their quick batteries take together, about: more for
-an image that survives, fewer for one that does not."""
+_OWN = 20
+"""Forward and backward passes per image that a configured attack takes before its battery, about."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,11 +68,14 @@ def resolve(
     if source is None:
         source = unseen_by(config.base, config.data, load_source(config.data, size=base.input_size[1:]))
     there = len(source.train if source.test is None else source.test)
-    count = min(there, config.max_test_images or affordable_images(base, config.seconds))
+    specs = config.attacks or default_attacks(base.input_size[1:])
+    attacks = named_attacks(specs) if attacks is None else attacks
+    count = config.max_test_images or affordable_images(base, config.seconds, attacks.values(), config.effort)
+    count = min(there, count)
     settings = AuditConfig(
         base=config.base,
         data=config.data,
-        attacks=config.attacks or default_attacks(base.input_size[1:]),
+        attacks=specs,
         threat=["adaptive"],
         effort=config.effort,
         max_test_images=max(1, count if source.test is not None else min(count, there // 2)),
@@ -89,12 +95,17 @@ def run(job: audit.AuditJob, *, progress: Progress | None = None) -> CheckResult
     return CheckResult(verdict=verdicts(report)[0], next_steps=tuple(next_steps(report)), report=report)
 
 
-def affordable_images(base: Base, seconds: float) -> int:
-    """Counts the images that the default attacks can take in about `seconds`, from one timed batch; 50 to 500."""
+def affordable_images(base: Base, seconds: float, attacks: Iterable[Attack], effort: Effort) -> int:
+    """Counts the images that `attacks` and their batteries can take in `seconds` where all survive; 50 to 500.
+
+    One pass is timed. The first of them are also tried by the next effort up, which takes most of the time.
+    """
     x = torch.rand(8, *base.input_size).to(next(base.model.parameters(), torch.empty(0)).device)
-    with torch.no_grad():
-        base.model(x[:1])
-    began = time.perf_counter()
-    gradient(lambda images: check_logits(base.model(images), len(images)).sum(1), x)
-    per_image = (time.perf_counter() - began) / len(x)
-    return int(min(MOST, max(LEAST, seconds / (per_image * _PASSES))))
+    one = timed(lambda: gradient(lambda images: check_logits(base.model(images), len(images)).sum(1), x)) / len(x)
+    own, probe = 0.0, 0.0
+    for attack in attacks:
+        own += _OWN + passes(members(attack, effort, shape=base.input_size, classes=base.num_classes))
+        probe += passes(probe_members(attack, effort, shape=base.input_size, classes=base.num_classes))
+    there = seconds / one
+    count = min(there / (own + probe), PROBED) + max(0.0, there - PROBED * (own + probe)) / own
+    return int(min(MOST, max(LEAST, count)))

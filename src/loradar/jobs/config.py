@@ -242,7 +242,7 @@ class PredictConfig(Settings):
     """Classifies pictures with a base, or with an adapter plugged into it."""
 
     pictures: list[Path] = Field(..., min_length=1, description="Image files of any size.")
-    base: str = Field(..., description=BASE)
+    base: str | None = Field(None, description=f"{BASE} Default: the one that the adapter's folder names.")
     adapter: Path | None = Field(
         None, description="Adapter folder, or hub:OWNER/NAME, to plug into the base. Default: the base alone."
     )
@@ -283,6 +283,10 @@ class CheckConfig(Config):
         [], description="[MYNAME=]NAME[:key=value,...]. Default: L-inf, L2 and an occluding rectangle, by image size."
     )
     effort: Effort = Field("quick", description=EFFORT)
-    seconds: float = Field(60.0, gt=0, description="Time to spend, which decides how many images are attacked.")
+    seconds: float = Field(
+        60.0,
+        gt=0,
+        description="Time to aim for, by which the number of images is chosen; 50 are attacked however long it takes.",
+    )
     max_test_images: Count = Field(None, ge=1, description="Images to attack. Default: 50 to 500, by --seconds.")
     batch_size: int = Field(128, ge=1, description=BATCH_SIZE)

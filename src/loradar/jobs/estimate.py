@@ -1,5 +1,6 @@
 """How long a run will take, from a few timed images of its own base and attacks."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -13,7 +14,12 @@ from loradar.evaluation.worst_case import PROBED
 from loradar.jobs.config import HardenConfig
 from loradar.jobs.crafting import Crafting
 from loradar.jobs.members import Member
+from loradar.training import FitSettings
 
+ENOUGH_STEPS = 100
+"""Steps that a training should have at least: in fewer, rates of 1e-3 to 1e-2 hardly move the factors from their start."""
+LEAST_BATCH = 8
+"""The smallest batch that is advised; normalisation that is trained needs several images."""
 _IMAGES = 8
 _STEP = 3.0
 """A training step on a clean and an attacked image, in forward and backward passes of one image."""
@@ -102,6 +108,24 @@ def in_words(seconds: dict[str, float]) -> str:
     """
     parts = ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items())
     return f"about {_duration(sum(seconds.values()))} at most ({parts})"
+
+
+def steps_in_words(count: int, settings: FitSettings) -> tuple[str, str]:
+    """Returns how many steps a training on `count` images takes, and a warning where these are too few, "" else.
+
+    >>> steps_in_words(240, FitSettings(epochs=8, batch_size=128))[0]
+    '8 steps (240 images, 128 a step, 8 epochs)'
+    """
+    each = settings.steps_per_epoch(count)
+    steps, batch = each * settings.epochs, min(settings.batch_size, count)
+    said = f"{steps} steps ({count} images, {batch} a step, {settings.epochs} epochs)"
+    if steps >= ENOUGH_STEPS:
+        return said, ""
+    smaller = count * settings.epochs // ENOUGH_STEPS
+    mend = f"--epochs {math.ceil(ENOUGH_STEPS / each)}"
+    if smaller >= LEAST_BATCH:
+        mend = f"--batch-size {2 ** int(math.log2(smaller))}, or {mend}"
+    return said, f"warning: little is learned in {steps} steps; expected {ENOUGH_STEPS} or more: {mend}"
 
 
 def _duration(seconds: float) -> str:

@@ -15,9 +15,8 @@ from loradar.core.types import Images, Labels
 from loradar.data import ImageSet, Source, fetch_all, load_source, split
 from loradar.evaluation import check_classes
 from loradar.exporting import SUFFIXES, Comparison, random_images, write_graph
-from loradar.fewshot.fit import base_of_task
 from loradar.guard.guard import Guard
-from loradar.jobs.bases import at_size
+from loradar.jobs.bases import at_size, open_base_of
 from loradar.jobs.config import ExportConfig
 from loradar.jobs.export_weights import Weights, write_peft, write_state_dict, write_timm
 from loradar.models import Base, open_base
@@ -161,7 +160,7 @@ def _opened(config: ExportConfig) -> tuple[nn.Module, Weights | None, Base]:
     adapter: Adapter | None = None
     if find_file(config.place, ADAPTER_CONFIG):
         adapter = load(config.place, key=config.key)
-        base = open_base(config.base or base_of_task(config.place, adapter), "cpu")
+        base = open_base_of(adapter, config.place, config.base, "cpu")
     elif config.base is not None or config.key is not None:
         raise BadConfigError(f"{config.place} is taken for a base; --base and --key are for adapters, tasks and guards")
     else:

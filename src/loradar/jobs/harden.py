@@ -21,7 +21,7 @@ from loradar.evaluation.measure import device_of
 from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.jobs.bases import at_size, needs_other_head, with_head
 from loradar.jobs.config import HardenConfig
-from loradar.jobs.estimate import in_words, seconds_of_harden
+from loradar.jobs.estimate import in_words, seconds_of_harden, steps_in_words
 from loradar.jobs.harden_report import report_of
 from loradar.jobs.measuring import Measuring
 from loradar.jobs.members import BASELINES, Member, plan
@@ -237,7 +237,10 @@ def _kept_head(job: HardenJob) -> Base:
 
 def _say_how_long(job: HardenJob, bench: Workbench) -> None:
     seconds = _seconds(job, bench, job.members, (job.transfer.values(), job.adaptive.values()))
-    bench.progress.message(f"{len(job.members)} trainings: {in_words(seconds)}")
+    steps, few = steps_in_words(len(job.splits.train), fit_settings(job.config))
+    bench.progress.message(f"{len(job.members)} trainings of {steps}: {in_words(seconds)}")
+    for warning in filter(None, (few, job.splits.warning)):
+        bench.progress.message(warning)
 
 
 def _seconds(

@@ -14,6 +14,7 @@ from loradar.core.modules import check_logits, evaluating
 from loradar.core.types import Images, NullProgress, Progress
 from loradar.data import read_images
 from loradar.evaluation import device_of
+from loradar.jobs.bases import open_base_of
 from loradar.jobs.config import PredictConfig
 from loradar.models import open_base
 
@@ -46,14 +47,22 @@ def resolve(config: PredictConfig) -> PredictJob:
     return dataclasses.replace(job, pictures=config.pictures, top=config.top, batch_size=config.batch_size)
 
 
-def open_classifier(base: str, adapter: Path | None, *, device: str, key: Path | None = None) -> PredictJob:
-    """Opens a base, and an adapter on it, as a job without pictures. Raises LoradarError."""
-    opened = open_base(base, device)
+def open_classifier(base: str | None, adapter: Path | None, *, device: str, key: Path | None = None) -> PredictJob:
+    """Opens a base, and an adapter on it, as a job without pictures; by default the base that the adapter's folder names.
+
+    Raises LoradarError.
+    """
+    found = None if adapter is None else load(adapter, key=key)
+    if found is not None and adapter is not None:
+        opened = open_base_of(found, adapter, base, device)
+    elif base is not None:
+        opened = open_base(base, device)
+    else:
+        raise BadConfigError("base is missing; give --base, or --adapter with a folder that names its base")
     model: nn.Module = opened.model
     classes = opened.classes or tuple(str(index) for index in range(opened.num_classes))
-    if adapter is not None:
-        found = load(adapter, key=key).to(device_of(model))
-        model = plug(model, found)
+    if found is not None:
+        model = plug(model, found.to(device_of(model)))
         classes = found.card.classes or classes
     return PredictJob(model=model, classes=classes, size=opened.input_size[1:])
 

@@ -15,6 +15,7 @@ from loradar.core.types import Images, NullProgress, Progress
 from loradar.data import Source, Splits, augment, fetch_all, load_source, split
 from loradar.evaluation import AccuracyResult, accuracy_row, check_classes
 from loradar.jobs.config import PretrainConfig
+from loradar.jobs.estimate import steps_in_words
 from loradar.models import Base, new_base, pick_device, save_base, skip_padding, with_autocast
 from loradar.training import FitSettings, Training, clean_loss, train
 
@@ -65,6 +66,10 @@ def run(job: PretrainJob, *, progress: Progress | None = None) -> PretrainResult
 
 def _train(job: PretrainJob, progress: Progress | None) -> PretrainResult:
     config, splits, model = job.config, job.splits, job.base.model
+    progress = progress or NullProgress()
+    steps, few = steps_in_words(len(splits.train), _settings(config))
+    for line in filter(None, (f"1 training of {steps}", few, splits.warning)):
+        progress.message(line)
     device = next(model.parameters()).device
     twin = skip_padding(copy_model(model)).train()
     fast = with_autocast(twin, config.precision)
@@ -86,7 +91,7 @@ def _train(job: PretrainJob, progress: Progress | None) -> PretrainResult:
         checkpoint=checkpoint,
         run=config.model_dump_json(exclude={"out", "device"}),
     )
-    train(training, progress or NullProgress())
+    train(training, progress)
     model.load_state_dict(twin.state_dict())
     x, y = fetch_all(splits.reported)
     row = accuracy_row(model.eval(), x, y, name="base", seed=config.seed, batch_size=config.batch_size)

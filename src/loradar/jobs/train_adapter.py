@@ -143,6 +143,8 @@ def _fresh(member: Member, bench: Workbench, splits: Splits, config: HardenConfi
             name=member.name,
         )
     data = {**splits.record, "input_size": list(bench.base.input_size)}
+    if spec := bench.base.description.get("spec"):  # none of a model in memory
+        data["base"] = spec
     return adapter.with_card(trained_against=member.attack.spec, attack_target=member.target, data=data)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -111,7 +111,7 @@ def _facts(report: Report) -> dict[str, str]:
     base, data, versions = report.base, report.data, report.versions
     size = base.get("input_size")
     parts = [
-        base.get("architecture"),
+        _base_name(base),
         f"{base['num_classes']} classes" if base.get("num_classes") else None,
         "×".join(str(side) for side in size) if isinstance(size, list | tuple) else None,
         f"fingerprint {str(base['fingerprint'])[:_SHORT]}" if base.get("fingerprint") else None,
@@ -134,6 +134,22 @@ def _facts(report: Report) -> dict[str, str]:
         "Versions": ", ".join(packages),
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def _base_name(base: Mapping[str, Any]) -> str | None:
+    """Names a base by its architecture, and by its folder, file or place on the hub where it comes from one.
+
+    >>> _base_name({"architecture": "torchvision:resnet18", "spec": "runs/cars"})
+    'cars (torchvision:resnet18)'
+    >>> _base_name({"architecture": "timm:vit_tiny", "spec": "timm:vit_tiny:pretrained=false"})
+    'timm:vit_tiny'
+    """
+    architecture, place = base.get("architecture"), re.sub(r":\w+=.*", "", str(base.get("spec") or ""))
+    # of a path the last part: all of it stands in the table of the base
+    name = place if place.startswith("hub:") else PurePath(place).name
+    if not name or name == architecture:
+        return architecture
+    return f"{name} ({architecture})" if architecture else name
 
 
 def _drawings(report: Report) -> dict[str, Any]:

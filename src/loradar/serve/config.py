@@ -34,7 +34,7 @@ class ServeConfig(Settings):
     )
     base: str | None = Field(
         None,
-        description="The base of every adapter; and that of guards and tasks, where it has moved since they were made.",
+        description="The base of what does not say which it is for, or whose base has moved since it was made.",
     )
     key: Path | None = Field(None, description="Public key; a folder that its owner did not sign is refused.")
     host: str = Field("127.0.0.1", description="Address to listen on. Other than loopback needs --keys.")

@@ -216,9 +216,10 @@ def _open_task(place: str, opening: Opening) -> _Opened:
 
 
 def _open_adapter(place: str, opening: Opening) -> _Opened:
-    if opening.base is None:
-        raise BadConfigError(f"{place} is an adapter, which needs its base; give it with --base")
-    return _of_job(open_classifier(opening.base, Path(place), device=opening.device, key=opening.key), "adapter")
+    def opened(base: str | None) -> PredictJob:
+        return open_classifier(base, Path(place), device=opening.device, key=opening.key)
+
+    return _of_job(_with_base(opened, opening), "adapter")
 
 
 def _open_base(place: str, opening: Opening) -> _Opened:

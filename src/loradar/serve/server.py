@@ -68,6 +68,7 @@ def serve(service: Service, keys: Keys, bound: socket.socket, *, started: Callab
         _Server(settings, service, started).run(sockets=[bound])
     finally:
         service.close()
+        gc.unfreeze()  # what is frozen outlives the interpreter, and extensions (nanobind) call that a leak
 
 
 def settle() -> None:

@@ -54,7 +54,8 @@ def load_checkpoint(
             raise ValueError("it was changed since it was saved: its digest is another")
         if notes["run"] != run:
             raise BadConfigError(
-                f"{path} belongs to a run with other settings ({notes['run']}, now {run}); choose another folder or delete it"
+                f"{path} belongs to an unfinished run with other settings; give those to go on with it, choose another "
+                "--out, or delete that file to begin anew"
             )
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
