@@ -48,6 +48,16 @@ def test_a_resumed_run_is_not_taken_for_a_fast_one(clock: Clock) -> None:
     assert log.getvalue().splitlines()[-1] == "train: 70/100 images, 70 %, 2 min elapsed, 3 min left"
 
 
+def test_short_work_is_one_line(clock: Clock) -> None:
+    log = io.StringIO()
+    with watching(Console(file=log, width=200)) as progress:
+        task = progress.task("craft", 100)
+        for _ in range(10):
+            clock.now += 0.5
+            task.advance(10)
+    assert log.getvalue().splitlines() == ["craft: 100/100 images, 100 %, 5 s elapsed"]
+
+
 def test_slow_work_is_heard_of_every_minute(clock: Clock) -> None:
     log = io.StringIO()
     with watching(Console(file=log, width=200)) as progress:

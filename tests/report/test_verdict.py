@@ -151,7 +151,7 @@ def test_a_few_shot_method_is_compared_with_the_reference_for_each_setting() -> 
         ([("m", "roa", "adaptive", 3)], {}, "Retrain m with --recipe strong"),
         ([("m", "roa", "adaptive", 3)], {"leaks": (LEAK,)}, "Retrain m with attacks on the adapted model"),
         ([("m", "roa", "adaptive", 400)], {"checks": (FAILED,)}, "Attack m without gradients"),
-        ([("m", "roa", "adaptive", 400)], {}, "Measure m adaptively under attacks other than"),
+        ([("m", "roa", "adaptive", 400)], {}, "trained against (--adaptive all)"),
         ([("m", "roa", "adaptive", 400)], {}, "Confirm with a stronger attack"),
         ([], {}, "Train adapters"),
     ],
@@ -163,6 +163,12 @@ def test_what_to_do_next(rows: list[tuple[str, str, Any, int]], fields: dict[str
     steps = next_steps(report)
     assert [step for step in steps if words in step], steps
     assert len(steps) <= 5
+
+
+def test_where_one_attack_was_measured_others_are_to_be_named() -> None:
+    rows = (row("base", "roa", "adaptive", 3), row("m", "roa", "adaptive", 400, OWN))
+    steps = next_steps(Report(rows=rows, base={"num_classes": 10}, data={}, versions={}))
+    assert any("trained against (--adaptive-attacks" in step for step in steps), steps
 
 
 def test_more_images_are_asked_for_where_intervals_are_wide() -> None:

@@ -17,6 +17,8 @@ from loradar.core.types import NullProgress, Progress, ProgressBar
 
 _SILENCE = 60.0
 """Seconds after which a log gets a line although no tenth of the work is done."""
+_PAUSE = 5.0
+"""Seconds between two lines on the same work, but for its last one: most work of a run is short."""
 
 
 class _Throughput(ProgressColumn):
@@ -52,7 +54,7 @@ class _RichProgress:
 
 
 class _LineTask:
-    """Writes a line at every tenth of the work, and once a minute."""
+    """Writes a line at every tenth of the work, where some seconds lie between them, and once a minute."""
 
     def __init__(self, write: Callable[[str], None], name: str, total: int, unit: str) -> None:
         self.write, self.name, self.total, self.unit = write, name, total, unit
@@ -62,8 +64,12 @@ class _LineTask:
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         before, self.done, now = self.done, self.done + amount, time.monotonic()
-        tenth = max(1, self.total // 10)
-        if before // tenth != self.done // tenth or before < self.total <= self.done or now - self.written >= _SILENCE:
+        tenth, silent = max(1, self.total // 10), now - self.written
+        if (
+            before < self.total <= self.done
+            or silent >= _SILENCE
+            or (silent >= _PAUSE and before // tenth != self.done // tenth)
+        ):
             self.written = now
             self.write(self._line(now, note))
         # a resumed run begins with one large step that took no time, so the speed is that of the later ones

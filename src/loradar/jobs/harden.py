@@ -238,7 +238,8 @@ def _kept_head(job: HardenJob) -> Base:
 def _say_how_long(job: HardenJob, bench: Workbench) -> None:
     seconds = _seconds(job, bench, job.members, (job.transfer.values(), job.adaptive.values()))
     steps, few = steps_in_words(len(job.splits.train), fit_settings(job.config))
-    bench.progress.message(f"{len(job.members)} trainings of {steps}: {in_words(seconds)}")
+    each = " each" if len(job.members) > 1 else ""
+    bench.progress.message(f"{', '.join(member.name for member in job.members)}: {steps}{each}; {in_words(seconds)}")
     for warning in filter(None, (few, job.splits.warning)):
         bench.progress.message(warning)
 

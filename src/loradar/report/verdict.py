@@ -72,6 +72,7 @@ def next_steps(report: Report) -> list[str]:
     widest = max((figure.high - figure.low for figure in figures), default=0.0)
     efforts = {figure.effort for figure in figures} - {""}
     attacks = " ".join(attack for one in adapted or models for attack in one.adaptive)
+    known = {attack for one in models for attack in one.adaptive}
     unit = "tasks" if report.few_shot else "images"
     trains = not report.guard and not report.few_shot
     steps = [
@@ -82,7 +83,8 @@ def next_steps(report: Report) -> list[str]:
         (trains and weak, f"Retrain {_and(weak)} with --recipe strong, a lower --clean-weight, or more --epochs."),
         (
             narrow,
-            f"Measure {_and(narrow)} adaptively under attacks other than the one trained against (--adaptive all).",
+            f"Measure {_and(narrow)} adaptively under attacks other than the one trained against "
+            f"({'--adaptive all' if len(known) > 1 else '--adaptive-attacks; loradar attacks list has them'}).",
         ),
         (widest > WIDE, f"Measure more {unit}: intervals are up to {100 * widest:.0f} points wide."),
         (efforts and "full" not in efforts, "Confirm with more effort (--effort full)."),
