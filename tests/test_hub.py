@@ -331,6 +331,39 @@ def test_a_record_names_no_place_of_its_publisher(hub: Hub, base: Path, task: Pa
 
 
 @pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("kind", ["adapter", "task", "guard", "pool"])
+def test_what_is_sent_names_no_folder_of_its_publisher(
+    kind: str, base: Path, adapter: Path, task: Path, guard: Path, tmp_path: Path
+) -> None:
+    sent = push(base, "me/base")
+    places = {"base": str(base), "support": f"{tmp_path}/leaves:group=tree"}
+    if kind in ("adapter", "task"):
+        one = load({"adapter": adapter, "task": task}[kind])
+        folder = save(one.with_card(data={**one.card.data, **places}), tmp_path / "one")
+    elif kind == "guard":
+        parts = read_parts(guard)
+        adapters = {name: a.with_card(data={**a.card.data, **places}) for name, a in parts.adapters.items()}
+        state = dataclasses.replace(toys.state(), record=parts.record, base=load_base(str(base)), adapters=adapters)
+        folder = save_guard(state, tmp_path / "guard")
+    else:
+        folder = tmp_path / "pool"
+        save(load(adapter).with_card(data=places), folder / "pool" / "a")
+        (folder / "run.json").write_text(json.dumps({"base": str(base), "data": places["support"]}))
+    push(folder, "me/it", base="hub:me/base")
+    pulled, _ = pull("me/it", tmp_path / "pulled")
+    for path in pulled.rglob("*"):
+        if path.suffix in (".json", ".md"):
+            text = path.read_text()
+            assert str(tmp_path) not in text, path
+            assert str(base) not in text, path
+            if path.name == "loradar.json":
+                assert json.loads(text)["card"]["data"]["base"] == f"hub:me/base@{sent.commit}"
+    if kind == "guard":
+        loradar.Guard.open(pulled)
+    assert str(tmp_path) in "".join(path.read_text() for path in folder.rglob("*.json"))  # left as it is
+
+
+@pytest.mark.usefixtures("hub")
 def test_a_signature_holds_for_what_is_sent_or_nothing_is(base: Path, task: Path, tmp_path: Path) -> None:
     from loradar.core.signing import make_keys
     from loradar.jobs.signing import sign_folder, verify_folder

@@ -11,7 +11,7 @@ from loradar.adapters import init_adapter, load, merge_weights, save
 from loradar.core.errors import BadConfigError, BadDataError, BadImagesError, LoradarError
 from loradar.data import read_images
 from loradar.jobs.config import PredictConfig
-from loradar.jobs.predict import PredictJob, resolve, run
+from loradar.jobs.predict import PredictJob, open_classifier, resolve, run
 from loradar.models import load_base
 
 
@@ -68,6 +68,13 @@ def test_an_adapter_s_folder_names_its_base(base_folder: Path, pictures: list[Pa
         config = PredictConfig(adapter=tmp_path / place if place else None, pictures=pictures, device="cpu")
         with pytest.raises(LoradarError, match=says):
             resolve(config)
+
+
+def test_an_adapter_gets_pictures_of_the_size_that_it_was_trained_at(base_folder: Path, tmp_path: Path) -> None:
+    adapter = init_adapter(load_base(str(base_folder)).model, target_modules=["all-conv"], rank=2)
+    folder = save(adapter.with_card(data={"base": str(base_folder), "input_size": [3, 48, 40]}), tmp_path / "larger")
+    for base in (None, str(base_folder)):
+        assert open_classifier(base, folder, device="cpu").size == (48, 40)
 
 
 def test_more_than_there_are_is_all(base_folder: Path, pictures: list[Path]) -> None:

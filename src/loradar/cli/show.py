@@ -60,7 +60,8 @@ def next_commands(config: HardenConfig, done: HardenResult) -> list[str]:
         return []
     name, adapter = next(iter(done.items()))
     base, folder = str(adapter.card.data.get("base", config.base)), str(config.out / "adapters" / name)
-    audit = ["audit", base, "--adapter", folder, "--data", config.data]
+    size = [] if config.size is None else ["--size", "x".join(map(str, config.size))]
+    audit = ["audit", base, "--adapter", folder, "--data", config.data, *size]
     commands = (audit, ["export", folder, "--base", base, "--to", "onnx"], ["serve", folder, "--base", base])
     return [f"next: loradar {shlex.join(command)}" for command in commands]
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeAlias
 
 from huggingface_hub import EvalResult
@@ -25,6 +25,8 @@ from loradar.core.names import (
     RUN,
     SIGNATURE,
 )
+from loradar.core.remote import is_uri
+from loradar.core.specs import split_spec
 from loradar.fewshot.fit import FEW_SHOT
 from loradar.fewshot.pools import BASELINES, POOL, base_of, open_baselines, open_pool
 from loradar.guard.files import read_parts
@@ -82,6 +84,38 @@ def name_base(folder: Path, kind: Kind, base: str) -> None:
         content["card"]["data"]["base"] = base
         settings = bound_settings(parse_object(read_regular(folder / ADAPTER_CONFIG)))
         _write(folder / ADAPTER_RECORD, content | {DIGEST: digest_of(content, settings)})
+
+
+def hide_places(folder: Path, found: Found, base: str) -> None:
+    """Takes this machine's folders out of the unsigned records in `folder`; their adapters are of `base`, "" for unknown.
+
+    Of a path to images the last part stays, as the name of the source.
+    """
+    digests = {}
+    for path in (folder / name for name in found.files if PurePath(name).name == ADAPTER_RECORD):
+        content = parse_object(read_regular(path))
+        data = content["card"]["data"]
+        if base and "base" in data:
+            data["base"] = base
+        if support := _path_of(data.get("support")):
+            del data["support"]  # that folder is not where the reader is
+            data["source"] = data.get("source") or support.name
+        settings = bound_settings(parse_object(read_regular(path.with_name(ADAPTER_CONFIG))))
+        digests[path.parent.name] = digest = digest_of(content, settings)
+        _write(path, content | {DIGEST: digest})
+    if found.kind == "guard":
+        content = parse_object(read_regular(folder / GUARD_RECORD)) | {"adapters": digests}
+        _write(folder / GUARD_RECORD, content | {DIGEST: digest_of(content)})
+    if RUN in found.files:
+        content = parse_object(read_regular(folder / RUN))
+        images = {key: _path_of(content.get(key)) for key in ("data", "validation_data")}
+        _write(folder / RUN, content | {key: path.name for key, path in images.items() if path})
+
+
+def _path_of(spec: object) -> PurePath | None:
+    """The path that images are at, where it leads through folders; None for a name, and for what lies elsewhere."""
+    path = PurePath(split_spec(spec)[0]) if isinstance(spec, str) and spec else PurePath()
+    return path if len(path.parts) > 1 and not str(spec).startswith("hub:") and not is_uri(str(spec)) else None
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

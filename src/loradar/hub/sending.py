@@ -15,7 +15,7 @@ from loradar.core.files import expand_home, folder_atomically, read_regular, wri
 from loradar.core.names import SIGNATURE
 from loradar.core.remote import ask_hub, at_commit, is_uri, local_folder
 from loradar.hub.cards import card_of
-from loradar.hub.folders import README, Found, Kind, inspect, name_base
+from loradar.hub.folders import README, Found, Kind, hide_places, inspect, name_base
 from loradar.models import load_base
 from loradar.models.specs import parse_spec
 
@@ -74,6 +74,8 @@ def push(
         copy = _copied(folder, found, Path(place))
         if name != found.base:
             name_base(copy, found.kind, name)
+        if SIGNATURE not in found.files:  # a signature covers every word
+            hide_places(copy, found, name)
         before = read_regular(copy / README).decode("utf-8", "replace") if (copy / README).exists() else ""
         card = card_of(
             kind=found.kind,

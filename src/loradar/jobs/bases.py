@@ -42,14 +42,20 @@ def open_model(spec: str, device: str) -> Base:
 
 
 def open_base_of(adapter: Adapter, place: Path | str, base: str | None, device: str) -> Base:
-    """Opens `base`, or the one that the adapter's folder `place` names. Raises LoradarError; it is not compared here."""
+    """Opens `base`, or the one that the adapter's folder `place` names, at the size of the images it was trained on.
+
+    Raises LoradarError; the base is not compared with the adapter here.
+    """
     if base is not None:
-        return open_base(base, device)
-    spec = base_of_task(place, adapter)
-    try:
-        return open_base(spec, device)
-    except LoradarError as error:
-        raise BadFileError(f"{place} names its base {spec!r}: {error}; or give the base with --base") from error
+        opened = open_base(base, device)
+    else:
+        spec = base_of_task(place, adapter)
+        try:
+            opened = open_base(spec, device)
+        except LoradarError as error:
+            raise BadFileError(f"{place} names its base {spec!r}: {error}; or give the base with --base") from error
+    size = adapter.card.data.get("input_size")  # none of a task's
+    return at_size(opened, None if size is None else (size[1], size[2]))
 
 
 def unseen_by(spec: str, data: str, source: Source) -> Source:

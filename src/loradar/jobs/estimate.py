@@ -121,10 +121,12 @@ def steps_in_words(count: int, settings: FitSettings) -> tuple[str, str]:
     said = f"{steps} steps ({count} images, {batch} a step, {settings.epochs} epochs)"
     if steps >= ENOUGH_STEPS:
         return said, ""
-    smaller = count * settings.epochs // ENOUGH_STEPS
     mend = f"--epochs {math.ceil(ENOUGH_STEPS / each)}"
-    if smaller >= LEAST_BATCH:
-        mend = f"--batch-size {2 ** int(math.log2(smaller))}, or {mend}"
+    smaller = (2**power for power in range(batch.bit_length(), -1, -1))
+    # whole batches alone make steps
+    enough = next(one for one in smaller if one == 1 or count // one * settings.epochs >= ENOUGH_STEPS)
+    if enough >= LEAST_BATCH:
+        mend = f"--batch-size {enough}, or {mend}"
     return said, f"warning: little is learned in {steps} steps; expected {ENOUGH_STEPS} or more: {mend}"
 
 
