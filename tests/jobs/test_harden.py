@@ -118,8 +118,8 @@ def test_a_second_run_trains_and_crafts_nothing(run: Path, base_folder: Path) ->
     with pytest.warns(UserWarning, match="never learns"):
         done = harden.run(job)
     assert f"--base {base_folder}" in next_commands(job.config, done)[-1]
-    sized = job.config.model_copy(update={"size": (48, 40)})
-    assert next_commands(sized, done)[0].endswith(f"--data {sized.data} --size 48x40")
+    sized = job.config.model_copy(update={"size": (48, 40), "max_test_images": 12, "seed": 3})
+    assert next_commands(sized, done)[0].endswith(f"--data {sized.data} --size 48x40 --max-test-images 12 --seed 3")
     assert {path: path.stat().st_mtime_ns for path in (run / "cache").rglob("*.safetensors")} == before
     assert (run / "run" / "adapters" / "fast" / "adapter_model.safetensors").read_bytes() == weights
 

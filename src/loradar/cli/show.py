@@ -60,8 +60,12 @@ def next_commands(config: HardenConfig, done: HardenResult) -> list[str]:
         return []
     name, adapter = next(iter(done.items()))
     base, folder = str(adapter.card.data.get("base", config.base)), str(config.out / "adapters" / name)
-    size = [] if config.size is None else ["--size", "x".join(map(str, config.size))]
-    audit = ["audit", base, "--adapter", folder, "--data", config.data, *size]
+    audit = ["audit", base, "--adapter", folder, "--data", config.data]
+    if config.size is not None:
+        audit += ["--size", "x".join(map(str, config.size))]
+    # others than the run's own may be images that the adapter was trained on
+    audit += [] if config.max_test_images is None else ["--max-test-images", str(config.max_test_images)]
+    audit += ["--seed", str(config.seed)] if config.seed else []
     commands = (audit, ["export", folder, "--base", base, "--to", "onnx"], ["serve", folder, "--base", base])
     return [f"next: loradar {shlex.join(command)}" for command in commands]
 
