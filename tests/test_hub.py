@@ -340,6 +340,7 @@ def test_what_is_sent_names_no_folder_of_its_publisher(
     if kind in ("adapter", "task"):
         one = load({"adapter": adapter, "task": task}[kind])
         folder = save(one.with_card(data={**one.card.data, **places}), tmp_path / "one")
+        (folder / "README.md").write_text(f"# Mine\n\nOf {places['support']}, on {base}.\n")
     elif kind == "guard":
         parts = read_parts(guard)
         adapters = {name: a.with_card(data={**a.card.data, **places}) for name, a in parts.adapters.items()}
@@ -383,6 +384,11 @@ def test_a_signature_holds_for_what_is_sent_or_nothing_is(base: Path, task: Path
     sign_folder(local, private)
     with pytest.raises(BadFileError, match="its signature covers"):
         push(local, "me/local", base="hub:me/base")
+    one, own = load(named), tmp_path / "own"
+    save(one.with_card(data={**one.card.data, "support": f"{tmp_path}/leaves"}), own)
+    sign_folder(own, private)
+    with pytest.raises(BadFileError, match=f"signed and names a place of this machine: {tmp_path}/leaves"):
+        push(own, "me/own")
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "loradar.json"])

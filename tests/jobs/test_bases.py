@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from loradar.core.errors import BadDataError, BadFileError
+from loradar.adapters import init_adapter
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError
 from loradar.data import load_source
 from loradar.fewshot import fit
 from loradar.fewshot.classifier import FewShotClassifier
@@ -62,3 +63,15 @@ def test_an_adapter_of_no_task_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(BadFileError):
         open_model(str(tmp_path), "cpu")
+
+
+def test_an_adapter_is_measured_at_the_size_that_it_was_trained_at(tmp_path: Path) -> None:
+    base = new_base("timm:test_resnet", num_classes=10, input_size=(3, 32, 32), seed=1)
+    adapter = init_adapter(base.model, target_modules=["all-conv"], rank=2)
+    small, large = (adapter.with_card(data={"input_size": [3, size, size]}) for size in (24, 40))
+    config = AuditConfig(base="own", data="digits", out=tmp_path)
+    assert audit.resolve(config, base=base, adapters={"a": large}).base.input_size == (3, 40, 40)
+    given = config.model_copy(update={"size": (28, 28)})
+    assert audit.resolve(given, base=base, adapters={"a": large, "b": small}).base.input_size == (3, 28, 28)
+    with pytest.raises(BadConfigError, match="trained on images of 24x24 and 40x40; give --size"):
+        audit.resolve(config, base=base, adapters={"a": large, "b": small})

@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from loradar.core.errors import BadConfigError, BadFileError, LoradarError
+from loradar.adapters import load, save
+from loradar.core.errors import BadConfigError, BadFileError, LoradarError, WrongBaseError
 from loradar.core.signing import make_keys
 from loradar.fewshot.classifier import FewShotClassifier
 from loradar.guard.guard import Guard
 from loradar.jobs.predict import open_classifier, probabilities
 from loradar.jobs.signing import sign_folder, verify_folder
+from loradar.models import new_base, save_base
 from loradar.serve.models import Opening, Served, open_served
 from tests.serve.conftest import KINDS
 
@@ -141,3 +143,19 @@ def test_with_a_key_only_signed_folders_are_served(
         open_served(str(folder), signed, name="x", version="v1")
     sign_folder(folder, private)
     assert open_served(str(folder), signed, name="x", version="v1").fingerprint == verify_folder(folder).digest
+
+
+def test_the_base_that_is_given_comes_before_the_one_that_a_folder_names(
+    places: dict[str, Path], base_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    adapter = load(places["adapter"])
+    save(adapter.with_card(data={**adapter.card.data, "base": str(tmp_path / "gone")}), folder)
+    given = Opening(base=str(base_folder), device="cpu", precision="fp32")
+    assert open_served(str(folder), given, name="x", version="v1").classes
+    other = save_base(tmp_path / "other", new_base("timm:test_resnet", num_classes=10, input_size=(3, 32, 32), seed=9))
+    wrong = Opening(base=str(other), device="cpu", precision="fp32")
+    with pytest.raises(WrongBaseError):  # what was given, not what could be opened least
+        open_served(str(folder), wrong, name="x", version="v1")
+    save(adapter.with_card(data={**adapter.card.data, "base": str(base_folder)}), folder)
+    assert open_served(str(folder), wrong, name="x", version="v1").classes

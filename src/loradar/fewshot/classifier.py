@@ -39,7 +39,8 @@ class FewShotClassifier:
             "compactness" (as in the paper: better on clean images like those of the tuning, weaker under attack), or "loss".
         compactness: weight of closeness against separation in a score by compactness, in [0, 1].
         beta: how much better scores weigh more, 0 or more.
-        top: how many members are blended, at most; several of the best were worth no more than the best one.
+        top: how many members are blended, at most; by "held-out" two were worth no more than the best one.
+            The paper's "compactness" blends 2.
         rank_keep_ratio: share of the singular values that are kept of the blended weights, in (0, 1].
         n_augmentations: augmented copies of the support that members are scored on.
         features: "head", what the base's classification layer sees, or "output", the output (n, d) of a base that is no

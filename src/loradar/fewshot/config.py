@@ -140,7 +140,8 @@ class BlendConfig(RunConfig):
     top: int = Field(
         1,
         ge=1,
-        description="Members to blend, at most; by score held-out the base counts as one, and 1 is as good as more.",
+        description="Members to blend, at most; by score held-out the base counts as one, and 1 was as good as "
+        "more. The paper's score compactness blends 2.",
     )
     rank_keep_ratio: float = Field(1.0, gt=0, le=1, description="Share of the singular values that truncation keeps.")
     head: Literal["centroid", "ridge"] | None = Field(

@@ -86,19 +86,21 @@ def name_base(folder: Path, kind: Kind, base: str) -> None:
         _write(folder / ADAPTER_RECORD, content | {DIGEST: digest_of(content, settings)})
 
 
-def hide_places(folder: Path, found: Found, base: str) -> None:
-    """Takes this machine's folders out of the unsigned records in `folder`; their adapters are of `base`, "" for unknown.
+def hide_places(folder: Path, found: Found, base: str) -> list[str]:
+    """Takes this machine's folders out of the records in `folder` and the README.md beside them; returns what was taken out.
 
-    Of a path to images the last part stays, as the name of the source.
+    Its adapters are of `base`, "" for unknown. Of a path to images the last part stays, as the name of the source.
     """
-    digests = {}
+    digests: dict[str, str] = {}
+    instead = {found.base: base} if base != found.base and _path_of(found.base) else {}
     for path in (folder / name for name in found.files if PurePath(name).name == ADAPTER_RECORD):
         content = parse_object(read_regular(path))
         data = content["card"]["data"]
         if base and "base" in data:
+            instead |= {str(data["base"]): base} if _path_of(data["base"]) else {}
             data["base"] = base
         if support := _path_of(data.get("support")):
-            del data["support"]  # that folder is not where the reader is
+            instead[data.pop("support")] = support.name  # that folder is not where the reader is
             data["source"] = data.get("source") or support.name
         settings = bound_settings(parse_object(read_regular(path.with_name(ADAPTER_CONFIG))))
         digests[path.parent.name] = digest = digest_of(content, settings)
@@ -108,8 +110,15 @@ def hide_places(folder: Path, found: Found, base: str) -> None:
         _write(folder / GUARD_RECORD, content | {DIGEST: digest_of(content)})
     if RUN in found.files:
         content = parse_object(read_regular(folder / RUN))
-        images = {key: _path_of(content.get(key)) for key in ("data", "validation_data")}
-        _write(folder / RUN, content | {key: path.name for key, path in images.items() if path})
+        images = {key: at.name for key in ("data", "validation_data") if (at := _path_of(content.get(key)))}
+        instead |= {str(content[key]): name for key, name in images.items()}
+        _write(folder / RUN, content | images)
+    for readme in (folder / name for name in found.files if PurePath(name).name == README):
+        words = read_regular(readme).decode("utf-8", "replace")
+        for place, name in instead.items():
+            words = words.replace(place, name)
+        write_atomically(readme, words.encode())
+    return list(instead)
 
 
 def _path_of(spec: object) -> PurePath | None:

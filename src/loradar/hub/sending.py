@@ -21,6 +21,7 @@ from loradar.models.specs import parse_spec
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _ON_HUB = re.compile(r"(stages:)?(hub:[^:]+)(:.*)?")
+_SIGN_LATER = f"To publish it signed, take {SIGNATURE} away, push it, pull what was sent, sign that and push it again"
 _MEMBERS: dict[Kind, tuple[str, ...]] = {"guard": ("adapters/",), "pool": ("pool/", "baselines/")}
 """Folders within which a push takes away what the folder does not have: a member that is left there would be opened."""
 
@@ -74,8 +75,12 @@ def push(
         copy = _copied(folder, found, Path(place))
         if name != found.base:
             name_base(copy, found.kind, name)
-        if SIGNATURE not in found.files:  # a signature covers every word
-            hide_places(copy, found, name)
+        hidden = hide_places(copy, found, name)
+        if hidden and SIGNATURE in found.files:
+            raise BadFileError(
+                f"{folder} is signed and names a place of this machine: {hidden[0]}; its signature covers every word. "
+                + _SIGN_LATER
+            )
         before = read_regular(copy / README).decode("utf-8", "replace") if (copy / README).exists() else ""
         card = card_of(
             kind=found.kind,
@@ -157,7 +162,7 @@ def _base_to_name(folder: Path, found: Found, base: str | None) -> str:
     if is_signed:
         raise BadFileError(
             f"{folder} is signed: its signature covers the base {found.base or 'not named'!r} and would not hold for "
-            f"{name!r}; make it anew on that base and sign it, or take {SIGNATURE} away and push it unsigned"
+            f"{name!r}. {_SIGN_LATER}"
         )
     own = fingerprint(load_base(name).model)
     if found.base_fingerprint not in ("", own):

@@ -25,7 +25,7 @@ from loradar.evaluation import candidates as figures
 from loradar.evaluation.candidates import Candidate, OnBench, ReportedImages
 from loradar.evaluation.workbench import Workbench, open_bench
 from loradar.evaluation.worst_case import WorstCase, worst_case
-from loradar.jobs.bases import at_size, open_model, unseen_by
+from loradar.jobs.bases import at_size, open_model, size_of, unseen_by
 from loradar.jobs.config import AuditConfig
 from loradar.models import Base
 from loradar.report.files import write_report
@@ -65,8 +65,9 @@ def resolve(
     Objects in memory take the place of what `config` names. Raises LoradarError.
     """
     attacks = named_attacks(config.attacks) if attacks is None else attacks
-    base = at_size(open_model(config.base, config.device) if base is None else base, config.size)
     adapters = load_named(config.adapter) if adapters is None else adapters
+    base = open_model(config.base, config.device) if base is None else base
+    base = at_size(base, config.size or size_of(adapters.values()))
     found = fingerprint(base.model)
     for adapter in adapters.values():
         check_base(adapter, found)
@@ -103,6 +104,8 @@ def measured(job: AuditJob, progress: Progress | None) -> Report:
     """The report of `job`; attacked images are kept in the cache, nothing else is written."""
     config = job.config
     bench = open_bench(job.base, config, progress)
+    if job.splits.warning:
+        bench.progress.message(job.splits.warning)
     candidates = [Candidate(name=BASE, model=job.base.model)]
     candidates += [
         Candidate.with_adapter(job.base.model, adapter.to(bench.device), name=name)

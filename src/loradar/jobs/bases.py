@@ -1,7 +1,7 @@
 """A base made to fit the data: run at another size, some of its classes picked by name, or a new head fitted."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -54,8 +54,19 @@ def open_base_of(adapter: Adapter, place: Path | str, base: str | None, device: 
             opened = open_base(spec, device)
         except LoradarError as error:
             raise BadFileError(f"{place} names its base {spec!r}: {error}; or give the base with --base") from error
-    size = adapter.card.data.get("input_size")  # none of a task's
-    return at_size(opened, None if size is None else (size[1], size[2]))
+    return at_size(opened, size_of([adapter]))
+
+
+def size_of(adapters: Iterable[Adapter]) -> tuple[int, int] | None:
+    """Height and width of the images that `adapters` were trained on; None where they do not say, as tasks do not.
+
+    Raises BadConfigError where they differ.
+    """
+    sizes = {tuple(size[1:]) for one in adapters if (size := one.card.data.get("input_size"))}
+    if len(sizes) > 1:
+        shown = " and ".join(sorted("x".join(map(str, size)) for size in sizes))
+        raise BadConfigError(f"the adapters were trained on images of {shown}; give --size, or measure them apart")
+    return next(iter(sizes), None)
 
 
 def unseen_by(spec: str, data: str, source: Source) -> Source:

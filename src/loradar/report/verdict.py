@@ -1,5 +1,6 @@
 """Verdicts in plain words: whether each model is robust, to what, how sure, and what to do next."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -75,9 +76,10 @@ def next_steps(report: Report) -> list[str]:
     known = {attack for one in models for attack in one.adaptive}
     unit = "tasks" if report.few_shot else "images"
     trains = not report.guard and not report.few_shot
+    base, data = (shlex.quote(str(report.settings.get(key) or key.upper())) for key in ("base", "data"))
     steps = [
-        (trains and not adapted and "not" in levels.values(), "Train adapters: loradar harden BASE --data DATA."),
-        (moved, f"Measure {_and(moved)} adaptively: loradar audit BASE --adapter FOLDER --threat adaptive."),
+        (trains and not adapted and "not" in levels.values(), f"Train adapters: loradar harden {base} --data {data}."),
+        (moved, f"Measure {_and(moved)} adaptively: loradar audit {base} --adapter FOLDER --threat adaptive."),
         (trains and leaking, f"Retrain {_and(leaking)} with attacks on the adapted model (--recipe balanced)."),
         (masked, f"Attack {_and(masked)} without gradients, for example with autoattack: the gradients look masked."),
         (trains and weak, f"Retrain {_and(weak)} with --recipe strong, a lower --clean-weight, or more --epochs."),

@@ -255,13 +255,16 @@ def _plain(shares: Tensor) -> list[Judgement]:
 
 
 def _with_base(opened: Callable[[str | None], _T], opening: Opening) -> _T:
-    """Opens with the base that a folder names; where that fails, with the one given. Either is checked by its hash."""
-    try:
+    """Opens with the base given; where that is not the folder's, with the one it names. Either is checked by its hash."""
+    if opening.base is None:
         return opened(None)
-    except LoradarError:
-        if opening.base is None:
-            raise
+    try:
         return opened(opening.base)
+    except LoradarError as error:
+        try:
+            return opened(None)
+        except LoradarError:
+            raise error from None
 
 
 def _size(modules: Sequence[nn.Module]) -> int:
