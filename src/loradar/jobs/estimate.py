@@ -118,7 +118,8 @@ def steps_in_words(count: int, settings: FitSettings) -> tuple[str, str]:
     """
     each = settings.steps_per_epoch(count)
     steps, batch = each * settings.epochs, min(settings.batch_size, count)
-    said = f"{steps} steps ({count} images, {batch} a step, {settings.epochs} epochs)"
+    epochs = "1 epoch" if settings.epochs == 1 else f"{settings.epochs} epochs"
+    said = f"{steps} steps ({count} images, {batch} a step, {epochs})"
     if steps >= ENOUGH_STEPS:
         return said, ""
     mend = f"--epochs {math.ceil(ENOUGH_STEPS / each)}"
