@@ -14,13 +14,16 @@ from loradar.core.types import Attack
 _CANDIDATES = 4
 """Positions that the cheap ROA paints, among those of the largest gradient on a grid of half a rectangle: of all positions,
 the four of the largest gradient are neighbours, and so nearly one."""
+_RECTANGLE_STEPS = 10
+"""Steps of the cheap ROA, at least. A pixel of a rectangle may cross its whole range, where a norm ball leaves it a few
+255ths, so one or two steps fill a rectangle badly, and what withstands those does not withstand more."""
 
 
 def training_attack(attack: Attack, steps: int, *, escalations: int = 0) -> Attack:
     """Returns an attack of `steps` gradient steps that moves images in the same set as `attack`; to train against.
 
     In a norm ball of one step it is N-FGSM, which does not overfit as FGSM does, and of several PGD. In a rectangle it is
-    ROA with few candidates and large steps that shrink. Several attacks are cheapened each (those of MSD of one step are the
+    ROA with few candidates and ten large steps that shrink, or more. Several attacks are cheapened each (those of MSD of one step are the
     worst of several); any other is returned as it is.
     Each of `escalations` makes it harder to fool: more noise for one step in a norm ball, else a further step.
     """
@@ -36,7 +39,8 @@ def training_attack(attack: Attack, steps: int, *, escalations: int = 0) -> Atta
         case L2(radius=eps):
             return _in_ball("l2", eps, more if steps > 1 else 1, 1.0 + escalations)
         case (height, width):
-            # the first step may cross the whole range of a pixel, the last ones settle
+            more = max(steps, _RECTANGLE_STEPS) + escalations
+            # the first step may cross much of the range of a pixel, the last ones settle
             size = 2 / (1 + more)
             return ROA(
                 height=height,

@@ -147,8 +147,8 @@ class HardenConfig(DataConfig):
     train_steps: int = Field(
         default("train_steps"),
         ge=0,
-        description="Gradient steps of the attack trained on, within the bounds of --attacks; 1 is N-FGSM in a norm ball. "
-        "0 trains on the attack as it is written. Images crafted on the base always are.",
+        description="Gradient steps of the attack trained on, within the bounds of --attacks; 1 is N-FGSM in a norm ball, and "
+        "a rectangle takes 10 at least. 0 trains on the attack as it is written. Images crafted on the base always are.",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the label that is spread over all classes.")
     weight_perturbation: float = Field(
