@@ -348,7 +348,7 @@ def test_what_is_sent_names_no_folder_of_its_publisher(
         folder = save_guard(state, tmp_path / "guard")
     else:
         folder = tmp_path / "pool"
-        save(load(adapter).with_card(data=places), folder / "pool" / "a")
+        save(load(adapter).with_card(data={**places, "source": places["support"]}), folder / "pool" / "a")
         (folder / "run.json").write_text(json.dumps({"base": str(base), "data": places["support"]}))
     push(folder, "me/it", base="hub:me/base")
     pulled, _ = pull("me/it", tmp_path / "pulled")

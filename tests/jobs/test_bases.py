@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loradar.adapters import init_adapter
-from loradar.core.errors import BadConfigError, BadDataError, BadFileError
+from loradar.core.errors import BadConfigError, BadDataError, BadFileError, WrongBaseError
 from loradar.data import load_source
 from loradar.fewshot import fit
 from loradar.fewshot.classifier import FewShotClassifier
@@ -75,3 +75,15 @@ def test_an_adapter_is_measured_at_the_size_that_it_was_trained_at(tmp_path: Pat
     assert audit.resolve(given, base=base, adapters={"a": large, "b": small}).base.input_size == (3, 28, 28)
     with pytest.raises(BadConfigError, match="trained on images of 24x24 and 40x40; give --size"):
         audit.resolve(config, base=base, adapters={"a": large, "b": small})
+
+
+def test_a_size_that_is_none_is_refused_and_another_base_is_named_first(tmp_path: Path) -> None:
+    base = new_base("timm:test_resnet", num_classes=10, input_size=(3, 32, 32), seed=1)
+    adapter = init_adapter(base.model, target_modules=["all-conv"], rank=2)
+    config = AuditConfig(base="own", data="digits", out=tmp_path)
+    for size in (224, [3, 0, 5], ["3", "a", "b"]):
+        with pytest.raises(BadFileError, match="expected \\[channels, height, width\\]"):
+            audit.resolve(config, base=base, adapters={"a": adapter.with_card(data={"input_size": size})})
+    other = new_base("timm:test_vit", num_classes=10, input_size=(3, 32, 32), seed=1)
+    with pytest.raises(WrongBaseError):
+        audit.resolve(config, base=other, adapters={"a": adapter.with_card(data={"input_size": [3, 40, 40]})})

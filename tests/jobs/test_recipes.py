@@ -76,6 +76,12 @@ def test_the_table_names_every_setting() -> None:
         ),
         (
             "roa:height=7,width=3",
+            1,
+            1,
+            ROA(height=7, width=3, stride=2, n_candidates=4, steps=11, step_size=2 / 12, schedule="linear"),
+        ),
+        (
+            "roa:height=7,width=3",
             19,
             1,
             ROA(height=7, width=3, stride=2, n_candidates=4, steps=20, step_size=2 / 21, schedule="linear"),
@@ -98,6 +104,8 @@ def test_each_of_several_threats_is_cheapened(threat: str) -> None:
 
 
 def test_epochs_are_chosen_by_an_attack_that_does_not_train() -> None:
+    assert selection_attack(ROA(steps=5)) == ROA(steps=30)
+    assert selection_attack(ROA(steps=50)) == ROA(steps=50)
     for threat in ("pgd:eps=8/255", "pgd:norm=l2"):
         chosen = selection_attack(parse_attack(threat))
         assert isinstance(chosen, PGD)

@@ -159,3 +159,6 @@ def test_the_base_that_is_given_comes_before_the_one_that_a_folder_names(
         open_served(str(folder), wrong, name="x", version="v1")
     save(adapter.with_card(data={**adapter.card.data, "base": str(base_folder)}), folder)
     assert open_served(str(folder), wrong, name="x", version="v1").classes
+    mistyped = Opening(base=str(tmp_path / "nowhere"), device="cpu", precision="fp32")
+    with pytest.raises(LoradarError, match="nowhere"):
+        open_served(str(folder), mistyped, name="x", version="v1")

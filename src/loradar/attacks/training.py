@@ -23,8 +23,8 @@ def training_attack(attack: Attack, steps: int, *, escalations: int = 0) -> Atta
     """Returns an attack of `steps` gradient steps that moves images in the same set as `attack`; to train against.
 
     In a norm ball of one step it is N-FGSM, which does not overfit as FGSM does, and of several PGD. In a rectangle it is
-    ROA with few candidates and ten large steps that shrink, or more. Several attacks are cheapened each (those of MSD of one step are the
-    worst of several); any other is returned as it is.
+    ROA with few candidates and ten large steps that shrink, or more. Several attacks are cheapened each (those of MSD of one
+    step are the worst of several); any other is returned as it is.
     Each of `escalations` makes it harder to fool: more noise for one step in a norm ball, else a further step.
     """
     if isinstance(attack, WorstOf | RandomChoice | MSD):
@@ -64,10 +64,13 @@ def _in_ball(norm: Norm, eps: float, steps: int, noise: float) -> Attack:
 def selection_attack(attack: Attack) -> Attack:
     """Returns an attack on the same threat that epochs are chosen by: stronger than what `training_attack` gives.
 
-    In a norm ball PGD of ten steps on the margin, which is no loss that training descends; any other is returned as it is.
+    In a norm ball PGD of ten steps on the margin, which is no loss that training descends; ROA of thirty steps at least; any
+    other is returned as it is.
     """
     if isinstance(attack, WorstOf | RandomChoice | MSD):
         return WorstOf(attacks=tuple(map(selection_attack, attack.attacks)))
+    if isinstance(attack, ROA):
+        return dataclasses.replace(attack, steps=max(attack.steps, 3 * _RECTANGLE_STEPS))
     match attack.traits.region:
         case Linf(radius=eps):
             return PGD(eps=eps, steps=10, loss="margin")

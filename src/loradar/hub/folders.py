@@ -1,6 +1,7 @@
 """What a folder of loradar's is, which of its files are loradar's own, and the base that its record names."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,7 @@ from loradar.fewshot.pools import BASELINES, POOL, base_of, open_baselines, open
 from loradar.guard.files import read_parts
 from loradar.hub.cards import results_of_adapter, results_of_guard
 from loradar.models.folders import load_folder
+from loradar.models.specs import parse_spec
 
 Kind: TypeAlias = Literal["adapter", "task", "guard", "pool", "base"]
 README = "README.md"
@@ -92,20 +94,25 @@ def hide_places(folder: Path, found: Found, base: str) -> list[str]:
     Its adapters are of `base`, "" for unknown. Of a path to images the last part stays, as the name of the source.
     """
     digests: dict[str, str] = {}
-    instead = {found.base: base} if base != found.base and _path_of(found.base) else {}
+    instead = {} if is_public(found.base) or base == found.base else {found.base: base}
     for path in (folder / name for name in found.files if PurePath(name).name == ADAPTER_RECORD):
         content = parse_object(read_regular(path))
         data = content["card"]["data"]
-        if base and "base" in data:
-            instead |= {str(data["base"]): base} if _path_of(data["base"]) else {}
+        own = str(data.get("base", ""))
+        if own and own != base and not is_public(own):
+            instead[own] = base
             data["base"] = base
-        if support := _path_of(data.get("support")):
-            instead[data.pop("support")] = support.name  # that folder is not where the reader is
-            data["source"] = data.get("source") or support.name
+        for key in ("support", "source"):
+            if at := _path_of(data.get(key)):
+                instead[data.pop(key)] = at.name
+                data["source"] = data.get("source") or at.name  # that folder is not where the reader is
+        if not instead:
+            digests[path.parent.name] = content[DIGEST]
+            continue
         settings = bound_settings(parse_object(read_regular(path.with_name(ADAPTER_CONFIG))))
         digests[path.parent.name] = digest = digest_of(content, settings)
         _write(path, content | {DIGEST: digest})
-    if found.kind == "guard":
+    if found.kind == "guard" and instead:
         content = parse_object(read_regular(folder / GUARD_RECORD)) | {"adapters": digests}
         _write(folder / GUARD_RECORD, content | {DIGEST: digest_of(content)})
     if RUN in found.files:
@@ -115,16 +122,35 @@ def hide_places(folder: Path, found: Found, base: str) -> list[str]:
         _write(folder / RUN, content | images)
     for readme in (folder / name for name in found.files if PurePath(name).name == README):
         words = read_regular(readme).decode("utf-8", "replace")
-        for place, name in instead.items():
-            words = words.replace(place, name)
+        # the longer first, which may begin with a shorter one; and without the settings behind a path
+        for place in sorted(instead, key=len, reverse=True):
+            name = instead[place].replace("\\", r"\\")
+            for said in (place, split_spec(place)[0]):
+                words = re.sub(rf"(?<![\w/]){re.escape(said)}(?![\w-])", name, words)
         write_atomically(readme, words.encode())
     return list(instead)
 
 
+def is_public(spec: str) -> bool:
+    """Whether others can open a base by this name: it is no path, and no model in memory."""
+    if not spec:
+        return True
+    parsed = parse_spec(spec.removeprefix("stages:"))
+    if is_uri(parsed.what):
+        return not _is_local(parsed.what)
+    return parsed.what.startswith(("hub:", "timm:", "torchvision:")) or parsed.options.get("pretrained") is False
+
+
+def _is_local(uri: str) -> bool:
+    return uri.partition("://")[0].lower() in ("file", "local", "memory")
+
+
 def _path_of(spec: object) -> PurePath | None:
     """The path that images are at, where it leads through folders; None for a name, and for what lies elsewhere."""
-    path = PurePath(split_spec(spec)[0]) if isinstance(spec, str) and spec else PurePath()
-    return path if len(path.parts) > 1 and not str(spec).startswith("hub:") and not is_uri(str(spec)) else None
+    if not isinstance(spec, str) or not spec or spec.startswith("hub:") or (is_uri(spec) and not _is_local(spec)):
+        return None
+    path = PurePath(split_spec(spec)[0])
+    return path if len(path.parts) > 1 else None
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -13,11 +13,10 @@ from loradar.adapters import fingerprint
 from loradar.core.errors import BadConfigError, BadFileError, WrongBaseError
 from loradar.core.files import expand_home, folder_atomically, read_regular, write_atomically
 from loradar.core.names import SIGNATURE
-from loradar.core.remote import ask_hub, at_commit, is_uri, local_folder
+from loradar.core.remote import ask_hub, at_commit, local_folder
 from loradar.hub.cards import card_of
-from loradar.hub.folders import README, Found, Kind, hide_places, inspect, name_base
+from loradar.hub.folders import README, Found, Kind, hide_places, inspect, is_public, name_base
 from loradar.models import load_base
-from loradar.models.specs import parse_spec
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _ON_HUB = re.compile(r"(stages:)?(hub:[^:]+)(:.*)?")
@@ -145,9 +144,9 @@ def _base_to_name(folder: Path, found: Found, base: str | None) -> str:
     is_signed = SIGNATURE in found.files
     if found.kind == "base" and base is not None:
         raise BadConfigError(f"{folder} is a base itself; leave --base out")
-    if base is not None and not _is_public(base):
+    if base is not None and not is_public(base):
         raise BadConfigError(f"--base is {base!r}, a place of this machine; expected hub:OWNER/NAME")
-    if base is None and found.base and not _is_public(found.base):
+    if base is None and found.base and not is_public(found.base):
         raise BadFileError(
             f"{folder} names its base {found.base!r}, a place of this machine; push the base first (loradar push BASE "
             "OWNER/NAME), then this with --base hub:OWNER/NAME"
@@ -171,14 +170,6 @@ def _base_to_name(folder: Path, found: Found, base: str | None) -> str:
             "made with"
         )
     return name
-
-
-def _is_public(spec: str) -> bool:
-    """Whether others can open a base by this name: it is no path, and no model in memory."""
-    parsed = parse_spec(spec.removeprefix("stages:"))
-    if is_uri(parsed.what):
-        return parsed.what.partition("://")[0].lower() not in ("file", "local", "memory")
-    return parsed.what.startswith(("hub:", "timm:", "torchvision:")) or parsed.options.get("pretrained") is False
 
 
 def _send(copy: Path, repo: str, pushed: Pushed, *, private: bool, revision: str | None, create_pr: bool) -> Pushed:

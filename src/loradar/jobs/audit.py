@@ -67,10 +67,11 @@ def resolve(
     attacks = named_attacks(config.attacks) if attacks is None else attacks
     adapters = load_named(config.adapter) if adapters is None else adapters
     base = open_model(config.base, config.device) if base is None else base
-    base = at_size(base, config.size or size_of(adapters.values()))
     found = fingerprint(base.model)
     for adapter in adapters.values():
         check_base(adapter, found)
+    base = at_size(base, config.size or size_of(adapters.values()))
+    for adapter in adapters.values():
         check_fits(base.model, adapter.to(device_of(base.model)), hashed=False)
     if source is None:
         source = unseen_by(config.base, config.data, load_source(config.data, size=base.input_size[1:]))
@@ -104,8 +105,6 @@ def measured(job: AuditJob, progress: Progress | None) -> Report:
     """The report of `job`; attacked images are kept in the cache, nothing else is written."""
     config = job.config
     bench = open_bench(job.base, config, progress)
-    if job.splits.warning:
-        bench.progress.message(job.splits.warning)
     candidates = [Candidate(name=BASE, model=job.base.model)]
     candidates += [
         Candidate.with_adapter(job.base.model, adapter.to(bench.device), name=name)

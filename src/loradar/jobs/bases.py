@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from loradar.adapters import Adapter, feature_extractor, find_head, merge_weights
+from loradar.adapters import Adapter, feature_extractor, find_head, fingerprint, merge_weights
+from loradar.adapters.fits import check_base
 from loradar.core.errors import BadConfigError, BadDataError, BadFileError, LoradarError
 from loradar.core.modules import unwrap
 from loradar.core.names import ADAPTER_CONFIG
@@ -44,7 +45,7 @@ def open_model(spec: str, device: str) -> Base:
 def open_base_of(adapter: Adapter, place: Path | str, base: str | None, device: str) -> Base:
     """Opens `base`, or the one that the adapter's folder `place` names, at the size of the images it was trained on.
 
-    Raises LoradarError; the base is not compared with the adapter here.
+    Raises LoradarError; a base that has that size already is not compared with the adapter here.
     """
     if base is not None:
         opened = open_base(base, device)
@@ -54,19 +55,32 @@ def open_base_of(adapter: Adapter, place: Path | str, base: str | None, device: 
             opened = open_base(spec, device)
         except LoradarError as error:
             raise BadFileError(f"{place} names its base {spec!r}: {error}; or give the base with --base") from error
-    return at_size(opened, size_of([adapter]))
+    size = size_of([adapter])
+    if size not in (None, opened.input_size[1:]):
+        check_base(adapter, fingerprint(opened.model))  # another base might refuse the size, which would be no help
+    return at_size(opened, size)
 
 
 def size_of(adapters: Iterable[Adapter]) -> tuple[int, int] | None:
     """Height and width of the images that `adapters` were trained on; None where they do not say, as tasks do not.
 
-    Raises BadConfigError where they differ.
+    Raises BadConfigError where they differ, BadFileError for what is no size.
     """
-    sizes = {tuple(size[1:]) for one in adapters if (size := one.card.data.get("input_size"))}
+    sizes = {_size_of(one) for one in adapters if one.card.data.get("input_size") is not None}
     if len(sizes) > 1:
         shown = " and ".join(sorted("x".join(map(str, size)) for size in sizes))
         raise BadConfigError(f"the adapters were trained on images of {shown}; give --size, or measure them apart")
     return next(iter(sizes), None)
+
+
+def _size_of(adapter: Adapter) -> tuple[int, int]:
+    match adapter.card.data["input_size"]:
+        case [int(channels), int(height), int(width)] if min(channels, height, width) > 0:
+            return height, width
+        case other:
+            raise BadFileError(
+                f"adapter {adapter.card.name!r}: its record has input_size {other!r:.60}; expected [channels, height, width]"
+            )
 
 
 def unseen_by(spec: str, data: str, source: Source) -> Source:

@@ -225,7 +225,9 @@ class AuditConfig(RunConfig):
     adapter: list[Path] = Field([], description="Adapter folder, or hub:OWNER/NAME, to measure beside the base.")
     data: str = Field("digits", description=DATA)
     size: Size | None = Field(
-        None, description="Run base and images at this size, in pixels. Default: the base's input size."
+        None,
+        description="Run base and images at this size, in pixels. Default: the size that the adapters were trained at, else "
+        "the base's input size.",
     )
     attacks: list[str] = Field(["pgd"], description="NAME[:key=value,...].")
     threat: list[Literal["transfer", "adaptive"]] = Field(
@@ -266,7 +268,11 @@ class ExportConfig(Settings):
         None,
         description="Images to compare answers on, and to calibrate int8 on, as harden takes them. Default: random ones.",
     )
-    size: Size | None = Field(None, description="Size of the images, in pixels. Default: the base's input size.")
+    size: Size | None = Field(
+        None,
+        description="Size of the images, in pixels. Default: the size that the adapter was trained at, else the base's "
+        "input size.",
+    )
     key: Path | None = Field(None, description="Public key; a folder that its owner did not sign is refused.")
     out: Path | None = Field(None, description="File to write; a folder for timm and peft. Default: the name of PLACE.")
 

@@ -120,7 +120,7 @@ def images_for_int8(source: Source, adapter: Adapter | None) -> tuple[ImageSet, 
     Without a test split, the second are of those that `harden` held back from `adapter`. Raises BadDataError.
     """
     data = adapter.card.data if adapter else {}
-    if source.test is not None or data.get("source") != source.name:
+    if source.test is not None or data.get("source") != source.name or "splits" not in data:
         data = {}
     there = len(source.train if source.test is None else source.test)
     most = data["splits"]["reported"]["count"] if data else _COUNTED

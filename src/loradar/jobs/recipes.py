@@ -37,7 +37,8 @@ RECIPES = Presets(
         },
     },
     about={
-        "fast": "robust in minutes: one-step attacks on the adapted model, the loss on attacked images alone",
+        "fast": "robust in minutes: one-step attacks (ten steps in a rectangle) on the adapted model, "
+        "the loss on attacked images alone",
         "balanced": "most of the clean accuracy and some robustness: clean and attacked images alike",
         "strong": "most robust: longer, the loss on attacked images alone",
         "transfer": "images crafted once on the base; holds against attackers who do not know the adapter, and no others",

@@ -106,7 +106,7 @@ def train_adapter(
         count=len(splits.train),
         settings=dataclasses.replace(fit_settings(config), learning_rate=member.learning_rate),
         checkpoint=folder / CHECKPOINT,
-        run=f"{member.name} {member.kind} {member.target} {member.attack.spec} {config.model_dump_json(exclude=ELSEWHERE)}",
+        run=f"{member.name} {member.kind} {member.target} {craft.attack_now.spec} {config.model_dump_json(exclude=ELSEWHERE)}",
         validation=Validation(folder=epochs, measure=measure, save=partial(save, adapter)),
         tensorboard=config.out / "tensorboard" / member.name if config.tensorboard else None,
         average=average,

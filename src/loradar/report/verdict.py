@@ -76,10 +76,13 @@ def next_steps(report: Report) -> list[str]:
     known = {attack for one in models for attack in one.adaptive}
     unit = "tasks" if report.few_shot else "images"
     trains = not report.guard and not report.few_shot
-    base, data = (shlex.quote(str(report.settings.get(key) or key.upper())) for key in ("base", "data"))
+    base, data = _names(report)
     steps = [
         (trains and not adapted and "not" in levels.values(), f"Train adapters: loradar harden {base} --data {data}."),
-        (moved, f"Measure {_and(moved)} adaptively: loradar audit {base} --adapter FOLDER --threat adaptive."),
+        (
+            moved,
+            f"Measure {_and(moved)} adaptively: loradar audit {base} --adapter FOLDER --data {data} --threat adaptive.",
+        ),
         (trains and leaking, f"Retrain {_and(leaking)} with attacks on the adapted model (--recipe balanced)."),
         (masked, f"Attack {_and(masked)} without gradients, for example with autoattack: the gradients look masked."),
         (trains and weak, f"Retrain {_and(weak)} with --recipe strong, a lower --clean-weight, or more --epochs."),
@@ -96,6 +99,14 @@ def next_steps(report: Report) -> list[str]:
         ),
     ]
     return [text for applies, text in steps if applies][:5]
+
+
+def _names(report: Report) -> tuple[str, str]:
+    """Of the base and of its images, as a command takes them; placeholders where they were in memory, or are a task's."""
+    base, data = (str(one.get(key) or "") for one, key in ((report.base, "spec"), (report.settings, "data")))
+    if not base or not data or "task" in report.base or base.startswith("memory:"):
+        return "BASE", "DATA"
+    return shlex.quote(base), shlex.quote(data)
 
 
 def _alone(one: Measured) -> tuple[Level, str]:

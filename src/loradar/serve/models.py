@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from loradar.adapters import fingerprint, read_adapter
-from loradar.core.errors import BadConfigError, BadFileError, BadImagesError, LoradarError
+from loradar.core.errors import BadConfigError, BadFileError, BadImagesError, LoradarError, WrongBaseError
 from loradar.core.files import read_regular, sha256
 from loradar.core.names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, GUARD_RECORD, GUARD_TENSORS
 from loradar.core.randomness import generator
@@ -260,7 +260,7 @@ def _with_base(opened: Callable[[str | None], _T], opening: Opening) -> _T:
         return opened(None)
     try:
         return opened(opening.base)
-    except LoradarError as error:
+    except WrongBaseError as error:
         try:
             return opened(None)
         except LoradarError:
