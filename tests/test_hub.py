@@ -391,6 +391,25 @@ def test_a_signature_holds_for_what_is_sent_or_nothing_is(base: Path, task: Path
         push(own, "me/own")
 
 
+@pytest.mark.usefixtures("hub")
+def test_a_signed_guard_is_sent_as_it_is(base: Path, guard: Path, tmp_path: Path) -> None:
+    from loradar.core.signing import make_keys
+    from loradar.jobs.signing import sign_folder, verify_folder
+
+    private, public = make_keys(tmp_path / "key")
+    push(base, "me/base")
+    push(guard, "me/guard", base="hub:me/base")
+    folder, _ = pull("me/guard", tmp_path / "pulled")
+    parts = read_parts(folder)
+    # a member whose base has another name, which is as public
+    adapters = {n: a.with_card(data={**a.card.data, "base": "hub:me/base"}) for n, a in parts.adapters.items()}
+    state = dataclasses.replace(toys.state(), record=parts.record, base=load_base(str(base)), adapters=adapters)
+    again = save_guard(state, tmp_path / "again")
+    sign_folder(again, private)
+    push(again, "me/signed")
+    assert verify_folder(Path("hub:me/signed"), key=public).digest
+
+
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "loradar.json"])
 def test_a_file_that_was_changed_on_the_hub_is_refused(hub: Hub, adapter: Path, name: str) -> None:
     sha = push(adapter, "me/mine").commit

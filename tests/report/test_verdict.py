@@ -176,3 +176,20 @@ def test_more_images_are_asked_for_where_intervals_are_wide() -> None:
     assert "Measure more images: intervals are up to 36 points wide." in next_steps(
         Report(rows=(few,), base={}, data={}, versions={})
     )
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ({"spec": "runs/my base"}, "loradar harden 'runs/my base' --data digits."),
+        ({"spec": "memory:12ab"}, "loradar harden BASE --data DATA."),
+        ({"spec": "runs/base", "task": "leaves"}, "loradar harden BASE --data DATA."),
+        ({}, "loradar harden BASE --data DATA."),
+    ],
+)
+def test_a_step_names_what_its_command_can_open(base: dict[str, str], said: str) -> None:
+    attacked = row("base", "pgd", "adaptive", 0)
+    report = Report(
+        rows=(attacked,), base={"num_classes": 10, **base}, data={}, versions={}, settings={"data": "digits"}
+    )
+    assert f"Train adapters: {said}" in next_steps(report)
