@@ -392,6 +392,14 @@ def test_a_signature_holds_for_what_is_sent_or_nothing_is(base: Path, task: Path
 
 
 @pytest.mark.usefixtures("hub")
+def test_the_name_of_what_a_training_divided_is_no_folder(adapter: Path, tmp_path: Path) -> None:
+    one = load(adapter)
+    said = {"base": "timm:test_resnet", "source": "aircraft/test", "splits": {"reported": {"count": 5}}, "seed": 0}
+    push(save(one.with_card(data=said), tmp_path / "one"), "me/divided")
+    assert load(pull("me/divided")[0]).card.data == said
+
+
+@pytest.mark.usefixtures("hub")
 def test_a_signed_guard_is_sent_as_it_is(base: Path, guard: Path, tmp_path: Path) -> None:
     from loradar.core.signing import make_keys
     from loradar.jobs.signing import sign_folder, verify_folder

@@ -8,6 +8,7 @@ are objects (`PGD(eps=8 / 255)`) or their one-line names (`"pgd:eps=8/255"`).
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike, fspath
 from pathlib import Path
 from types import FunctionType
 from typing import Any, get_args
@@ -62,7 +63,7 @@ def check(
     base...
     """
     base, source = _opened(model, data, mean, std)
-    config = validate(CheckConfig, {"base": _name(model, base), "data": source.name} | settings)
+    config = validate(CheckConfig, {"base": _name(model, base), "data": _data_name(data, source)} | settings)
     named = None if attacks is None else as_attacks(attacks)
     result = check_job.run(check_job.resolve(config, base=base, source=source, attacks=named), progress=progress)
     print(result)  # noqa: T201  # the verdict is what this function is for
@@ -91,7 +92,7 @@ def harden(
     with tempfile.TemporaryDirectory() as folder:
         given = {
             "base": _name(model, base),
-            "data": source.name,
+            "data": _data_name(data, source),
             "attacks": [f"{name}={attack.spec}" for name, attack in named.items()],
             "out": Path(folder) if out is None else Path(out),
         }
@@ -267,6 +268,11 @@ def _opened(model: Model, data: Any, mean: Numbers, std: Numbers) -> tuple[Base,
     x, _ = source.train.fetch(torch.arange(1))
     base = Base.of(model, mean=mean, std=std, input_size=tuple(x.shape[1:]))
     return base, source
+
+
+def _data_name(data: Any, source: Source) -> str:
+    """What a command takes for `data`, where it is no object in memory."""
+    return fspath(data) if isinstance(data, str | PathLike) else source.name
 
 
 def _name(model: Model, base: Base) -> str:

@@ -62,10 +62,18 @@ def _says_nothing(names: Sequence[str]) -> bool:
     return all(name == str(index) for index, name in enumerate(names)) or not any(map(plain_name, names))
 
 
+def divided_by(card: Card, source: Source) -> bool:
+    """Whether the training that `card` tells of took its reported images from those of `source`, which has no test split.
+
+    False of a task and of a pool's member, which divide nothing.
+    """
+    return source.test is None and card.data.get("source") == source.name and "splits" in card.data
+
+
 def check_unseen(card: Card, source: Source, record: dict[str, Any]) -> None:
     """Where a source has no test split, what is reported depends on seed and limit, and might have been trained on."""
-    if source.test is not None or card.data.get("source") != record["source"] or "splits" not in card.data:
-        return  # of a task or of a pool's member
+    if not divided_by(card, source):
+        return
     before, now = (data["splits"]["reported"]["count"] for data in (card.data, record))
     if card.data["seed"] != record["seed"] or now > before:
         raise BadDataError(

@@ -97,29 +97,22 @@ def hide_places(folder: Path, found: Found, base: str) -> list[str]:
     instead = {} if is_public(found.base) or base == found.base else {found.base: base}
     for path in (folder / name for name in found.files if PurePath(name).name == ADAPTER_RECORD):
         content = parse_object(read_regular(path))
-        data = content["card"]["data"]
-        own = str(data.get("base", ""))
-        if own and own != base and not is_public(own):
-            instead[own] = base
-            data["base"] = base
-        for key in ("support", "source"):
-            if at := _path_of(data.get(key)):
-                instead[data.pop(key)] = at.name
-                data["source"] = data.get("source") or at.name  # that folder is not where the reader is
-        if not instead:
-            digests[path.parent.name] = content[DIGEST]
-            continue
-        settings = bound_settings(parse_object(read_regular(path.with_name(ADAPTER_CONFIG))))
-        digests[path.parent.name] = digest = digest_of(content, settings)
-        _write(path, content | {DIGEST: digest})
-    if found.kind == "guard" and instead:
-        content = parse_object(read_regular(folder / GUARD_RECORD)) | {"adapters": digests}
-        _write(folder / GUARD_RECORD, content | {DIGEST: digest_of(content)})
+        if hidden := _hide_in(content["card"]["data"], base):
+            instead |= hidden
+            settings = bound_settings(parse_object(read_regular(path.with_name(ADAPTER_CONFIG))))
+            content |= {DIGEST: digest_of(content, settings)}
+            _write(path, content)
+        digests[path.parent.name] = content[DIGEST]
+    if found.kind == "guard":
+        content = parse_object(read_regular(folder / GUARD_RECORD))
+        if content["adapters"] != digests:
+            content |= {"adapters": digests}
+            _write(folder / GUARD_RECORD, content | {DIGEST: digest_of(content)})
     if RUN in found.files:
         content = parse_object(read_regular(folder / RUN))
-        images = {key: at.name for key in ("data", "validation_data") if (at := _path_of(content.get(key)))}
-        instead |= {str(content[key]): name for key, name in images.items()}
-        _write(folder / RUN, content | images)
+        if images := {key: at.name for key in ("data", "validation_data") if (at := _path_of(content.get(key)))}:
+            instead |= {str(content[key]): name for key, name in images.items()}
+            _write(folder / RUN, content | images)
     for readme in (folder / name for name in found.files if PurePath(name).name == README):
         words = read_regular(readme).decode("utf-8", "replace")
         # the longer first, which may begin with a shorter one; and without the settings behind a path
@@ -129,6 +122,20 @@ def hide_places(folder: Path, found: Found, base: str) -> list[str]:
                 words = re.sub(rf"(?<![\w/]){re.escape(said)}(?![\w-])", name, words)
         write_atomically(readme, words.encode())
     return list(instead)
+
+
+def _hide_in(data: dict[str, Any], base: str) -> dict[str, str]:
+    """Takes folders out of a card's data; returns what stands in the place of each."""
+    instead = {}
+    own = str(data.get("base", ""))
+    if own != base and not is_public(own):
+        instead[own] = data["base"] = base
+    # of a task and of a pool's member, what it says is what was asked for; of a training that divided a source, its name
+    for key in () if "splits" in data else ("support", "source"):
+        if at := _path_of(data.get(key)):
+            instead[str(data.pop(key))] = at.name
+            data["source"] = data.get("source") or at.name  # that folder is not where the reader is
+    return instead
 
 
 def is_public(spec: str) -> bool:

@@ -14,6 +14,7 @@ from loradar.core.remote import find_file
 from loradar.core.types import Images, Labels
 from loradar.data import ImageSet, Source, fetch_all, load_source, split
 from loradar.evaluation import check_classes
+from loradar.evaluation.data_checks import divided_by
 from loradar.exporting import SUFFIXES, Comparison, random_images, write_graph
 from loradar.guard.guard import Guard
 from loradar.jobs.bases import at_size, open_base_of
@@ -119,9 +120,7 @@ def images_for_int8(source: Source, adapter: Adapter | None) -> tuple[ImageSet, 
 
     Without a test split, the second are of those that `harden` held back from `adapter`. Raises BadDataError.
     """
-    data = adapter.card.data if adapter else {}
-    if source.test is not None or data.get("source") != source.name or "splits" not in data:
-        data = {}
+    data = adapter.card.data if adapter and divided_by(adapter.card, source) else {}
     there = len(source.train if source.test is None else source.test)
     most = data["splits"]["reported"]["count"] if data else _COUNTED
     counted = min(_COUNTED, most, there if source.test is not None else max(1, there // 2))
